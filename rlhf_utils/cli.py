@@ -1,0 +1,163 @@
+"""The console command `rlhf`: runs the notebooks in order with papermill, and says how far it is.
+
+    rlhf run --run NAME --profile smoke|demo|gpu -p name=value --from STAGE --only STAGE
+
+Left out: sweeps, several runs at once.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import yaml
+
+from .data import DataError
+from .models import ModelError
+from .plots import clock
+from .runs import STAGES, RunError, project_root, read_json, run_dir
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="rlhf", description="A real language model through all of RLHF, notebook by notebook.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="execute the notebooks in order into outputs/<run>/")
+    run.add_argument("--run", default="demo", metavar="NAME", help="folder below outputs/ (default: demo)")
+    run.add_argument("--profile", default="demo", help="smoke (minutes, tiny model), demo (the notebooks' defaults) or gpu")
+    run.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter, for every notebook that has it")
+    run.add_argument("--from", dest="first", choices=STAGES, help="begin with this stage and use what the run already holds")
+    run.add_argument("--only", choices=STAGES, help="run this stage alone")
+    options = parser.parse_args(argv)
+    try:
+        return run_notebooks(options.run, options.profile, options.parameters, options.first, options.only)
+    except (RunError, DataError, ModelError) as error:
+        print(f"rlhf: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nrlhf: stopped; `--from STAGE` goes on from the stage that was not finished.", file=sys.stderr)
+        return 130
+
+
+def parse_parameters(pairs: list[str]) -> dict:
+    """{"lr": "1e-4"} from ["lr=1e-4"]. Values are read as YAML, as papermill does. Raises RunError for one without `=`."""
+    parsed = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.isidentifier():
+            raise RunError(f"-p {pair!r} is not of the form name=value.")
+        parsed[name] = yaml.safe_load(value)
+    return parsed
+
+
+def load_profile(profile: str) -> dict:
+    """The parameters of notebooks/profiles/<profile>.yaml; none for demo, which is the notebooks' defaults."""
+    folder = project_root() / "notebooks" / "profiles"
+    if profile == "demo":
+        return {}
+    path = folder / f"{profile}.yaml"
+    if not path.is_file():
+        known = ["demo", *sorted(p.stem for p in folder.glob("*.yaml"))]
+        raise RunError(f"There is no profile {profile!r}; there are {', '.join(known)}.")
+    return yaml.safe_load(path.read_text())
+
+
+def notebook_parameters(path: Path) -> set[str]:
+    from papermill import inspect_notebook
+
+    return set(inspect_notebook(str(path)))
+
+
+def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, only: str | None) -> int:
+    """Executes the chosen stages; returns 0, or 1 after a stage that failed, having said which and why."""
+    target, root = run_dir(run), project_root()
+    asked, sizes = parse_parameters(pairs), load_profile(profile)
+    stages = list(STAGES)
+    stages = [only] if only else stages[stages.index(first):] if first else stages
+    notebooks = {stage: root / "notebooks" / f"{STAGES[stage][0]}.ipynb" for stage in stages}
+    missing = [str(path) for path in notebooks.values() if not path.is_file()]
+    if missing:
+        raise RunError(f"There is no {missing[0]}: run rlhf inside the project's folder.")
+    accepted = {stage: notebook_parameters(path) for stage, path in notebooks.items()}
+    for name in asked:
+        if not any(name in names for names in accepted.values()):
+            raise RunError(f"No notebook has a parameter {name!r}; there are {', '.join(sorted(set().union(*accepted.values())))}.")
+    target.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(target).free < 3e9 and profile != "smoke":
+        raise RunError(f"The disk is nearly full: a run keeps about 2 GB below {target}; free some space first.")
+    expected = {stage: expected_seconds(target, stage, profile) for stage in stages}
+    scale = 1.0
+    for number, stage in enumerate(stages, 1):
+        wanted = {"run": run} | sizes | asked if (run != "demo" or sizes or asked) else {}
+        values = {name: value for name, value in wanted.items() if name in accepted[stage]}
+        label = f"[{number}/{len(stages)}] {STAGES[stage][0]}"
+        later = sum(expected[s] for s in stages[number:])
+        started = time.time()
+        with Ticker(label, target / stage / "progress.json", expected[stage] * scale, later * scale):
+            failure = execute(notebooks[stage], target / f"{STAGES[stage][0]}.ipynb", values)
+        took = time.time() - started
+        if failure:
+            print(f"{label} failed after {clock(took)}: {failure}\nThe executed notebook is {target / STAGES[stage][0]}.ipynb", file=sys.stderr)
+            return 1
+        scale = 0.5 * scale + 0.5 * took / expected[stage] if expected[stage] else scale
+        print(f"{label} done in {clock(took)}", flush=True)
+    report = target / "evaluation" / "report.html"
+    print(f"Report: {report}" if report.is_file() else f"Results: {target}")
+    return 0
+
+
+def expected_seconds(target: Path, stage: str, profile: str) -> float:
+    """What the stage took in this run before, else the demo's figure (a twentieth of it for smoke)."""
+    path = target / stage / "manifest.json"
+    return read_json(path)["wall_s"] if path.is_file() else STAGES[stage][1] * 60 / (20 if profile == "smoke" else 1)
+
+
+def execute(notebook: Path, target: Path, parameters: dict) -> str:
+    """Runs one notebook into `target`; returns "" or one sentence on what went wrong."""
+    import papermill
+
+    try:
+        papermill.execute_notebook(str(notebook), str(target), parameters=parameters, progress_bar=False, cwd=str(project_root()), kernel_name="python3")
+    except papermill.PapermillExecutionError as error:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue))
+        return f"cell {error.exec_count} raised {error.ename}: {plain}"
+    except Exception as error:  # a kernel that died, a disk that is full: whatever it is, one sentence
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return ""
+
+
+class Ticker:
+    """Prints one line on how far a stage is: every second over itself on a terminal, every minute into a file."""
+
+    def __init__(self, label: str, progress: Path, expected_s: float, later_s: float):
+        self.label, self.progress, self.expected_s, self.later_s = label, progress, expected_s, later_s
+        self.done, self.started = threading.Event(), time.time()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self.progress.unlink(missing_ok=True)
+        print(f"{self.label} …", flush=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.done.set()
+        self.thread.join()
+
+    def _run(self) -> None:
+        terminal = sys.stdout.isatty()
+        while not self.done.wait(1 if terminal else 60):
+            print(("\r\x1b[2K" if terminal else "") + self.line(), end="" if terminal else "\n", flush=True)
+        print("\r\x1b[2K" if terminal else "", end="")
+
+    def line(self) -> str:
+        passed = time.time() - self.started
+        left = max(self.expected_s - passed, 0.05 * self.expected_s) + self.later_s
+        try:
+            state = read_json(self.progress)
+            where = f" · {state['what']} {state['done']} of {state['total']}"
+        except (OSError, ValueError, KeyError):
+            where = ""
+        return f"{self.label}{where} · {clock(passed)} so far · about {clock(left)} left in all"

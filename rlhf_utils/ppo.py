@@ -1,0 +1,321 @@
+"""PPO for language models: reward shaping, advantages, losses and one update; every function takes and returns tensors.
+
+Sources: PPO (Schulman 2017, arXiv 1707.06347); GAE (Schulman 2015, arXiv 1506.02438); KL-penalised rewards and the adaptive
+controller (Ziegler 2019, arXiv 1909.08593); implementation details (Huang 2024, arXiv 2403.17031). Names follow TRL.
+Left out: a separate value network, several GPUs.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import nn
+
+from .sampling import Samples, head_logits, sample, score_tokens
+from .trunk import Trunk
+
+
+class PPOError(RuntimeError):
+    """Training that must not go on; the message names the step and the quantity."""
+
+
+@dataclass
+class PPOConfig:
+    """Every number of the loop. Raises ValueError for values that cannot work, sizes that do not divide among them."""
+
+    total_episodes: int = 1024  # responses sampled in all
+    batch_size: int = 64  # episodes of one update
+    num_mini_batches: int = 2  # optimizer steps of one pass over the batch
+    per_device_train_batch_size: int = 16  # episodes of one backward pass; only memory depends on it
+    num_ppo_epochs: int = 4  # passes over each batch
+    learning_rate: float = 1e-4  # of Adam; falls linearly to 0
+    response_length: int = 48  # most tokens of a response
+    temperature: float = 0.7  # of sampling, and of every log-probability
+    kl_coef: float = 0.05  # β, reward points for each nat away from π_SFT
+    kl_estimator: str = "k1"  # k1 (log-ratio) or k3 (always positive), Schulman 2020
+    kl_target: float = 0.0  # nats a response that the adaptive controller steers to; 0 keeps β fixed
+    kl_horizon: int = 2000  # episodes over which the controller corrects
+    cliprange: float = 0.2  # of the probability ratio
+    cliprange_value: float = 0.2  # of the value
+    vf_coef: float = 0.1  # weight of the value loss
+    gamma: float = 1.0  # discount of a token
+    lam: float = 0.95  # λ of GAE
+    whiten_rewards: bool = False  # scale rewards to variance 1 within the batch
+    missing_eos_penalty: float = 1.0  # taken off the score of a response that does not end
+    max_grad_norm: float = 1.0  # gradients are clipped to it
+    target_kl: float = 0.1  # approximate KL of one update at which its remaining passes are left out; 0: never
+    ratio_threshold: float = 10.0  # mean ratio of a minibatch at which the update stops
+
+    def __post_init__(self):
+        for field in fields(self):
+            if field.type in (int, float) and getattr(self, field.name) < 0:
+                raise ValueError(f"{field.name}={getattr(self, field.name)} must not be negative.")
+        for name in ("total_episodes", "batch_size", "num_mini_batches", "per_device_train_batch_size", "num_ppo_epochs", "response_length", "temperature"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name}=0 must be above 0.")
+        for whole, part in (("total_episodes", "batch_size"), ("batch_size", "num_mini_batches"), ("mini_batch_size", "per_device_train_batch_size")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"{whole}={getattr(self, whole)} is not a multiple of {part}={getattr(self, part)}: choose sizes that divide.")
+        if self.kl_estimator not in ("k1", "k3"):
+            raise ValueError(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'.")
+
+    @property
+    def mini_batch_size(self) -> int:
+        return self.batch_size // self.num_mini_batches
+
+    @property
+    def num_updates(self) -> int:
+        return self.total_episodes // self.batch_size
+
+
+class Policy(nn.Module):
+    """π as LoRA adapters on the frozen π_SFT, which is also the reference, and a value head that starts at zero."""
+
+    def __init__(self, peft_model):
+        super().__init__()
+        self.model = peft_model
+        weight = peft_model.get_output_embeddings().weight
+        self.value_head = nn.Linear(weight.shape[1], 1, device=weight.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self.eval()  # dropout off in every role, training too
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+@dataclass
+class Rollout:
+    """One batch of B episodes of T response tokens. All (B, T) tensors are float32 and 0 where `samples.response_mask` is False."""
+
+    samples: Samples
+    logprobs: torch.Tensor  # (B, T) log π_old of the sampled tokens
+    ref_logprobs: torch.Tensor  # (B, T) log π_SFT of the same tokens
+    values: torch.Tensor  # (B, T) value estimates before the update
+    entropy: torch.Tensor  # (B, T) entropy of π_old at each position
+    kl_full: torch.Tensor  # (B, T) exact KL of each position's whole distribution
+    trunk: torch.Tensor  # (B, P + T, H) states of the frozen lower blocks, which no update changes
+    scores: torch.Tensor  # (B,) reward of the finished response, penalty for a missing end included
+    rewards: torch.Tensor  # (B, T) per-token rewards: −β·KL, and the score on the last token
+    advantages: torch.Tensor  # (B, T) whitened
+    returns: torch.Tensor  # (B, T) advantages before whitening + values
+
+    @property
+    def mask(self) -> torch.Tensor:
+        return self.samples.response_mask
+
+
+def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, kind: str = "k1") -> torch.Tensor:
+    """Per-token estimates of KL(π‖π_ref) from tokens sampled by π; unbiased, so k1 may be negative and is not clamped.
+
+    k1 = log π − log π_ref; k3 = (ratio − 1) − log ratio with ratio = π_ref/π (Schulman 2020, "Approximating KL Divergence").
+    """
+    log_ratio = logprobs - ref_logprobs
+    return log_ratio if kind == "k1" else torch.expm1(-log_ratio) + log_ratio
+
+
+def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coef: float) -> torch.Tensor:
+    """(B, T) rewards: −kl_coef·kl at every real token, plus the (B,) score at the last real one; rows of padding stay 0."""
+    rewards = (-kl_coef * kl).masked_fill(~mask, 0.0)
+    rows = mask.any(1)
+    rewards[rows, mask[rows].sum(1) - 1] += scores[rows]
+    return rewards
+
+
+def gae(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(advantages, returns), both (B, T): A_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V_{t+1} − V_t, with V = 0 after the last real token."""
+    advantages = torch.zeros_like(rewards)
+    following, next_value = torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        real = mask[:, t]
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        following = torch.where(real, delta + gamma * lam * following, 0.0)
+        next_value = torch.where(real, values[:, t], 0.0)
+        advantages[:, t] = following
+    return advantages, (advantages + values).masked_fill(~mask, 0.0)
+
+
+def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean over real tokens; 0 where there are none."""
+    return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(x: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
+    """x scaled to variance 1, and shifted to mean 0 unless shift_mean is off, by the statistics of real tokens; padding gets 0."""
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean) ** 2, mask)
+    whitened = (x - mean) * torch.rsqrt(variance + 1e-8)
+    return (whitened if shift_mean else whitened + mean).masked_fill(~mask, 0.0)
+
+
+def policy_loss(logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, cliprange: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-token (loss, ratio): loss = max(−A·ratio, −A·clip(ratio, 1 ± cliprange)), the pessimistic side for either sign of A."""
+    ratio = (logprobs - old_logprobs).exp()
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)), ratio
+
+
+def value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange_value: float) -> torch.Tensor:
+    """Per-token ½ max((V − R)², (V_clipped − R)²), where V_clipped stays within cliprange_value of the old value."""
+    clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+
+
+class KLController:
+    """β. Fixed, or with a target steered by β ← β(1 + clip(KL/target − 1, ±0.2)·n/horizon) (Ziegler 2019, section 2.2)."""
+
+    def __init__(self, kl_coef: float, target: float = 0.0, horizon: int = 2000):
+        self.value, self.target, self.horizon = kl_coef, target, horizon
+
+    def update(self, kl: float, episodes: int) -> None:
+        if self.target:
+            self.value *= 1 + max(-0.2, min(0.2, kl / self.target - 1)) * episodes / self.horizon
+
+
+def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, kl_coef: float, generator: torch.Generator) -> Rollout:
+    """Samples one response to each prompt row and scores it with `reward(prompts=…, completions=…, **columns) → scores`."""
+    texts = [row["prompt"] for row in prompts]
+    samples = sample(policy.model, tokenizer, texts, config.response_length, config.temperature, generator)
+    mask = samples.response_mask
+    tokens = score_tokens(policy.model, samples, config.temperature, policy.model.disable_adapter)
+    with torch.no_grad():
+        values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
+    columns = {key: [row.get(key) for row in prompts] for key in prompts[0] if key != "prompt"}
+    scores = torch.tensor(reward(prompts=texts, completions=samples.responses, **columns), dtype=torch.float32, device=mask.device)
+    scores = scores - config.missing_eos_penalty * (~samples.ended).float()
+    rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)
+    if config.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+    return Rollout(samples, tokens["logprobs"], tokens["ref_logprobs"], values, tokens["entropy"], tokens["kl"], tokens["trunk"], scores, rewards,
+                   whiten(advantages, mask), returns)
+
+
+def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
+    """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order, with gradients."""
+    samples, mask = rollout.samples, rollout.mask[rows]
+    hidden = Trunk(policy.model).upper(rollout.trunk[rows], samples.attention_mask[rows])[:, samples.query_ids.shape[1] - 1 : -1]
+    hidden = hidden[mask].float()
+    logp = head_logits(policy.model, hidden, temperature).log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(logp.exp() * logp).sum(-1)
+    return logp.gather(1, samples.response_ids[rows][mask][:, None])[:, 0], policy.value_head(hidden)[:, 0], entropy
+
+
+def update(self, kl: float, episodes: int) -> None:
+        if self.target:
+            self.value *= 1 + max(-0.2, min(0.2, kl / self.target - 1)) * episodes / self.horizon
+
+
+def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, kl_coef: float, generator: torch.Generator) -> Rollout:
+    """Samples one response to each prompt row and scores it with `reward(prompts=…, completions=…, **columns) → scores`."""
+    texts = [row["prompt"] for row in prompts]
+    samples = sample(policy.model, tokenizer, texts, config.response_length, config.temperature, generator)
+    mask = samples.response_mask
+    tokens = score_tokens(policy.model, samples, config.temperature, policy.model.disable_adapter)
+    with torch.no_grad():
+        values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
+    columns = {key: [row.get(key) for row in prompts] for key in prompts[0] if key != "prompt"}
+    scores = torch.tensor(reward(prompts=texts, completions=samples.responses, **columns), dtype=torch.float32, device=mask.device)
+    scores = scores - config.missing_eos_penalty * (~samples.ended).float()
+    rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)
+    if config.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+    return Rollout(samples, tokens["logprobs"], tokens["ref_logprobs"], values, tokens["entropy"], tokens["kl"], tokens["trunk"], scores, rewards,
+                   whiten(advantages, mask), returns)
+
+
+def evaluate_tokens(policy: Policy, samples: Samples, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
+    """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order, with gradients."""
+    hidden = hidden_states(policy.model, samples.input_ids[rows], samples.attention_mask[rows], samples.query_ids.shape[1])
+    mask = samples.response_mask[rows]
+    hidden = hidden[mask].float()
+    logp = head_logits(policy.model, hidden, temperature).log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(logp.exp() * logp).sum(-1)
+    return logp.gather(1, samples.response_ids[rows][mask][:, None])[:, 0], policy.value_head(hidden)[:, 0], entropy
+
+
+def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, config: PPOConfig, generator: torch.Generator) -> dict[str, float]:
+    """num_ppo_epochs passes over the rollout in fresh random order; returns TRL's metrics, averaged over the optimizer steps.
+
+    Raises PPOError at a loss or gradient that is not finite. A ratio above the threshold, or an approximate KL above target_kl,
+    ends the update early, which `val/early_stop` records.
+    """
+    steps, stop = [], False
+    for _ in range(config.num_ppo_epochs):
+        order = torch.randperm(config.batch_size, generator=generator, device=generator.device)
+        for rows in order.to(rollout.mask.device).split(config.mini_batch_size):
+            step = _optimizer_step(policy, optimizer, rollout, rows, config)
+            steps.append(step)
+            stop = step["val/ratio"] > config.ratio_threshold
+            if stop:
+                break
+        stop = stop or (config.target_kl and step["policy/approxkl_avg"] > config.target_kl)
+        if stop:
+            break
+    metrics = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+    return metrics | {"val/early_stop": float(bool(stop)), "val/ratio_first": steps[0]["val/ratio"]}
+
+
+def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, config: PPOConfig) -> dict[str, float]:
+    count = rollout.mask[rows].sum()
+    sums: dict[str, torch.Tensor] = {}
+    for part in rows.split(config.per_device_train_batch_size):
+        mask = rollout.mask[part]
+        old, advantages = rollout.logprobs[part][mask], rollout.advantages[part][mask]
+        logprobs, values, entropy = evaluate_tokens(policy, rollout, part, config.temperature)
+        losses, ratio = policy_loss(logprobs, old, advantages, config.cliprange)
+        value_losses = value_loss(values, rollout.values[part][mask], rollout.returns[part][mask], config.cliprange_value)
+        # Sums over the part, divided by the minibatch's tokens: accumulated gradients equal those of one big pass.
+        loss = (losses.sum() + config.vf_coef * value_losses.sum()) / count
+        loss.backward()
+        with torch.no_grad():
+            found = {
+                "policy/approxkl_avg": 0.5 * ((logprobs - old) ** 2).sum(),
+                "policy/clipfrac_avg": ((ratio - 1).abs() > config.cliprange).float().sum(),
+                "policy/entropy_avg": entropy.sum(), "loss/policy_avg": losses.sum(), "loss/value_avg": value_losses.sum(),
+                "val/clipfrac_avg": ((values - rollout.values[part][mask]).abs() > config.cliprange_value).float().sum(),
+                "val/ratio": ratio.sum(), "val/ratio_square": (ratio**2).sum(),
+            }
+        sums = {name: sums.get(name, 0.0) + value / count for name, value in found.items()}
+    norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], config.max_grad_norm)
+    metrics = {name: float(value) for name, value in sums.items()} | {"policy/grad_norm": float(norm)}
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        optimizer.zero_grad()
+        raise PPOError(f"{', '.join(broken)} is not finite: {metrics}. Lower learning_rate, or check the reward for infinite values.")
+    optimizer.step()
+    optimizer.zero_grad()
+    metrics["val/ratio_var"] = max(metrics.pop("val/ratio_square") - metrics["val/ratio"] ** 2, 0.0)
+    return metrics
+
+
+def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict[str, float]:
+    """What the batch says before the update, a response each: KL in nats, summed over its tokens, and mean scores."""
+    penalty = kl_estimate(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator).masked_fill(~rollout.mask, 0.0).sum(1)
+    return {
+        "objective/kl": (rollout.logprobs - rollout.ref_logprobs).sum(1).mean().item(),
+        "objective/kl_full": rollout.kl_full.sum(1).mean().item(),
+        "objective/entropy": rollout.entropy.sum(1).mean().item(),
+        "objective/scores": rollout.scores.mean().item(),
+        "objective/scores_std": rollout.scores.std().item(),
+        "objective/non_score_reward": -kl_coef * penalty.mean().item(),
+        "objective/rlhf_reward": rollout.scores.mean().item() - kl_coef * penalty.mean().item(),
+        "objective/kl_coef": kl_coef,
+        "val/num_eos_tokens": rollout.samples.ended.sum().item(),
+        "val/length": rollout.mask.sum(1).float().mean().item(),
+    }
+
+
+def learning_rate_at(config: PPOConfig, update_index: int) -> float:
+    """Linear decay: the whole learning_rate at update 0, towards 0 after the last."""
+    return config.learning_rate * (1 - update_index / config.num_updates)
+
+
+def look(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, seed: int) -> list[dict]:
+    """One answer to each fixed prompt with its score and KL, from a generator of its own, so that looking changes no training."""
+    generator = torch.Generator(device=policy.value_head.weight.device).manual_seed(seed)
+    rollout = collect(policy, tokenizer, prompts, reward, config, 0.0, generator)
+    return [{"prompt": prompt, "answer": answer, "score": score, "kl": kl} for prompt, answer, score, kl in
+            zip(rollout.samples.prompts, rollout.samples.responses, rollout.scores.tolist(), rollout.kl_full.sum(1).tolist())]

@@ -1,0 +1,170 @@
+"""The reward model: a transformer without its language-model head, a small head on the last token, and a pairwise loss.
+
+The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020, arXiv 2009.01325), over all pairs of a prompt
+in one step, as in Ouyang 2022 (arXiv 2203.02155), so that each response is encoded once. Left out: ensembles.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel
+
+from . import models
+from .data import chat_prompt
+from .trunk import Trunk
+
+
+def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
+    """(B,) index of the last non-padding token, for padding on either side; 0 for a row of padding only."""
+    length = attention_mask.shape[1]
+    last = length - 1 - attention_mask.long().flip(1).argmax(1)
+    return torch.where(attention_mask.bool().any(1), last, torch.zeros_like(last))
+
+
+def make_head(hidden_size: int, kind: str, dropout: float = 0.1) -> nn.Module:
+    """"mlp": hidden → hidden, ReLU, dropout, → 1; "linear": hidden → 1. The last layer starts with std 1/√(d+1) and bias 0."""
+    if kind not in ("mlp", "linear"):
+        raise ValueError(f"head={kind!r} is unknown: give 'mlp' or 'linear'.")
+    last = nn.Linear(hidden_size, 1)
+    nn.init.normal_(last.weight, std=1 / (hidden_size + 1) ** 0.5)
+    nn.init.zeros_(last.bias)
+    return last if kind == "linear" else nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
+
+
+class RewardModel(nn.Module):
+    """Scores sequences; `mean` and `std` of the raw reward on π_SFT samples make `score` read in standard deviations."""
+
+    def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512):
+        super().__init__()
+        self.backbone, self.tokenizer, self.kind, self.max_length = backbone, tokenizer, head, max_length
+        self.head = make_head(backbone.config.hidden_size, head, dropout).to(next(backbone.parameters()).device)
+        self.mean, self.std = 0.0, 1.0
+        self.cache: dict[tuple[str, str], torch.Tensor] = {}  # (prompt, completion) → (L, H) trunk states
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B,) float32 raw rewards of (B, L) token ids, read at the last non-padding token."""
+        trunk = Trunk(self.backbone)
+        return self.read(trunk.upper(trunk.lower(input_ids, attention_mask), attention_mask), attention_mask)
+
+    def read(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B,) raw rewards from (B, L, H) last hidden states."""
+        last = hidden[torch.arange(len(hidden), device=hidden.device), last_token_index(attention_mask)]
+        return self.head(last.float())[:, 0]
+
+    def encode(self, prompts: list[str], completions: list[str]) -> dict[str, torch.Tensor]:
+        """Token ids of prompt, completion and end-of-sequence; what is longer than max_length loses its beginning."""
+        texts = [chat_prompt(self.tokenizer, p) + c + self.tokenizer.eos_token for p, c in zip(prompts, completions)]
+        rows = [ids[-self.max_length :] for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self.head_device)
+        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+    def cached(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
+        """(B,) raw rewards with gradients; a text's trunk states are computed at its first visit and kept, in the trunk's dtype."""
+        trunk = Trunk(self.backbone)
+        texts = list(zip(prompts, completions))
+        if fresh := [text for text in dict.fromkeys(texts) if text not in self.cache]:
+            batch = self.encode([p for p, _ in fresh], [c for _, c in fresh])
+            for text, states, mask in zip(fresh, trunk.lower(**batch), batch["attention_mask"].bool()):
+                self.cache[text] = states[mask].clone()
+        rows = [self.cache[text] for text in texts]
+        states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.arange(states.shape[1], device=states.device) < torch.tensor([[len(row)] for row in rows], device=states.device)
+        return self.read(trunk.upper(states, mask), mask)
+
+    @property
+    def head_device(self) -> torch.device:
+        return next(self.head.parameters()).device
+
+    @torch.no_grad()
+    def raw(self, prompts: list[str], completions: list[str], batch_size: int = 32, keep: bool = False) -> torch.Tensor:
+        """(B,) raw rewards on the CPU, computed without dropout over batches of like length; `keep` caches trunk states."""
+        was_training = self.training
+        self.eval()
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
+        result = torch.empty(len(prompts))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            few = [prompts[i] for i in rows], [completions[i] for i in rows]
+            result[rows] = (self.cached(*few) if keep else self(**self.encode(*few))).cpu()
+        self.train(was_training)
+        return result
+
+    def score(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
+        """Normalised rewards, with the signature of TRL's reward functions."""
+        return ((self.raw(prompts, completions) - self.mean) / self.std).tolist()
+
+    def normalise(self, prompts: list[str], completions: list[str]) -> None:
+        """Sets `mean` and `std` so that `score` has mean 0 and standard deviation 1 on these samples of π_SFT."""
+        raw = self.raw(prompts, completions)
+        self.mean, self.std = raw.mean().item(), max(raw.std().item(), 1e-6)
+
+    def save(self, directory: Path) -> None:
+        """Writes the backbone (adapters folded in) as a plain transformers directory, and the head and its settings beside it."""
+        models.save_merged(self.backbone, self.tokenizer, directory)
+        save_file(self.head.state_dict(), Path(directory) / "head.safetensors")
+        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length}
+        (Path(directory) / "reward_config.json").write_text(json.dumps(settings, indent=1))
+
+
+def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, device="cpu") -> RewardModel:
+    """A saved reward model, in evaluation mode."""
+    settings = json.loads((Path(directory) / "reward_config.json").read_text())
+    backbone = models.load_model(str(directory), dtype, device, AutoModel)
+    model = RewardModel(backbone, models.load_tokenizer(str(directory)), settings["head"], max_length=settings["max_length"])
+    model.head.load_state_dict(load_file(Path(directory) / "head.safetensors"))
+    model.mean, model.std = settings["mean"], settings["std"]
+    return model.eval()
+
+
+def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+    """(N,) losses −log σ(r_chosen − r_rejected)."""
+    return -nn.functional.logsigmoid(chosen - rejected)
+
+
+@dataclass
+class Group:
+    """The responses to one prompt, each once, and its judged pairs as indices (chosen, rejected) into them."""
+
+    prompt: str
+    responses: list[str]
+    pairs: list[tuple[int, int]]
+
+
+def group_by_prompt(pairs: list[dict]) -> list[Group]:
+    """Preference rows gathered by prompt; a pair that several annotators judged stays as often as it was judged."""
+    groups: dict[str, Group] = {}
+    for row in pairs:
+        group = groups.setdefault(row["prompt"], Group(row["prompt"], [], []))
+        for text in (row["chosen"], row["rejected"]):
+            if text not in group.responses:
+                group.responses.append(text)
+        group.pairs.append((group.responses.index(row["chosen"]), group.responses.index(row["rejected"])))
+    return list(groups.values())
+
+
+def group_rewards(model: RewardModel, groups: list[Group]) -> list[torch.Tensor]:
+    """Raw rewards of every group's responses from one pass over all of them."""
+    prompts = [g.prompt for g in groups for _ in g.responses]
+    rewards = model.cached(prompts, [r for g in groups for r in g.responses])
+    return list(rewards.split([len(g.responses) for g in groups]))
+
+
+def group_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
+    """The mean pairwise loss of a few prompts; every prompt weighs the same, however many pairs it has."""
+    losses = []
+    for group, rewards in zip(groups, group_rewards(model, groups)):
+        chosen, rejected = torch.tensor(group.pairs, device=rewards.device).T
+        losses.append(pairwise_loss(rewards[chosen], rewards[rejected]).mean())
+    return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def margins(model: RewardModel, pairs: list[dict]) -> torch.Tensor:
+    """(N,) r_chosen − r_rejected of preference rows; positive where the model agrees with the label."""
+    texts = sorted({(row["prompt"], row[side]) for row in pairs for side in ("chosen", "rejected")})
+    scores = dict(zip(texts, model.raw([p for p, _ in texts], [c for _, c in texts], keep=True).tolist()))
+    return torch.tensor([scores[row["prompt"], row["chosen"]] - scores[row["prompt"], row["rejected"]] for row in pairs])

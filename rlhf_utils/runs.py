@@ -1,0 +1,218 @@
+"""The run directory: where stages read and write, what a notebook's parameters may be, and the manifest each stage leaves.
+
+    outputs/<run>/<stage>/manifest.json    parameters, seed, digests of inputs, versions, device, wall time, peak memory
+
+Left out: sweeps and the comparison of runs.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import re
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
+    "sft": ("01_sft", 4.0),
+    "preferences": ("02_preferences", 4.0),
+    "reward_model": ("03_reward_model", 4.0),
+    "ppo": ("04_ppo", 12.0),
+    "evaluation": ("05_evaluation", 3.0),
+}
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
+TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on; the message says what is missing or wrong and what to do."""
+
+
+def project_root() -> Path:
+    """The folder with notebooks/ and rlhf_utils/, looked for upwards from the working directory, else beside this package."""
+    here = Path.cwd()
+    beside = Path(__file__).resolve().parent.parent
+    for folder in (here, *here.parents, beside):
+        if (folder / "notebooks" / "01_sft.ipynb").is_file() and (folder / "rlhf_utils").is_dir():
+            return folder
+    return here
+
+
+def outputs_root() -> Path:
+    return Path(os.environ.get("RLHF_OUTPUTS") or project_root() / "outputs")
+
+
+def run_dir(name: str) -> Path:
+    """outputs/<name>. Raises RunError for a name that is no plain folder name, so that no run leaves outputs/."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise RunError(f"run={name!r} is no run name: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit.")
+    return outputs_root() / name
+
+
+def convert(name: str, value, kind: str):
+    """The value as a declared type, where nothing is lost: "1e-4" is a float, "true" a bool, 3 a float. Raises RunError."""
+    wanted = TYPES[kind]
+    if type(value) is wanted:
+        return value
+    if wanted is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if wanted in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            if wanted is float or number.is_integer():
+                return wanted(number)
+        except (ValueError, OverflowError):
+            pass
+    raise RunError(f"Parameter {name}={value!r} should be of type {kind}, but is {type(value).__name__}.")
+
+
+def check_parameters(namespace: dict) -> dict:
+    """The notebook's parameters, converted to their annotated types, in the namespace too.
+
+    Raises RunError for a value of the wrong type, and for a name that papermill injected but that no parameter has (papermill
+    itself only warns). Annotations declare what is a parameter: only names annotated in the parameters cell count.
+    """
+    cells = namespace.get("In") or []
+    declared = next((c for c in cells if re.search(r"^run: str = ", c, re.MULTILINE)), "")
+    kinds = {node.target.id: node.annotation.id for node in ast.parse(declared).body if isinstance(node, ast.AnnAssign)}
+    injected = [c for c in cells if c.startswith("# Parameters\n")]
+    for node in (node for cell in injected for node in ast.parse(cell).body):
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            if target.id not in kinds:
+                raise RunError(f"There is no parameter {target.id!r} in this notebook; it has {', '.join(sorted(kinds))}.")
+    values = {name: convert(name, namespace[name], kind) for name, kind in kinds.items()}
+    namespace.update(values)
+    return values
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder's files."""
+    result = hashlib.sha256()
+    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
+        result.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                result.update(block)
+    return result.hexdigest()
+
+
+def peak_memory_gb() -> float:
+    """The most memory this process has held, in GB; of the GPU, if that was more. NaN where the system does not tell."""
+    try:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    except ImportError:
+        peak = float("nan")
+    return max(peak, torch.cuda.max_memory_allocated() / 1e9) if torch.cuda.is_available() else peak
+
+
+def seed_everything(seed: int) -> torch.Generator:
+    """Seeds torch, numpy and random, and returns a generator of its own for sampling."""
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def write_json(path: Path, content) -> None:
+    """Writes aside and renames, so that a reader never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=float) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+class JsonlLog:
+    """Rows appended to a file as they come, and held in `rows`; with `keep`, what the file already has stays."""
+
+    def __init__(self, path: Path, keep: bool = False):
+        self.path, self.rows = Path(path), []
+        if keep and self.path.is_file():
+            self.rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        elif not keep:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("")
+
+    def add(self, row: dict) -> None:
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def cut(self, count: int) -> None:
+        """Keeps the first `count` rows: those that a checkpoint still knows of."""
+        if len(self.rows) > count:
+            self.rows = self.rows[:count]
+            self.path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
+
+
+class Stage:
+    """One notebook's place in a run: checks parameters and inputs at the start, writes the manifest at the end."""
+
+    def __init__(self, name: str, namespace: dict):
+        self.name, self.started = name, time.time()
+        self.parameters = check_parameters(namespace)
+        self.run = run_dir(self.parameters["run"])
+        self.dir = self.run / name
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self.inputs: dict[str, str] = {}
+        (self.dir / "manifest.json").unlink(missing_ok=True)
+
+    def needs(self, relative: str) -> Path:
+        """The path of another stage's output. Raises RunError naming the notebook that makes it where it is missing."""
+        path, maker = self.run / relative, relative.split("/")[0]
+        if not path.exists():
+            raise RunError(f"{relative} is missing in run {self.run.name!r}: run notebook {STAGES[maker][0]} with run={self.run.name!r} first.")
+        self.inputs[relative] = digest(path)
+        return path
+
+    def track(self, iterable, description: str, total: int | None = None):
+        """The items, with a progress bar, and with a small file that `rlhf run` reads to say how far the stage is."""
+        from tqdm.auto import tqdm
+
+        total = total if total is not None else len(iterable)
+        for done, item in enumerate(tqdm(iterable, total=total, desc=description)):
+            self.progress(description, done, total)
+            yield item
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Leaves word for `rlhf run` on how far the stage is."""
+        write_json(self.dir / "progress.json", {"what": what, "done": done, "total": total})
+
+    def finish(self, results: dict) -> dict:
+        """Writes the manifest with the stage's results (flat dotted keys) and returns it."""
+        manifest = {
+            "stage": self.name, "run": self.run.name, "parameters": self.parameters, "seed": self.parameters.get("seed"),
+            "inputs": self.inputs, "results": results, "wall_s": round(time.time() - self.started, 1),
+            "peak_memory_gb": round(peak_memory_gb(), 2), "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+            "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_json(self.dir / "manifest.json", manifest)
+        (self.dir / "progress.json").unlink(missing_ok=True)
+        return manifest
+
+
+def collect_results(run: Path) -> dict:
+    """The flat dotted results of all finished stages of a run, with time.<stage>_s and memory.<stage>_peak_gb."""
+    results = {}
+    for stage in STAGES:
+        path = run / stage / "manifest.json"
+        if path.is_file():
+            manifest = read_json(path)
+            results |= manifest["results"]
+            results |= {f"time.{stage}_s": manifest["wall_s"], f"memory.{stage}_peak_gb": manifest["peak_memory_gb"]}
+    return results

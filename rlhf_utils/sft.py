@@ -1,0 +1,40 @@
+"""What 01_sft needs around TRL's SFTTrainer: the rows as token text, the settings, a live plot. Training itself is TRL's."""
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from . import models
+from .data import chat_prompt
+
+
+def as_dataset(tokenizer, rows: list[dict]) -> Dataset:
+    """TRL's prompt–completion form, with the same prompt text that sampling uses and an end-of-sequence token to learn to stop."""
+    return Dataset.from_list([{"prompt": chat_prompt(tokenizer, row["prompt"]), "completion": row["completion"] + tokenizer.eos_token} for row in rows])
+
+
+class LogCallback(TrainerCallback):
+    """Hands the trainer's log history to `on_log(history, step)` after each entry."""
+
+    def __init__(self, on_log):
+        self.report = on_log
+
+    def on_log(self, args, state, control, **kwargs):
+        self.report(state.log_history, state.global_step)
+
+
+def make_trainer(model, tokenizer, train: list[dict], heldout: list[dict], folder, *, num_train_epochs: int, learning_rate: float,
+                 per_device_train_batch_size: int, lora_r: int, num_trainable_layers: int, max_length: int, seed: int) -> SFTTrainer:
+    """An SFTTrainer with LoRA adapters that learns on the response only (`completion_only_loss`)."""
+    steps = -(-len(train) // per_device_train_batch_size) * num_train_epochs
+    config = SFTConfig(
+        output_dir=str(folder), num_train_epochs=num_train_epochs, learning_rate=learning_rate, lr_scheduler_type="cosine", warmup_steps=max(steps // 20, 1),
+        per_device_train_batch_size=per_device_train_batch_size, per_device_eval_batch_size=per_device_train_batch_size, completion_only_loss=True,
+        max_length=max_length, bf16=False, activation_checkpointing=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
+        eval_strategy="epoch", eval_on_start=True, logging_steps=max(steps // 30, 1), save_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
+    )
+    trainer = SFTTrainer(model, args=config, train_dataset=as_dataset(tokenizer, train), eval_dataset=as_dataset(tokenizer, heldout),
+                         processing_class=tokenizer, peft_config=models.lora_config(model, lora_r, 2 * lora_r, num_trainable_layers))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
