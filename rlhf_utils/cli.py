@@ -17,8 +17,8 @@ import yaml
 
 from .data import DataError
 from .models import ModelError
-from .plots import clock
 from .runs import STAGES, RunError, project_root, read_json, run_dir
+from .show import clock
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,8 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter, for every notebook that has it")
     run.add_argument("--from", dest="first", choices=STAGES, help="begin with this stage and use what the run already holds")
     run.add_argument("--only", choices=STAGES, help="run this stage alone")
+    keep = commands.add_parser("keep", help="copy a run's executed notebooks over notebooks/, to commit them")
+    keep.add_argument("--run", default="demo", metavar="NAME")
     options = parser.parse_args(argv)
     try:
+        if options.command == "keep":
+            return keep_outputs(options.run)
         return run_notebooks(options.run, options.profile, options.parameters, options.first, options.only)
     except (RunError, DataError, ModelError) as error:
         print(f"rlhf: {error}", file=sys.stderr)
@@ -108,6 +112,25 @@ def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, o
     return 0
 
 
+def keep_outputs(run: str) -> int:
+    """Copies executed notebooks over the originals, without papermill's traces of where and when they ran; returns 0."""
+    import nbformat
+
+    for name, _ in STAGES.values():
+        source = run_dir(run) / f"{name}.ipynb"
+        if not source.is_file():
+            raise RunError(f"There is no {source}: run all notebooks of {run!r} first.")
+        notebook = nbformat.read(source, 4)
+        notebook.metadata.pop("papermill", None)
+        for cell in notebook.cells:
+            for trace in ("papermill", "execution"):
+                cell.metadata.pop(trace, None)
+            cell.metadata["tags"] = [tag for tag in cell.metadata.get("tags", []) if tag == "parameters"]
+        nbformat.write(notebook, project_root() / "notebooks" / f"{name}.ipynb")
+    print(f"notebooks/ now holds the outputs of run {run}.")
+    return 0
+
+
 def expected_seconds(target: Path, stage: str, profile: str) -> float:
     """What the stage took in this run before, else the demo's figure (a twentieth of it for smoke)."""
     path = target / stage / "manifest.json"
@@ -119,7 +142,8 @@ def execute(notebook: Path, target: Path, parameters: dict) -> str:
     import papermill
 
     try:
-        papermill.execute_notebook(str(notebook), str(target), parameters=parameters, progress_bar=False, cwd=str(project_root()), kernel_name="python3")
+        papermill.execute_notebook(str(notebook), str(target), parameters=parameters, progress_bar=False, cwd=str(project_root()),
+                                   kernel_name="python3", extra_arguments=["--log-level=ERROR"])
     except papermill.PapermillExecutionError as error:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue))
         return f"cell {error.exec_count} raised {error.ename}: {plain}"
@@ -161,3 +185,7 @@ class Ticker:
         except (OSError, ValueError, KeyError):
             where = ""
         return f"{self.label}{where} · {clock(passed)} so far · about {clock(left)} left in all"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

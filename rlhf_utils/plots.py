@@ -1,20 +1,15 @@
-"""Every figure, one function each: data in, `go.Figure` out; and how a notebook shows one.
+"""Every figure, one function each: data in, `go.Figure` out.
 
 Figures have no background and grey text, so that they read on light and dark pages. Model text never goes into a figure
 without escaping, since plotly reads tags in labels.
 """
 
-import base64
 import html
-import json
-import shutil
 import textwrap
-import time
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from plotly.utils import PlotlyJSONEncoder
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#4c8dd6", "#e08a3c", "#3fa37b", "#d9605a", "#9a7bd0", "#8a9099"
 SFT, RLHF = GREY, BLUE  # π_SFT and π_RLHF wear the same colours everywhere
@@ -38,6 +33,11 @@ def figure(titles: list[str], rows: int = 1, height: int = 300) -> go.Figure:
     return fig
 
 
+def head(fig: go.Figure, title: str) -> go.Figure:
+    """The figure with a small line above it, for how far a loop is."""
+    return fig.update_layout(title={"text": title, "font": {"size": 13}, "x": 0.01, "y": 0.99}, margin={"t": 72}) if title else fig
+
+
 def place(panel: int, columns: int) -> dict[str, int]:
     return {"row": panel // columns + 1, "col": panel % columns + 1}
 
@@ -53,9 +53,9 @@ def hover(text: str, width: int = 70) -> str:
     return "<br>".join(html.escape(part) for part in textwrap.wrap(text[:300], width))
 
 
-def sft_loss(log: list[dict]) -> go.Figure:
+def sft_loss(log: list[dict], title: str = "") -> go.Figure:
     """Training and held-out loss from the trainer's log history (`loss` or `eval_loss`, with `epoch`)."""
-    fig = figure(["loss in nats a token"])
+    fig = head(figure(["loss in nats a token"]), title)
     for name, key, color in (("training", "loss", GREY), ("held out", "eval_loss", BLUE)):
         rows = [row for row in log if key in row]
         fig.add_trace(line(name, [r[key] for r in rows], [r["epoch"] for r in rows], color))
@@ -79,9 +79,9 @@ def label_bias(bias: dict, agreement: dict) -> go.Figure:
     return fig
 
 
-def reward_training(steps: list[dict], heldout: list[dict]) -> go.Figure:
+def reward_training(steps: list[dict], heldout: list[dict], title: str = "") -> go.Figure:
     """Loss a step, and accuracy on held-out pairs after each epoch."""
-    fig = figure(["pairwise loss (0.69 is guessing)", "accuracy on held-out prompts"])
+    fig = head(figure(["pairwise loss (0.69 is guessing)", "accuracy on held-out prompts"]), title)
     smooth = np.convolve([s["loss"] for s in steps], np.ones(min(8, len(steps))) / min(8, len(steps)), mode="valid")
     fig.add_trace(line("training, mean of 8 steps", smooth, color=GREY), 1, 1)
     fig.add_trace(line("held out", [h["accuracy"] for h in heldout], [h["epoch"] for h in heldout], BLUE), 1, 2)
@@ -94,18 +94,19 @@ def reward_training(steps: list[dict], heldout: list[dict]) -> go.Figure:
 def report_card(accuracies: list[tuple[str, float, tuple[float, float] | None]], calibration: dict, rewards: dict[str, list[float]]) -> go.Figure:
     """Accuracies side by side, the calibration curve, and the reward's distribution on chosen and rejected answers."""
     fig = figure(["accuracy, with 95% interval", "calibration: on the diagonal is good", "reward of held-out answers"])
-    colors = [BLUE if i == 0 else GREY for i in range(len(accuracies))]
-    errors = [(ci[1] - a, a - ci[0]) if ci else (0, 0) for _, a, ci in accuracies]
-    fig.add_trace(go.Bar(x=[a[0] for a in accuracies], y=[a[1] for a in accuracies], marker_color=colors, showlegend=False,
-                         text=[f"{a[1]:.0%}" for a in accuracies], textposition="inside", insidetextfont={"color": "white"},
-                         error_y={"type": "data", "symmetric": False, "array": [e[0] for e in errors], "arrayminus": [e[1] for e in errors], "color": GREY}), 1, 1)
+    shown = accuracies[::-1]  # plotly draws the first bar at the bottom
+    errors = [(ci[1] - a, a - ci[0]) if ci else (0, 0) for _, a, ci in shown]
+    fig.add_trace(go.Bar(y=[a[0] for a in shown], x=[a[1] for a in shown], orientation="h", showlegend=False, text=[f"{a[1]:.0%}" for a in shown],
+                         marker_color=[GREY] * (len(shown) - 1) + [BLUE], textposition="inside", insidetextanchor="start", insidetextfont={"color": "white"},
+                         error_x={"type": "data", "symmetric": False, "array": [e[0] for e in errors], "arrayminus": [e[1] for e in errors], "color": ORANGE}), 1, 1)
     fig.add_trace(go.Scatter(x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False), 1, 2)
     fig.add_trace(go.Scatter(x=[b["confidence"] for b in calibration["bins"]], y=[b["accuracy"] for b in calibration["bins"]], mode="lines+markers",
                              line={"color": BLUE}, showlegend=False), 1, 2)
     for (name, values), color in zip(rewards.items(), (BLUE, ORANGE)):
         fig.add_trace(go.Histogram(x=values, name=name, opacity=0.6, marker_color=color, nbinsx=30), 1, 3)
     fig.update_layout(barmode="overlay")
-    fig.update_yaxes(range=[0, 1], tickformat=".0%", row=1, col=1)
+    fig.update_xaxes(range=[0, 1], tickformat=".0%", row=1, col=1)
+    fig.update_layout(margin={"l": 130})
     fig.update_xaxes(title_text="how sure, σ(|margin|)", tickformat=".0%", row=1, col=2)
     fig.update_yaxes(tickformat=".0%", row=1, col=2)
     return fig
@@ -113,8 +114,8 @@ def report_card(accuracies: list[tuple[str, float, tuple[float, float] | None]],
 
 def ppo_progress(metrics: list[dict], title: str = "") -> go.Figure:
     """Reward and KL together, as they must be read, and below them what the optimizer does; from the rows of metrics.jsonl."""
-    fig = figure(["reward (π_SFT = 0)", "KL to π_SFT, nats a response", "reward against KL", "share of clipped ratios",
-                  "entropy, nats a response", "tokens a response"], rows=2, height=270)
+    fig = head(figure(["reward (π_SFT = 0)", "KL to π_SFT, nats a response", "reward against KL", "share of clipped ratios",
+                       "entropy, nats a response", "tokens a response"], rows=2, height=270), title)
     episodes = [m["episode"] for m in metrics]
     panels = [("objective/scores", BLUE), ("objective/kl_full", ORANGE), None, ("policy/clipfrac_avg", RED), ("objective/entropy", GREEN), ("val/length", PURPLE)]
     for panel, entry in enumerate(panels):
@@ -124,7 +125,6 @@ def ppo_progress(metrics: list[dict], title: str = "") -> go.Figure:
                              marker={"color": episodes, "colorscale": "Blues", "size": 7, "cmin": -max(episodes, default=1) / 2}), row=1, col=3)
     fig.update_xaxes(title_text="episodes", row=2)
     fig.update_xaxes(title_text="KL", row=1, col=3)
-    fig.update_layout(title={"text": title, "font": {"size": 13}, "x": 0.01, "y": 0.99}, margin={"t": 72})
     return fig
 
 
@@ -140,8 +140,9 @@ def distributions(sft: list[dict], ppo: list[dict], kl) -> go.Figure:
     return fig
 
 
-def rubric_bars(results: dict, names: list[str]) -> go.Figure:
-    """Pairs of bars, π_SFT beside π_RLHF, of results named eval.<name>_{sft,ppo}."""
+def rubric_bars(results: dict) -> go.Figure:
+    """Pairs of bars, π_SFT beside π_RLHF: the rubric's parts, refusals, diversity; from results named eval.<name>_{sft,ppo}."""
+    names = ("helpfulness", "harmlessness", "honesty", "brevity", "form", "refusal_harmful", "refusal_benign", "distinct2")
     fig = figure(["mean on held-out prompts"], height=320)
     for label, side, color in (("π_SFT", "sft", SFT), ("π_RLHF", "ppo", RLHF)):
         values = [results[f"eval.{name}_{side}"] for name in names]
@@ -165,53 +166,3 @@ def gain_by_prompt(pairs: list[dict]) -> go.Figure:
     fig.update_xaxes(title_text="π_SFT")
     fig.update_yaxes(title_text="π_RLHF")
     return fig
-
-
-def show(fig: go.Figure, live: bool = False, static: bool = True) -> None:
-    """Displays a figure as interactive plotly; with `live`, in place of what the cell showed before.
-
-    With `static` it also gets a picture, where kaleido and a Chrome are there, because GitHub shows no plotly.
-    """
-    from IPython.display import clear_output, display
-
-    if live:
-        clear_output(wait=True)
-    bundle = {"application/vnd.plotly.v1+json": fig.to_plotly_json(), "text/plain": "interactive figure"}
-    bundle["application/vnd.plotly.v1+json"]["config"] = {"displaylogo": False, "responsive": True}
-    if static and (picture := static_picture(fig)):
-        bundle["image/png"] = picture
-    display(json.loads(json.dumps(bundle, cls=PlotlyJSONEncoder)), raw=True)
-
-
-def static_picture(fig: go.Figure) -> str | None:
-    """A base64 PNG on a light ground, or None where kaleido finds no Chrome to draw it."""
-    if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")):
-        return None
-    try:
-        picture = go.Figure(fig).update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#444").to_image(format="png", width=960, scale=1)
-    except Exception:  # a Chrome that does not start costs the picture, not the run
-        return None
-    return base64.b64encode(picture).decode()
-
-
-class LivePlot:
-    """Redraws a figure in place, at most every few seconds, with how far the loop is and how long it will still take."""
-
-    def __init__(self, draw, total: int, what: str = "update", every_s: float = 2.0):
-        self.draw, self.total, self.what, self.every_s = draw, total, what, every_s
-        self.started, self.first, self.drawn = time.time(), None, 0.0
-
-    def __call__(self, rows: list[dict], done: int) -> None:
-        self.first = done - 1 if self.first is None else self.first
-        now, finished = time.time(), done >= self.total
-        if finished or now - self.drawn >= self.every_s:
-            left = (now - self.started) / max(done - self.first, 1) * (self.total - done)
-            text = f"{self.what} {done} of {self.total}" + ("" if finished else f" · about {clock(left)} left")
-            show(self.draw(rows, text), live=True, static=False)
-            self.drawn = now
-
-
-def clock(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 3 min, 1 h 20 min."""
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

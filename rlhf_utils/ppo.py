@@ -201,41 +201,6 @@ def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temper
     return logp.gather(1, samples.response_ids[rows][mask][:, None])[:, 0], policy.value_head(hidden)[:, 0], entropy
 
 
-def update(self, kl: float, episodes: int) -> None:
-        if self.target:
-            self.value *= 1 + max(-0.2, min(0.2, kl / self.target - 1)) * episodes / self.horizon
-
-
-def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, kl_coef: float, generator: torch.Generator) -> Rollout:
-    """Samples one response to each prompt row and scores it with `reward(prompts=…, completions=…, **columns) → scores`."""
-    texts = [row["prompt"] for row in prompts]
-    samples = sample(policy.model, tokenizer, texts, config.response_length, config.temperature, generator)
-    mask = samples.response_mask
-    tokens = score_tokens(policy.model, samples, config.temperature, policy.model.disable_adapter)
-    with torch.no_grad():
-        values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
-    columns = {key: [row.get(key) for row in prompts] for key in prompts[0] if key != "prompt"}
-    scores = torch.tensor(reward(prompts=texts, completions=samples.responses, **columns), dtype=torch.float32, device=mask.device)
-    scores = scores - config.missing_eos_penalty * (~samples.ended).float()
-    rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)
-    if config.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False)
-    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-    return Rollout(samples, tokens["logprobs"], tokens["ref_logprobs"], values, tokens["entropy"], tokens["kl"], tokens["trunk"], scores, rewards,
-                   whiten(advantages, mask), returns)
-
-
-def evaluate_tokens(policy: Policy, samples: Samples, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
-    """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order, with gradients."""
-    hidden = hidden_states(policy.model, samples.input_ids[rows], samples.attention_mask[rows], samples.query_ids.shape[1])
-    mask = samples.response_mask[rows]
-    hidden = hidden[mask].float()
-    logp = head_logits(policy.model, hidden, temperature).log_softmax(-1)
-    with torch.no_grad():
-        entropy = -(logp.exp() * logp).sum(-1)
-    return logp.gather(1, samples.response_ids[rows][mask][:, None])[:, 0], policy.value_head(hidden)[:, 0], entropy
-
-
 def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, config: PPOConfig, generator: torch.Generator) -> dict[str, float]:
     """num_ppo_epochs passes over the rollout in fresh random order; returns TRL's metrics, averaged over the optimizer steps.
 

@@ -8,6 +8,8 @@ import time
 
 import plotly.io as pio
 
+from .show import value_text
+
 CSS = """
 :root{--bg:#fbfbfa;--card:#fff;--ink:#23272e;--soft:#68707c;--line:#e4e6ea;--blue:#2f73c4;--good:#2a8a66;--bad:#c24a45}
 @media(prefers-color-scheme:dark){:root{--bg:#16181c;--card:#1e2126;--ink:#e6e8eb;--soft:#9aa2ad;--line:#30353c;--blue:#6ea8ea;--good:#5cbf97;--bad:#e5827d}}
@@ -64,12 +66,6 @@ def side_by_side(pair: dict) -> str:
     note = " · made worse" if pair["gain"] < 0 else ""
     return (f"<div class='pair {kind}'><h3>{html.escape(pair['prompt'])}<span class=tag>{html.escape(pair['category'])}{note}</span></h3>"
             f"<div class=two>{columns}</div></div>")
-
-
-def value_text(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return " to ".join(value_text(v) for v in value) if isinstance(value, (list, tuple)) else str(value)
 
 
 def build(run: str, results: dict, pairs: list[dict], figures: list, parameters: dict) -> str:

@@ -15,6 +15,7 @@ import random
 import re
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -158,6 +159,17 @@ class JsonlLog:
             self.path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
 
 
+def quiet_libraries() -> None:
+    """Turns off the libraries' own progress bars and notices of renamed options, which would bury the story."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 class Stage:
     """One notebook's place in a run: checks parameters and inputs at the start, writes the manifest at the end."""
 
@@ -169,6 +181,7 @@ class Stage:
         self.dir.mkdir(parents=True, exist_ok=True)
         self.inputs: dict[str, str] = {}
         (self.dir / "manifest.json").unlink(missing_ok=True)
+        quiet_libraries()
 
     def needs(self, relative: str) -> Path:
         """The path of another stage's output. Raises RunError naming the notebook that makes it where it is missing."""

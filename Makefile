@@ -1,0 +1,19 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: setup demo smoke test lab
+
+setup:
+	@$(PYTHON) rlhf_utils/bootstrap.py
+
+demo: setup  ## the whole of RLHF on the built-in model, into outputs/demo/
+	@$(BIN)/rlhf run --run demo --profile demo
+
+smoke: setup  ## the same path with a tiny random model, in minutes
+	@$(BIN)/rlhf run --run smoke --profile smoke
+
+test: setup
+	@$(BIN)/python -m pytest
+
+lab: setup  ## JupyterLab on the notebooks
+	@$(BIN)/jupyter lab notebooks

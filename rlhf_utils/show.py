@@ -1,0 +1,86 @@
+"""How a notebook shows figures and tables: interactive, live while a loop runs, and safe for whatever a model has written."""
+
+import base64
+import html
+import json
+import shutil
+import time
+
+import pandas as pd
+import plotly.graph_objects as go
+from IPython.display import HTML, clear_output, display
+from plotly.utils import PlotlyJSONEncoder
+
+
+def table(frame) -> HTML:
+    """A DataFrame of texts for a notebook: left-aligned, wrapped, numbers to two places, every text escaped.
+
+    Styles stand on each cell, because viewers of notebooks that they do not trust drop style sheets.
+    """
+    def cell(value, tag: str) -> str:
+        text = f"{value:.2f}" if isinstance(value, float) else str(value)
+        return f"<{tag} align='left' style='text-align:left;vertical-align:top'>{html.escape(text)}</{tag}>"
+
+    rows = [[cell(name, "th") for name in frame.columns]] + [[cell(value, "td") for value in row] for row in frame.itertuples(index=False)]
+    return HTML("<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "</table>")
+
+
+def results(manifest: dict) -> HTML:
+    """A stage's results with its time and peak memory, as a table."""
+    rows = manifest["results"] | {"minutes": manifest["wall_s"] / 60, "peak memory, GB": manifest["peak_memory_gb"]}
+    return table(pd.DataFrame([{"result": name, "value": value_text(value)} for name, value in rows.items()]))
+
+
+def value_text(value) -> str:
+    """A number to four digits, an interval as "low to high"."""
+    if isinstance(value, (list, tuple)):
+        return " to ".join(value_text(v) for v in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
+    """Displays a figure as interactive plotly; with `live`, in place of what the cell showed before.
+
+    With `static` it also gets a picture, where kaleido and a Chrome are there, because GitHub shows no plotly.
+    """
+    if live:
+        clear_output(wait=True)
+    bundle = {"application/vnd.plotly.v1+json": fig.to_plotly_json(), "text/plain": "interactive figure"}
+    bundle["application/vnd.plotly.v1+json"]["config"] = {"displaylogo": False, "responsive": True}
+    if static and (picture := static_picture(fig)):
+        bundle["image/png"] = picture
+    display(json.loads(json.dumps(bundle, cls=PlotlyJSONEncoder)), raw=True)
+
+
+def static_picture(fig: go.Figure) -> str | None:
+    """A base64 PNG on a light ground, or None where kaleido finds no Chrome to draw it."""
+    if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")):
+        return None
+    try:
+        picture = go.Figure(fig).update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#444").to_image(format="png", width=960, scale=1)
+    except Exception:  # a Chrome that does not start costs the picture, not the run
+        return None
+    return base64.b64encode(picture).decode()
+
+
+class LivePlot:
+    """Redraws a figure in place, at most every few seconds, with how far the loop is and how long it will still take."""
+
+    def __init__(self, draw, total: int, what: str = "update", every_s: float = 2.0):
+        self.draw, self.total, self.what, self.every_s = draw, total, what, every_s
+        self.started, self.first, self.drawn = time.time(), None, 0.0
+
+    def __call__(self, rows: list[dict], done: int) -> None:
+        self.first = done - 1 if self.first is None else self.first
+        now, finished = time.time(), done >= self.total
+        if finished or now - self.drawn >= self.every_s:
+            left = (now - self.started) / max(done - self.first, 1) * (self.total - done)
+            text = f"{self.what} {done} of {self.total}" + ("" if finished else f" · about {clock(left)} left")
+            figure(self.draw(rows, text), live=True, static=False)
+            self.drawn = now
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 3 min, 1 h 20 min."""
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

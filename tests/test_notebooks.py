@@ -1,0 +1,109 @@
+"""The smoke profile through all five notebooks, as a user runs it; then nbval over them; and what the committed ones must be like."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from papermill import execute_notebook
+
+from rlhf_utils import data, runs
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name, _ in runs.STAGES.values()]
+SMOKE = ROOT / "notebooks" / "profiles" / "smoke.yaml"
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A finished smoke run, made by the console command."""
+    folder = tmp_path_factory.mktemp("outputs")
+    command = [sys.executable, "-m", "rlhf_utils.cli", "run", "--run", "smoke", "--profile", "smoke"]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ | {"RLHF_OUTPUTS": str(folder)}, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "report.html" in result.stdout
+    return folder / "smoke"
+
+
+def test_every_stage_leaves_what_the_next_one_needs(smoke):
+    for relative in ("sft/policy/model.safetensors", "preferences/labels.sqlite", "preferences/pairs.jsonl", "preferences/agreement.json",
+                     "reward_model/head.safetensors", "reward_model/report.json", "ppo/policy/adapter_model.safetensors", "ppo/metrics.jsonl",
+                     "ppo/samples.jsonl", "evaluation/report.html", "evaluation/samples.jsonl"):
+        assert (smoke / relative).stat().st_size > 0, relative
+    for stage in runs.STAGES:
+        manifest = runs.read_json(smoke / stage / "manifest.json")
+        assert manifest["wall_s"] > 0 and manifest["peak_memory_gb"] > 0.1 and manifest["parameters"]["run"] == "smoke"
+    pairs = data.load_rows(str(smoke / "preferences/pairs.jsonl"), "preferences")
+    assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
+
+
+def test_results_have_the_contract_keys(smoke):
+    results = runs.read_json(smoke / "evaluation/results.json")
+    wanted = ["sft.loss_heldout", "reward_model.accuracy", "reward_model.accuracy_ci", "reward_model.ece", "reward_model.accuracy_ood", "preferences.agreement",
+              "ppo.kl", "ppo.reward_gain", "eval.win_rate_vs_sft", "eval.win_rate_ci"]
+    wanted += [f"eval.{name}_{side}" for name in ("refusal_harmful", "refusal_benign", "distinct2", "length") for side in ("sft", "ppo")]
+    wanted += [f"{kind}" for stage in runs.STAGES for kind in (f"time.{stage}_s", f"memory.{stage}_peak_gb")]
+    assert not [key for key in wanted if key not in results]
+
+
+def test_policy_reloads_with_plain_transformers(smoke):
+    script = ("import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+              "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1]); model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+              "ids = tokenizer('Hello', return_tensors='pt'); print(model.generate(**ids, max_new_tokens=4).shape); assert 'rlhf_utils' not in sys.modules")
+    subprocess.run([sys.executable, "-c", script, str(smoke / "ppo/policy-merged")], check=True, cwd=smoke, capture_output=True)
+
+
+def test_report_opens_offline(smoke):
+    page = (smoke / "evaluation/report.html").read_text()
+    assert "<script src=" not in page and "<link" not in page and "@import" not in page
+
+
+def test_nbval(smoke, tmp_path):
+    """Every notebook once more, parameterised and then executed by nbval, with the marked toy outputs compared to the committed ones."""
+    parameters = yaml.safe_load(SMOKE.read_text())
+    copies = []
+    for path in NOTEBOOKS:
+        copies.append(tmp_path / path.name)
+        known = "".join(next(c.source for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])))
+        mine = {name: value for name, value in parameters.items() if re.search(rf"^{name}:", known, re.MULTILINE)}
+        execute_notebook(str(path), str(copies[-1]), {"run": "smoke"} | mine, prepare_only=True)
+    marked = sum("NBVAL_CHECK_OUTPUT" in c.source for copy in copies for c in nbformat.read(copy, 4).cells)
+    assert marked >= 8
+    result = subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), *map(str, copies)],
+                            cwd=tmp_path, env=os.environ | {"RLHF_OUTPUTS": str(smoke.parent)}, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
+def test_unknown_and_ill_typed_parameters_stop_plain_papermill(outputs):
+    for parameters, told in (({"lerning_rate": 0.1}, "lerning_rate"), ({"num_train_epochs": "many"}, "num_train_epochs='many'")):
+        with pytest.raises(Exception, match=told):
+            execute_notebook(str(NOTEBOOKS[0]), str(outputs / "x.ipynb"), {"run": "bad"} | parameters, progress_bar=False, cwd=str(ROOT))
+
+
+def test_stage_without_its_input_names_the_notebook_to_run(outputs):
+    with pytest.raises(Exception, match="run notebook 01_sft"):
+        execute_notebook(str(NOTEBOOKS[1]), str(outputs / "x.ipynb"), {"run": "empty", "dtype": "float32"}, progress_bar=False, cwd=str(ROOT))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_committed_notebooks_are_executed_and_short(path):
+    notebook = nbformat.read(path, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    assert max(cell.source.count("\n") + 1 for cell in code) <= 25
+    assert any(cell.outputs for cell in code) and not any(o.output_type == "error" for cell in code for o in cell.outputs)
+    text = json.dumps(notebook)
+    assert not re.search(r"/(?:home|root|Users|tmp)/\w", text), "a path of some machine"
+    assert path.stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_parameters_are_documented(path):
+    cell = next(c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
+    for line in cell.source.splitlines():
+        assert re.fullmatch(r"\w+: (str|int|float|bool) = .+  # .+", line), line

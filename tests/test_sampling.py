@@ -1,0 +1,276 @@
+"""Sampling, scoring and the shared trunk against whole unpadded models, on the built-in `tiny` model and random ones, in float32."""
+
+import copy
+import math
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+
+from rlhf_utils import models
+from rlhf_utils.sampling import Samples, sample, sample_many, score_tokens
+from rlhf_utils.trunk import Trunk, backbone
+
+SHORT, LONG = "Hi.", "Explain in a few plain words why the sky is blue and the sunset is red."
+PROMPTS = [SHORT, LONG, "What is a tree?", "Name two rivers."]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)  # models this small are slower on two
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return models.load_tokenizer("tiny")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def lively(tokenizer, eos=4.0, pad=-100.0):
+    """The tiny model with a bias on its head: likely tokens, answers that end (its own end-of-sequence token has odds of 1 in 1,000)."""
+    model = models.load_model("tiny")
+    bias = torch.randn(len(tokenizer), generator=seeded(5))
+    bias[tokenizer.eos_token_id], bias[tokenizer.pad_token_id] = eos, pad
+    model.lm_head.bias = torch.nn.Parameter(bias)
+    return model
+
+
+def adapted(model, layers=1):
+    """LoRA adapters that do something: lora_B starts at zero."""
+    peft_model = models.add_lora(model, r=4, alpha=8, num_trainable_layers=layers).eval()
+    with torch.no_grad():
+        for name, parameter in peft_model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0.0, 0.1, generator=seeded(len(name)))
+    return peft_model
+
+
+@torch.no_grad()
+def slow_logprobs(model, samples, row, temperature):
+    """(n, V) log-probabilities before each real response token of one row, from one plain pass without any padding."""
+    query = samples.query_ids[row][samples.query_mask[row]]
+    response = samples.response_ids[row][samples.response_mask[row]]
+    logits = model(torch.cat([query, response])[None]).logits[0].double()
+    return (logits / temperature).log_softmax(-1)[len(query) - 1 : -1]
+
+
+def close(a, b, tolerance):
+    torch.testing.assert_close(a, b, atol=tolerance, rtol=0, check_dtype=False)
+
+
+# --- Sampling ---
+
+
+def test_sampled_logprobs_are_those_of_scoring_and_of_the_plain_model(tokenizer):
+    model = lively(tokenizer)
+    samples = sample(model, tokenizer, PROMPTS * 4, 24, 0.7, seeded())
+    assert samples.response_mask.sum(1).unique().numel() > 3, "answers of several lengths, so that finished rows are dropped on the way"
+    close(samples.logprobs, score_tokens(model, samples, 0.7)["logprobs"], 1e-4)
+    for row in range(16):
+        labels = samples.response_ids[row][samples.response_mask[row]]
+        expected = slow_logprobs(model, samples, row, 0.7).gather(1, labels[:, None])[:, 0]
+        close(samples.logprobs[row][samples.response_mask[row]], expected, 1e-4)
+
+
+def test_left_padding_changes_nothing(tokenizer):
+    model = adapted(lively(tokenizer))
+    batch = sample(model, tokenizer, [SHORT, LONG], 16, 1.0, seeded(1))
+    padding = int((~batch.query_mask[0]).sum())
+    assert padding > 5
+    alone = Samples([SHORT], batch.query_ids[:1, padding:], batch.query_mask[:1, padding:], batch.response_ids[:1], batch.response_mask[:1],
+                    batch.logprobs[:1], batch.ended[:1], batch.responses[:1])
+    other = copy.deepcopy(batch)
+    other.query_ids[~other.query_mask] = 77  # what stands on padding must not matter
+    expected = score_tokens(model, alone, 1.0, model.disable_adapter)
+    for found in (score_tokens(model, batch, 1.0, model.disable_adapter), score_tokens(model, other, 1.0, model.disable_adapter)):
+        for name in ("logprobs", "ref_logprobs", "kl", "entropy"):
+            close(found[name][:1], expected[name], 1e-4)
+
+
+def test_the_response_mask_ends_with_the_eos_token(tokenizer):
+    samples = sample(lively(tokenizer), tokenizer, PROMPTS * 8, 24, 1.0, seeded(2))
+    assert 0 < samples.ended.sum() < 32
+    for ids, mask, logprobs, ended in zip(samples.response_ids.tolist(), samples.response_mask.tolist(), samples.logprobs.tolist(), samples.ended.tolist()):
+        length = ids.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in ids else 24
+        assert mask == [True] * length + [False] * (len(ids) - length)
+        assert ended == (tokenizer.eos_token_id in ids)
+        assert ids[length:] == [tokenizer.pad_token_id] * (len(ids) - length)
+        assert all(p < 0 for p in logprobs[:length]) and not any(logprobs[length:])
+
+
+@pytest.mark.xfail(strict=True, reason="sampling._finish takes a sampled pad token for padding: the mask gets a hole and what follows is scored wrongly")
+def test_a_sampled_pad_token_is_a_token_like_any_other(tokenizer):
+    model = lively(tokenizer, eos=-100.0, pad=4.0)
+    samples = sample(model, tokenizer, PROMPTS, 24, 1.0, seeded(3))
+    assert (samples.response_ids == tokenizer.pad_token_id).any()
+    assert samples.response_mask.all()
+    close(samples.logprobs, score_tokens(model, samples, 1.0)["logprobs"], 1e-4)
+
+
+def test_the_same_seed_gives_the_same_samples(tokenizer):
+    model = lively(tokenizer)
+    first, again, other = (sample(model, tokenizer, PROMPTS, 16, 1.0, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.response_ids, again.response_ids) and torch.equal(first.logprobs, again.logprobs)
+    assert first.responses == again.responses != other.responses
+
+
+def test_each_row_has_its_own_temperature(tokenizer):
+    model = lively(tokenizer)
+    temperatures = [0.3, 0.7, 1.0, 2.0]
+    samples = sample(model, tokenizer, PROMPTS, 24, temperatures, seeded(4))
+    for row, temperature in enumerate(temperatures):
+        close(samples.logprobs[row], score_tokens(model, samples, temperature)["logprobs"][row], 1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, [0.7, 0.0]])
+def test_temperatures_must_be_above_0(tokenizer, temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        sample(models.load_model("tiny"), tokenizer, [SHORT, LONG], 4, temperature)
+
+
+def chi_square(counts, probabilities):
+    """Pearson's statistic over its degrees of freedom, about 1 if the counts come from the probabilities; rare tokens share a cell."""
+    expected = probabilities * counts.sum()
+    common = expected >= 5
+    observed = torch.cat([counts[common], counts[~common].sum()[None]])
+    wanted = torch.cat([expected[common], expected[~common].sum()[None]])
+    return float(((observed - wanted) ** 2 / wanted).sum() / (len(wanted) - 1))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_first_tokens_follow_the_softmax(tokenizer, temperature):
+    model, generator = lively(tokenizer), seeded(6)
+    drawn = torch.cat([sample(model, tokenizer, [SHORT] * 2000, 1, temperature, generator).response_ids[:, 0] for _ in range(8)])
+    counts = torch.bincount(drawn, minlength=len(tokenizer)).double()
+    samples = sample(model, tokenizer, [SHORT], 1, temperature, generator)
+    right, wrong = (slow_logprobs(model, samples, 0, t)[0].exp() for t in (temperature, 1.0))
+    assert chi_square(counts, right) < 1.3  # some 400 cells: chance stays within 1 ± 0.07 two times in three
+    assert chi_square(counts, wrong) > 2, "the check must be able to tell temperatures apart"
+
+
+def test_the_generation_config_of_the_model_is_ignored(tokenizer):
+    model = lively(tokenizer)
+    expected = sample(model, tokenizer, PROMPTS, 12, 1.0, seeded(7))
+    model.generation_config.update(do_sample=False, top_k=1, top_p=0.01, temperature=0.01, min_new_tokens=12, repetition_penalty=9.0)
+    assert torch.equal(sample(model, tokenizer, PROMPTS, 12, 1.0, seeded(7)).response_ids, expected.response_ids)
+
+
+def test_sample_many_keeps_prompts_and_temperatures_together(tokenizer):
+    model, temperatures = lively(tokenizer), {SHORT: 0.4, LONG: 0.8, PROMPTS[2]: 1.2, PROMPTS[3]: 1.6}
+    batches = sample_many(model, tokenizer, PROMPTS, 12, [temperatures[p] for p in PROMPTS], 3, seeded(8))
+    assert [len(batch.prompts) for batch in batches] == [3, 1]
+    assert sorted(p for batch in batches for p in batch.prompts) == sorted(PROMPTS)
+    for batch in batches:
+        for row, prompt in enumerate(batch.prompts):
+            assert prompt in tokenizer.decode(batch.query_ids[row])
+            close(batch.logprobs[row], score_tokens(model, batch, temperatures[prompt])["logprobs"][row], 1e-4)
+
+
+# --- Scoring ---
+
+
+def test_kl_and_entropy_are_sums_over_the_vocabulary(tokenizer):
+    model = adapted(lively(tokenizer))
+    samples = sample(model, tokenizer, PROMPTS[:2], 6, 0.7, seeded(9))
+    found = score_tokens(model, samples, 0.7, model.disable_adapter)
+    assert found["kl"].max() > 0.01
+    for row in range(2):
+        policy = slow_logprobs(model, samples, row, 0.7).tolist()
+        with model.disable_adapter():
+            reference = slow_logprobs(model, samples, row, 0.7).tolist()
+        for t, (new, old) in enumerate(zip(policy, reference)):
+            assert found["kl"][row, t].item() == pytest.approx(sum(math.exp(p) * (p - q) for p, q in zip(new, old)), abs=1e-5)
+            assert found["entropy"][row, t].item() == pytest.approx(-sum(math.exp(p) * p for p in new), abs=1e-4)
+            assert found["ref_logprobs"][row, t].item() == pytest.approx(old[samples.response_ids[row, t]], abs=1e-4)
+    for name in ("logprobs", "ref_logprobs", "kl", "entropy"):
+        assert found[name].dtype == torch.float32 and not found[name][~samples.response_mask].any()
+
+
+def test_fresh_adapters_are_the_reference(tokenizer):
+    model = models.add_lora(lively(tokenizer), r=4, alpha=8, num_trainable_layers=1).eval()
+    samples = sample(model, tokenizer, PROMPTS, 12, 0.7, seeded(10))
+    found = score_tokens(model, samples, 0.7, model.disable_adapter)
+    assert torch.equal(found["kl"], torch.zeros_like(found["kl"]))
+    assert torch.equal(found["logprobs"], found["ref_logprobs"])
+
+
+def test_the_chunk_of_scoring_does_not_matter(tokenizer):
+    model = adapted(lively(tokenizer))
+    samples = sample(model, tokenizer, PROMPTS + [SHORT], 12, 1.0, seeded(11))
+    whole, parts = (score_tokens(model, samples, 1.0, model.disable_adapter, chunk=chunk) for chunk in (16, 2))
+    for name in whole:
+        assert whole[name].shape == parts[name].shape
+        close(whole[name][:, -samples.response_ids.shape[1] :][samples.response_mask], parts[name][:, -samples.response_ids.shape[1] :][samples.response_mask], 1e-5)
+
+
+@pytest.mark.xfail(strict=True, reason="Trunk finds adapters by requires_grad, which PeftModel.from_pretrained leaves off: the trunk then holds the adapters and KL is 0")
+def test_adapters_that_were_loaded_are_compared_with_the_reference(tokenizer, tmp_path):
+    trained = adapted(models.load_model("tiny"))
+    trained.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(models.load_model("tiny"), tmp_path).eval()
+    samples = sample(trained, tokenizer, PROMPTS, 8, 1.0, seeded(12))
+    expected = score_tokens(trained, samples, 1.0, trained.disable_adapter)["kl"]
+    close(score_tokens(loaded, samples, 1.0, loaded.disable_adapter)["kl"], expected, 1e-5)
+
+
+# --- The trunk ---
+
+SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=64, initializer_range=0.2)
+SLIDING = dict(SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=2)  # two full blocks below two sliding ones
+MIXED = pytest.mark.xfail(strict=True, reason="Trunk.upper numbers its blocks from 0, so they get the masks of config.layer_types of the lower blocks")
+FAMILIES = [
+    pytest.param(LlamaForCausalLM, LlamaConfig(**SIZES), 3, id="llama"),
+    pytest.param(MistralForCausalLM, MistralConfig(**SIZES), 3, id="mistral"),
+    pytest.param(MistralForCausalLM, MistralConfig(**SIZES, sliding_window=4), 3, id="mistral-sliding"),
+    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SIZES), 3, id="qwen2"),
+    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SLIDING), 3, id="qwen2-mixed", marks=MIXED),
+    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=8), 3, id="qwen3"),
+    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SLIDING, head_dim=8), 3, id="qwen3-mixed", marks=MIXED),
+    pytest.param(GPT2LMHeadModel, GPT2Config(vocab_size=64, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.2), None, id="gpt2"),
+]
+
+
+@torch.no_grad()
+def whole(model, ids, mask):
+    """(n, H) last hidden states of the real tokens, row after row, each row alone and without padding."""
+    return torch.cat([backbone(model)(row[real][None], use_cache=False).last_hidden_state[0] for row, real in zip(ids, mask)])
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("family, config, cut", FAMILIES)
+def test_upper_of_lower_is_the_whole_model(family, config, cut, layers):
+    torch.manual_seed(0)
+    plain = family(config).eval()
+    model = adapted(copy.deepcopy(plain), layers)
+    ids = torch.randint(0, 64, (3, 12), generator=seeded())
+    mask = torch.ones(3, 12).bool()
+    mask[0, :5], mask[1, 10:] = False, False  # padding on the left and on the right
+    before, order = whole(model, ids, mask), list(backbone(model).modules())
+    trunk = Trunk(model)
+    with torch.no_grad():
+        states = trunk.lower(ids, mask)
+        close(trunk.upper(states, mask)[mask], before, 1e-5)
+        with model.disable_adapter():  # the same states serve the reference
+            close(trunk.upper(states, mask)[mask], whole(plain, ids, mask), 1e-5)
+    assert (before - whole(plain, ids, mask)).abs().max() > 1e-2, "the adapters must make a difference"
+    assert trunk.splits == (cut is not None)
+    if trunk.splits:
+        assert trunk.cut == cut + 1 - layers and states.shape == (3, 12, 32)
+    else:
+        assert torch.equal(states, ids)  # runs whole
+    assert all(a is b for a, b in zip(order, backbone(model).modules(), strict=True))
+    assert torch.equal(whole(model, ids, mask), before)  # the model is as it was
+
+
+def test_a_failing_pass_leaves_the_model_as_it_was():
+    model = adapted(LlamaForCausalLM(LlamaConfig(**SIZES)).eval())
+    order, trunk = list(backbone(model).modules()), Trunk(model)
+    with pytest.raises(Exception):
+        trunk.upper(torch.zeros(1, 4, 33), torch.ones(1, 4).bool())  # a wrong width
+    assert all(a is b for a, b in zip(order, backbone(model).modules(), strict=True))
