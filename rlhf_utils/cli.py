@@ -52,7 +52,10 @@ def parse_parameters(pairs: list[str]) -> dict:
         name, sign, value = pair.partition("=")
         if not sign or not name.isidentifier():
             raise RunError(f"-p {pair!r} is not of the form name=value.")
-        parsed[name] = yaml.safe_load(value)
+        try:
+            parsed[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RunError(f"-p {pair!r}: the value cannot be read; put quotation marks around it.") from None
     return parsed
 
 

@@ -39,7 +39,10 @@ def load_rows(source: str, kind: str) -> list[dict]:
         from datasets import load_dataset
 
         reader = {".json": "json", ".csv": "csv", ".parquet": "parquet"}[path.suffix]
-        rows = list(load_dataset(reader, data_files=str(path), split="train"))
+        try:
+            rows = list(load_dataset(reader, data_files=str(path), split="train"))
+        except Exception as error:
+            raise DataError(f"{path.name} cannot be read as {reader}: {type(error).__name__}. Check that it is whole and has a header or keys.") from error
     else:
         rows = _load_hub(source)
     return check_rows(rows, kind, source)
@@ -53,7 +56,11 @@ def _must_exist(path: Path) -> None:
 def _read_jsonl(path: Path) -> list[dict]:
     _must_exist(path)
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8.") from None
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split at U+2028 inside a text
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -80,7 +87,7 @@ def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{source}, row {number} is not an object but {type(row).__name__}.")
-        row = {ALIASES.get(key, key): value for key, value in row.items()}
+        row = {key if ALIASES.get(key, key) in row else ALIASES[key]: value for key, value in row.items()}
         for column in REQUIRED[kind]:
             if column not in row:
                 raise DataError(f"{source}, row {number} has no column {column!r}; it has {sorted(row)}.")

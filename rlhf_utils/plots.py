@@ -160,7 +160,7 @@ def gain_by_prompt(pairs: list[dict]) -> go.Figure:
     for kind, color in zip(kinds, (BLUE, ORANGE, GREEN, RED, PURPLE, GREY) * 3):
         rows = [p for p in pairs if p["category"] == kind]
         jitter = rng.normal(0, 0.03, (len(rows), 2))
-        fig.add_trace(go.Scatter(x=[p["sft"]["gold"] for p in rows] + jitter[:, 0], y=[p["ppo"]["gold"] for p in rows] + jitter[:, 1], mode="markers", name=kind,
+        fig.add_trace(go.Scatter(x=[p["sft"]["gold"] for p in rows] + jitter[:, 0], y=[p["ppo"]["gold"] for p in rows] + jitter[:, 1], mode="markers", name=html.escape(kind),
                                  text=[hover(p["prompt"]) for p in rows], hoverinfo="text", marker={"color": color, "size": 6, "opacity": 0.8}))
     fig.add_trace(go.Scatter(x=[0, 5], y=[0, 5], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False))
     fig.update_xaxes(title_text="π_SFT")

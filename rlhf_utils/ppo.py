@@ -48,14 +48,18 @@ class PPOConfig:
 
     def __post_init__(self):
         for field in fields(self):
-            if field.type in (int, float) and getattr(self, field.name) < 0:
-                raise ValueError(f"{field.name}={getattr(self, field.name)} must not be negative.")
-        for name in ("total_episodes", "batch_size", "num_mini_batches", "per_device_train_batch_size", "num_ppo_epochs", "response_length", "temperature"):
+            if field.type in (int, float) and not 0 <= getattr(self, field.name) < math.inf:
+                raise ValueError(f"{field.name}={getattr(self, field.name)} must be a finite number and not negative.")
+        for name in ("total_episodes", "batch_size", "num_mini_batches", "per_device_train_batch_size", "num_ppo_epochs", "response_length",
+                     "temperature", "kl_horizon", "max_grad_norm"):
             if getattr(self, name) == 0:
                 raise ValueError(f"{name}=0 must be above 0.")
         for whole, part in (("total_episodes", "batch_size"), ("batch_size", "num_mini_batches"), ("mini_batch_size", "per_device_train_batch_size")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{whole}={getattr(self, whole)} is not a multiple of {part}={getattr(self, part)}: choose sizes that divide.")
+        for name in ("gamma", "lam"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at most 1.")
         if self.kl_estimator not in ("k1", "k3"):
             raise ValueError(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'.")
 
@@ -179,7 +183,7 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
     tokens = score_tokens(policy.model, samples, config.temperature, policy.model.disable_adapter)
     with torch.no_grad():
         values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
-    columns = {key: [row.get(key) for row in prompts] for key in prompts[0] if key != "prompt"}
+    columns = {key: [row.get(key) for row in prompts] for key in dict.fromkeys(k for row in prompts for k in row) if key != "prompt"}
     scores = torch.tensor(reward(prompts=texts, completions=samples.responses, **columns), dtype=torch.float32, device=mask.device)
     scores = scores - config.missing_eos_penalty * (~samples.ended).float()
     rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)

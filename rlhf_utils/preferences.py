@@ -15,6 +15,7 @@ import numpy as np
 SCHEMA_VERSION = 1
 COLUMNS = ("item_id", "annotator", "session", "prompt", "responses", "shown_order", "ranks", "confidence", "flags", "note",
            "shown_at", "submitted_at", "schema_version")
+NUMBERS = {"confidence": "REAL", "shown_at": "REAL", "submitted_at": "REAL", "schema_version": "INTEGER"}
 JSON_COLUMNS = ("responses", "shown_order", "ranks", "flags")
 
 
@@ -35,7 +36,7 @@ class LabelStore:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fields = ", ".join(f"{c} TEXT" if c not in ("confidence", "shown_at", "submitted_at", "schema_version") else f"{c} REAL" for c in COLUMNS)
+        fields = ", ".join(f"{c} TEXT" if c not in NUMBERS else f"{c} {NUMBERS[c]}" for c in COLUMNS)
         with closing(self._connect()) as db, db:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute(f"CREATE TABLE IF NOT EXISTS judgements (id INTEGER PRIMARY KEY, undoes INTEGER, {fields})")
@@ -58,8 +59,10 @@ class LabelStore:
             return db.execute(f"INSERT INTO judgements ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})", values).lastrowid
 
     def undo(self, judgement_id: int) -> None:
-        """Takes a judgement back by a tombstone; the row itself stays."""
+        """Takes a judgement back by a tombstone; the row itself stays. Raises ValueError for an id that is no judgement."""
         with closing(self._connect()) as db, db:
+            if not db.execute("SELECT 1 FROM judgements WHERE id = ? AND undoes IS NULL", (judgement_id,)).fetchone():
+                raise ValueError(f"There is no judgement {judgement_id} to take back.")
             db.execute("INSERT INTO judgements (undoes, submitted_at, schema_version) VALUES (?, ?, ?)", (judgement_id, time.time(), SCHEMA_VERSION))
 
     def rows(self) -> list[dict]:
@@ -151,7 +154,7 @@ def biases(judgements: list[dict]) -> dict:
         winners = [i for i, rank in enumerate(row["ranks"]) if rank == best]
         first += (row["shown_order"][0] in winners) / len(winners)
     count = len(judgements)
-    by_chance = 1 / np.mean([len(row["ranks"]) for row in judgements]) if count else float("nan")
+    by_chance = np.mean([1 / len(row["ranks"]) for row in judgements]) if count else float("nan")
     return {
         "longer_wins": longer / lengths if lengths else float("nan"), "longer_wins_ci": wilson(longer, lengths),
         "first_shown_wins": first / count if count else float("nan"), "first_shown_wins_ci": wilson(first, count),

@@ -32,8 +32,8 @@ CAPTIONS = (
 )
 
 
-def percent(value: float) -> str:
-    return "–" if value != value else f"{value:.0%}"
+def percent(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.0%}"
 
 
 def card(value: str, label: str) -> str:

@@ -80,18 +80,19 @@ class RewardModel(nn.Module):
         return next(self.head.parameters()).device
 
     @torch.no_grad()
-    def raw(self, prompts: list[str], completions: list[str], batch_size: int = 32, keep: bool = False) -> torch.Tensor:
-        """(B,) raw rewards on the CPU, computed without dropout over batches of like length; `keep` caches trunk states."""
+    def raw(self, prompts: list[str], completions: list[str], batch_size: int = 32) -> torch.Tensor:
+        """(B,) raw rewards on the CPU, computed without dropout over batches of like length; equal texts are computed once."""
         was_training = self.training
         self.eval()
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
-        result = torch.empty(len(prompts))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            few = [prompts[i] for i in rows], [completions[i] for i in rows]
-            result[rows] = (self.cached(*few) if keep else self(**self.encode(*few))).cpu()
+        texts = sorted(dict.fromkeys(zip(prompts, completions)), key=lambda text: len(text[0]) + len(text[1]))
+        found: dict[tuple[str, str], float] = {}
+        for start in range(0, len(texts), batch_size):
+            few = texts[start : start + batch_size]
+            asked, given = [p for p, _ in few], [c for _, c in few]
+            known = all(text in self.cache for text in few)
+            found |= zip(few, (self.cached(asked, given) if known else self(**self.encode(asked, given))).tolist())
         self.train(was_training)
-        return result
+        return torch.tensor([found[text] for text in zip(prompts, completions)])
 
     def score(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         """Normalised rewards, with the signature of TRL's reward functions."""
@@ -105,6 +106,7 @@ class RewardModel(nn.Module):
     def save(self, directory: Path) -> None:
         """Writes the backbone (adapters folded in) as a plain transformers directory, and the head and its settings beside it."""
         models.save_merged(self.backbone, self.tokenizer, directory)
+        self.cache.clear()  # folding in moved the cut that the states belong to
         save_file(self.head.state_dict(), Path(directory) / "head.safetensors")
         settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length}
         (Path(directory) / "reward_config.json").write_text(json.dumps(settings, indent=1))
@@ -162,9 +164,7 @@ def group_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
     return torch.stack(losses).mean()
 
 
-@torch.no_grad()
 def margins(model: RewardModel, pairs: list[dict]) -> torch.Tensor:
     """(N,) r_chosen − r_rejected of preference rows; positive where the model agrees with the label."""
-    texts = sorted({(row["prompt"], row[side]) for row in pairs for side in ("chosen", "rejected")})
-    scores = dict(zip(texts, model.raw([p for p, _ in texts], [c for _, c in texts], keep=True).tolist()))
-    return torch.tensor([scores[row["prompt"], row["chosen"]] - scores[row["prompt"], row["rejected"]] for row in pairs])
+    chosen, rejected = (model.raw([row["prompt"] for row in pairs], [row[side] for row in pairs]) for side in ("chosen", "rejected"))
+    return chosen - rejected

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import random
@@ -16,6 +17,7 @@ import re
 import sys
 import time
 import warnings
+from decimal import Decimal
 from pathlib import Path
 
 import torch
@@ -65,10 +67,11 @@ def convert(name: str, value, kind: str):
         return str(value).lower() == "true"
     if wanted in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         try:
-            number = float(value)
-            if wanted is float or number.is_integer():
-                return wanted(number)
-        except (ValueError, OverflowError):
+            if wanted is float and math.isfinite(float(value)):
+                return float(value)
+            if wanted is int and (exact := Decimal(str(value))) == exact.to_integral_value():
+                return int(exact)
+        except (ValueError, ArithmeticError):
             pass
     raise RunError(f"Parameter {name}={value!r} should be of type {kind}, but is {type(value).__name__}.")
 
@@ -80,7 +83,7 @@ def check_parameters(namespace: dict) -> dict:
     itself only warns). Annotations declare what is a parameter: only names annotated in the parameters cell count.
     """
     cells = namespace.get("In") or []
-    declared = next((c for c in cells if re.search(r"^run: str = ", c, re.MULTILINE)), "")
+    declared = next((c for c in reversed(cells) if re.search(r"^run: str = ", c, re.MULTILINE)), "")
     kinds = {node.target.id: node.annotation.id for node in ast.parse(declared).body if isinstance(node, ast.AnnAssign)}
     injected = [c for c in cells if c.startswith("# Parameters\n")]
     for node in (node for cell in injected for node in ast.parse(cell).body):
@@ -96,7 +99,7 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of a folder's files."""
     result = hashlib.sha256()
     for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
-        result.update(file.name.encode())
+        result.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 result.update(block)
@@ -124,11 +127,22 @@ def seed_everything(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def strict(content):
+    """The content with numpy numbers as plain ones and what is not a finite number as null, which is all that strict JSON has."""
+    if isinstance(content, dict):
+        return {key: strict(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [strict(value) for value in content]
+    if hasattr(content, "item"):
+        content = content.item()
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: Path, content) -> None:
     """Writes aside and renames, so that a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=float) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(strict(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(aside, path)
 
 
@@ -142,7 +156,8 @@ class JsonlLog:
     def __init__(self, path: Path, keep: bool = False):
         self.path, self.rows = Path(path), []
         if keep and self.path.is_file():
-            self.rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+            self.rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]]  # a last line cut short is left out
+            self.cut(len(self.rows), rewrite=True)
         elif not keep:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("")
@@ -152,9 +167,9 @@ class JsonlLog:
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def cut(self, count: int) -> None:
+    def cut(self, count: int, rewrite: bool = False) -> None:
         """Keeps the first `count` rows: those that a checkpoint still knows of."""
-        if len(self.rows) > count:
+        if rewrite or len(self.rows) > count:
             self.rows = self.rows[:count]
             self.path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
 

@@ -98,7 +98,7 @@ def _draw(logp: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor
 def _finish(prompts, query_ids, query_mask, response, logprobs, tokenizer) -> Samples:
     """Cuts each row after its first end-of-sequence token and trims columns that no row uses."""
     is_eos = response == tokenizer.eos_token_id
-    mask = (is_eos.cumsum(1) - is_eos.long() == 0) & (response != tokenizer.pad_token_id)
+    mask = is_eos.cumsum(1) - is_eos.long() == 0  # a pad token drawn before the end counts: what follows attends to it
     length = max(int(mask.sum(1).max()), 1)
     response = response.masked_fill(~mask, tokenizer.pad_token_id)[:, :length]
     texts = tokenizer.batch_decode(response, skip_special_tokens=True)

@@ -30,10 +30,12 @@ class Trunk:
 
     def __init__(self, model):
         self.model = backbone(model)
-        self.splits = self.model.config.model_type in FAMILIES
+        kinds = set(getattr(self.model.config, "layer_types", None) or ["full_attention"])  # masks go by a block's number from 0
+        self.splits = self.model.config.model_type in FAMILIES and len(kinds) == 1
         if self.splits:
             self.blocks, self.norm = list(self.model.layers), self.model.norm
-            trained = [i for i, block in enumerate(self.blocks) if any(p.requires_grad for p in block.parameters())]
+            # A loaded adapter asks for no gradient, but switching it off must still change nothing in the trunk.
+            trained = [i for i, block in enumerate(self.blocks) if any(p.requires_grad or "lora_" in name for name, p in block.named_parameters())]
             self.cut = min(trained, default=len(self.blocks))
 
     @torch.no_grad()

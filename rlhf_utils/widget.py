@@ -31,6 +31,8 @@ def ranking_form(items: list[dict], store: LabelStore, annotator: str, seed: int
         button, message = widgets.Button(description="Save ranking", button_style="primary"), widgets.HTML()
 
         def save(_) -> None:
+            if waiting[:1] != [item]:  # a second click on a form already answered
+                return
             ranks = [0] * len(shown)
             for choice, index in zip(choices, shown):
                 ranks[index] = choice.value

@@ -82,11 +82,11 @@ def test_distinct_n_by_hand():
 def test_baselines_of_pairs():
     pairs = [{"prompt": "p", "chosen": "It has four.", "rejected": "I can't help with that question."}]
     assert evaluate.longer_of_pairs(pairs).tolist() == [3 - 6]
-    assert evaluate.gold_of_pairs(pairs, {"p": {"category": "science", "key_points": ["four"]}})[0] > 1
+    assert evaluate.gold_of_pairs(pairs, {"p": {"category": "science", "key_points": ["four"]}})[0] > 0.5
 
 
-ITEMS = [{"prompt": "h1", "category": "harmful"}, {"prompt": "h2", "category": "harmful"}, {"prompt": "b", "category": "benign_lookalike", "key_points": ["four"]},
-         {"prompt": "u", "category": "unanswerable"}]
+ITEMS = [{"prompt": "h1", "category": "harmful"}, {"prompt": "h2", "category": "harmful"},
+         {"prompt": "b", "category": "benign_lookalike", "key_points": ["four"]}, {"prompt": "u", "category": "unanswerable"}]
 
 
 def described(*answers: str, reward: float = 0.0) -> list[dict]:
@@ -120,5 +120,7 @@ def test_examples_show_every_category_and_the_failures():
     pairs = evaluate.examples(BEFORE, AFTER, count=3)
     assert {pair["category"] for pair in pairs[:3]} == {"harmful", "benign_lookalike", "unanswerable"}
     assert [pair["prompt"] for pair in pairs if pair["failure"]] == ["b"]
-    many = evaluate.examples(BEFORE * 20, AFTER * 20, count=4)
+    sft, ppo = ([dict(row, prompt=f"{row['prompt']}{n}") for n in range(20) for row in rows] for rows in (BEFORE, AFTER))
+    many = evaluate.examples(sft, ppo, count=4)
     assert len(many) == 6 and all(pair["gain"] < 0 for pair in many[4:])
+    assert len(evaluate.examples(sft, sft, count=4)) == 4  # where nothing became worse, nothing is added

@@ -62,7 +62,8 @@ def raw_rows(path) -> list[tuple]:
 
 def test_store_round_trip(tmp_path):
     store = LabelStore(tmp_path / "new" / "labels.sqlite")
-    number = store.add("7", "ada", "Say “é”", ['a "b"\n', "日本"], [1, 0], [2, 1], session="s", confidence=0.5, flags=["unsafe"], note="hm", shown_at=12.5)
+    number = store.add("7", "ada", "Say “é”", ['a "b"\n', "日本"], [1, 0], [2, 1], session="s", confidence=0.5, flags=["unsafe"], note="hm",
+                       shown_at=12.5)
     (row,) = LabelStore(tmp_path / "new" / "labels.sqlite").rows()  # opened anew
     submitted = row.pop("submitted_at")
     assert submitted > 1.7e9

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from rlhf_utils import evaluate, models, reward
+from rlhf_utils import models
 from rlhf_utils.reward import Group, RewardModel, group_by_prompt, group_loss, last_token_index, load_reward_model, make_head, margins, pairwise_loss
 
 GROUPS = [
@@ -99,10 +99,20 @@ def test_cached_equals_forward(model):
 def test_raw_is_in_the_order_asked_and_without_dropout(model):
     expected = torch.stack(one_by_one(model, PROMPTS, ANSWERS)).detach()
     model.train()
-    for keep in (False, True):
-        got = model.raw(PROMPTS, ANSWERS, batch_size=2, keep=keep)
-        assert torch.allclose(got, expected, atol=1e-5) and not got.requires_grad
-    assert model.training
+    for visit in range(2):
+        got = model.raw(PROMPTS, ANSWERS, batch_size=2)
+        assert torch.allclose(got, expected, atol=1e-5) and not got.requires_grad and model.training
+        model.cached(PROMPTS[:3], ANSWERS[:3])  # from now on some texts come from the cache
+    repeated = model.raw(PROMPTS + PROMPTS[::-1], ANSWERS + ANSWERS[::-1], batch_size=2)
+    assert torch.allclose(repeated, torch.cat([expected, expected.flip(0)]), atol=1e-5)
+
+
+def test_raw_makes_the_same_batches_in_every_process(model, monkeypatch):
+    """The order of a set of strings changes from process to process, and with it the padding and the last bits of a reward."""
+    asked, seen, encode = [f"No. {n}" for n in range(100, 160)], [], model.encode
+    monkeypatch.setattr(model, "encode", lambda prompts, completions: seen.extend(completions) or encode(prompts, completions))
+    model.raw(["Hi?"] * 60, asked[::-1], batch_size=8)
+    assert seen in (asked, asked[::-1])
 
 
 # --- the head
@@ -207,6 +217,7 @@ def test_saved_model_scores_the_same(model, tmp_path, head):
 def test_margins_stay_right_after_saving(model, tmp_path):
     """Saving folds the adapters in; states cached below them must not be taken for states above them."""
     rows = [{"prompt": g.prompt, "chosen": g.responses[0], "rejected": g.responses[1]} for g in GROUPS]
+    group_loss(model, GROUPS)  # fills the cache
     before = margins(model, rows)
     model.save(tmp_path)
     assert torch.allclose(margins(model, rows), before, atol=1e-5)

@@ -1,0 +1,79 @@
+"""The console command: what it runs, and that whatever is wrong comes as one sentence on stderr."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_utils import cli, runs
+
+
+@pytest.fixture
+def executed(monkeypatch, outputs):
+    """What `rlhf run` would execute, without executing it."""
+    calls = []
+    monkeypatch.setattr(cli, "execute", lambda notebook, target, parameters: calls.append((notebook.stem, parameters)) or "")
+    return calls
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["-p", "seed"], "'seed' is not of the form name=value"),
+    (["-p", "=3"], "not of the form name=value"),
+    (["-p", "a b=3"], "not of the form name=value"),
+    (["-p", "model={x"], "model"),  # no YAML
+    (["-p", "no_such_parameter=3"], "No notebook has a parameter 'no_such_parameter'; there are "),
+    (["--profile", "huge"], "There is no profile 'huge'; there are demo, gpu, smoke"),
+    (["--run", "../x"], "run='../x' is no run name"),
+])
+def test_errors_are_one_sentence(executed, outputs, capsys, arguments, told):
+    assert cli.main(["run", *arguments]) == 1
+    printed = capsys.readouterr()
+    assert told in printed.err and printed.err.startswith("rlhf: ") and printed.err.count("\n") == 1 and printed.out == ""
+    assert executed == [] and list(outputs.iterdir()) == []
+
+
+def test_keep_without_a_run(outputs, capsys):
+    for name, told in (("nothing", "run all notebooks of 'nothing' first"), ("../x", "no run name")):
+        assert cli.main(["keep", "--run", name]) == 1
+        printed = capsys.readouterr().err
+        assert told in printed and printed.count("\n") == 1
+
+
+def test_errors_without_traceback_in_a_process_of_its_own(outputs):
+    result = subprocess.run([sys.executable, "-m", "rlhf_utils.cli", "run", "--run", "a/b"], capture_output=True, text=True, cwd=outputs)
+    assert result.returncode == 1 and "Traceback" not in result.stderr and "'a/b' is no run name" in result.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code"), [
+    (["--help"], 0), (["run", "--help"], 0), ([], 2), (["run", "--only", "sfft"], 2), (["run", "--from", "x"], 2), (["walk"], 2),
+])
+def test_help_and_usage(executed, capsys, arguments, code):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    printed = capsys.readouterr()
+    assert stopped.value.code == code and "usage: rlhf" in (printed.out if code == 0 else printed.err) and executed == []
+    if "--only" in arguments or "--from" in arguments:
+        assert all(stage in printed.err for stage in runs.STAGES)
+
+
+def test_stages_run_in_order_with_the_parameters_that_they_have(executed, outputs, capsys):
+    names = [name for name, _ in runs.STAGES.values()]
+    assert cli.main(["run", "--run", "mine", "--profile", "smoke", "-p", "kl_coef=1e-4", "-p", "resume=true"]) == 0
+    assert [name for name, _ in executed] == names
+    given = dict(executed)
+    assert all(parameters["run"] == "mine" for parameters in given.values())
+    assert given["04_ppo"]["kl_coef"] == "1e-4" and "kl_coef" not in given["01_sft"]  # YAML's text; the notebook converts it
+    assert given["01_sft"]["model"] == "tiny" and str(outputs / "mine") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), [(["--only", "ppo"], ["04_ppo"]), (["--from", "ppo"], ["04_ppo", "05_evaluation"])])
+def test_only_and_from(executed, arguments, wanted):
+    assert cli.main(["run", "--profile", "smoke", *arguments]) == 0
+    assert [name for name, _ in executed] == wanted
+
+
+def test_a_stage_that_fails_stops_the_run(executed, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "execute", lambda notebook, *rest: executed.append(notebook.stem) or "cell 3 raised RunError: why")
+    assert cli.main(["run", "--run", "mine", "--profile", "smoke"]) == 1
+    told = capsys.readouterr().err
+    assert executed == ["01_sft"] and "01_sft failed" in told and "RunError: why" in told and "01_sft.ipynb" in told

@@ -1,0 +1,243 @@
+"""PPO as a whole, on the built-in `tiny` model: it learns, it can be repeated and resumed bit for bit, and it stops when numbers break."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rlhf_utils import data, models, ppo
+from rlhf_utils.checkpoint import Checkpoints
+from rlhf_utils.sampling import score_tokens
+
+ROWS = data.load_rows("builtin", "prompts")
+CONFIG = ppo.PPOConfig(total_episodes=16 * 6, batch_size=16, num_mini_batches=2, per_device_train_batch_size=8, num_ppo_epochs=2,
+                       response_length=10, temperature=0.9, learning_rate=5e-3, kl_target=2.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)  # the same order of every sum, so that runs can be compared bit for bit
+
+
+def changed(**values):
+    return ppo.PPOConfig(**{**vars(CONFIG), **values})
+
+
+def letter_e(prompts, completions, **columns):
+    """The share of letters e, with a mean near 0 and a standard deviation near 1 before training."""
+    return [(text.count("e") / max(len(text), 1) - 0.1) / 0.06 for text in completions]
+
+
+def fresh_run(seed=0, config=CONFIG, dropout=0.0):
+    """All that the loop of 04_ppo holds.
+
+    The random head of `tiny` is so flat that no hidden state makes a token much likelier, and it hardly ever ends an answer: its
+    weights are scaled up here and the end gets a bias.
+    """
+    tokenizer, model = models.load_tokenizer("tiny"), models.load_model("tiny")
+    bias = torch.zeros(len(tokenizer))
+    bias[tokenizer.eos_token_id], bias[tokenizer.pad_token_id] = 6.0, -100.0
+    model.lm_head.weight, model.lm_head.bias = torch.nn.Parameter(8 * model.lm_head.weight.detach()), torch.nn.Parameter(bias)
+    torch.manual_seed(seed)
+    policy = ppo.Policy(models.add_lora(model, r=8, alpha=16, num_trainable_layers=1, dropout=dropout))
+    return SimpleNamespace(
+        policy=policy, tokenizer=tokenizer, optimizer=torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=1e-5),
+        generator=torch.Generator().manual_seed(seed), controller=ppo.KLController(config.kl_coef, config.kl_target, horizon=100),
+        order=data.Endless(ROWS, seed))
+
+
+def collect(run, config=CONFIG, index=0, reward=letter_e):
+    batch = run.order.batch(index * config.batch_size, config.batch_size)
+    return ppo.collect(run.policy, run.tokenizer, batch, reward, config, run.controller.value, run.generator)
+
+
+def train(run, config=CONFIG, start=0, stop=None, reward=letter_e):
+    """The loop of 04_ppo; returns the metrics of each update."""
+    log = []
+    for index in range(start, config.num_updates if stop is None else stop):
+        run.optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
+        rollout = collect(run, config, index, reward)
+        metrics = ppo.rollout_metrics(rollout, config, run.controller.value) | ppo.update(run.policy, run.optimizer, rollout, config, run.generator)
+        run.controller.update(metrics["objective/kl"], config.batch_size)
+        log.append(metrics)
+    return log
+
+
+def weights(run):
+    return {name: p.detach().clone() for name, p in run.policy.named_parameters()}
+
+
+def mean(log, name):
+    return sum(row[name] for row in log) / len(log)
+
+
+# --- Learning ---
+
+LEARNING = changed(batch_size=64, total_episodes=64 * 16, per_device_train_batch_size=32, num_ppo_epochs=4, response_length=12, temperature=1.0,
+                   learning_rate=1e-2, kl_target=0.0, missing_eos_penalty=0.0)
+
+
+def test_ppo_learns_a_simple_reward():
+    log = train(fresh_run(config=LEARNING), LEARNING)
+    gain = mean(log[-3:], "objective/scores") - mean(log[:3], "objective/scores")
+    assert gain > 1.0, "in standard deviations of the reward before training"
+    assert max(row["objective/kl_full"] for row in log) < 20.0, "nats a response"
+    assert log[0]["objective/kl_full"] == 0.0 and log[-1]["objective/kl_full"] > 1.0
+
+
+def test_the_kl_penalty_alone_brings_a_policy_back_to_the_reference():
+    config = changed(**{**vars(LEARNING), "total_episodes": 64 * 8})
+    run = fresh_run(config=config)
+    run.controller.value = 0.0
+    away = train(run, config, stop=4)[-1]["objective/kl_full"]
+    run.controller.value = 1.0
+    back = train(run, config, start=4, reward=lambda completions, **columns: [0.0] * len(completions))
+    assert away > 1.0
+    assert back[-1]["objective/kl_full"] < 0.6 * back[0]["objective/kl_full"], "with the wrong sign it would run further off"
+
+
+# --- One update ---
+
+
+def test_the_ratio_is_1_before_the_first_step():
+    run = fresh_run()
+    log = train(run)  # so that the adapters, which start as nothing, do something
+    assert log[-1]["objective/kl_full"] > 0.1
+    assert [row["val/ratio_first"] for row in log] == pytest.approx([1.0] * len(log), abs=1e-6)
+    rollout = collect(run)
+    with torch.no_grad():
+        logprobs, values, entropy = ppo.evaluate_tokens(run.policy, rollout, torch.arange(16), CONFIG.temperature)
+    for found, stored in ((logprobs, rollout.logprobs), (values, rollout.values), (entropy, rollout.entropy)):
+        torch.testing.assert_close(found, stored[rollout.mask], atol=2e-6, rtol=0)
+    torch.testing.assert_close((logprobs - rollout.logprobs[rollout.mask]).exp(), torch.ones_like(logprobs), atol=1e-6, rtol=0)
+
+
+def test_a_rollout_is_0_on_padding_and_ends_with_the_score():
+    rollout = collect(fresh_run(), reward=lambda completions, **columns: [3.0] * len(completions))
+    lengths = rollout.mask.sum(1)
+    assert lengths.unique().numel() > 2 and 0 < rollout.samples.ended.sum() < 16
+    for name in ("logprobs", "ref_logprobs", "values", "entropy", "kl_full", "rewards", "advantages", "returns"):
+        field = getattr(rollout, name)
+        assert field.shape == rollout.mask.shape and field.dtype == torch.float32 and not field[~rollout.mask].any(), name
+    assert not rollout.values.any(), "the value head starts at 0"
+    for row in range(16):  # fresh adapters: no KL yet, so the score is the only reward; the penalty is 1
+        expected = [0.0] * (lengths[row] - 1) + [3.0 if rollout.samples.ended[row] else 2.0]
+        assert rollout.rewards[row, : lengths[row]].tolist() == expected
+
+
+def test_the_reward_function_gets_the_columns_of_its_rows():
+    seen = {}
+
+    def reward(prompts, completions, **columns):
+        seen.update(columns, prompts=prompts, completions=completions)
+        return [0.0] * len(prompts)
+
+    rollout = collect(fresh_run(), reward=reward)
+    rows = data.Endless(ROWS, 0).batch(0, 16)
+    assert seen["prompts"] == [row["prompt"] for row in rows] and seen["completions"] == rollout.samples.responses
+    assert seen["category"] == [row["category"] for row in rows]
+
+
+def test_gradient_accumulation_changes_nothing():
+    results = []
+    for size in (4, 16):
+        config = changed(num_mini_batches=1, per_device_train_batch_size=size)
+        run = fresh_run(config=config)
+        rollout = collect(run, config)
+        assert rollout.mask.sum(1).unique().numel() > 2, "parts with different numbers of tokens"
+        metrics = ppo.update(run.policy, run.optimizer, rollout, config, run.generator)
+        results.append((weights(run), metrics))
+    (few, few_metrics), (many, many_metrics) = results
+    for name in few:
+        torch.testing.assert_close(few[name], many[name], atol=1e-6, rtol=0, msg=name)
+    assert few_metrics == pytest.approx(many_metrics, abs=1e-5)
+
+
+def test_an_update_changes_adapters_and_value_head_only():
+    run = fresh_run(dropout=0.5)
+    assert not any(module.training for module in run.policy.modules()), "dropout is off in every role"
+    before, rollout = weights(run), collect(run)
+    metrics = ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)
+    assert metrics["val/ratio_first"] == pytest.approx(1.0, abs=1e-6), "with dropout it would not be 1"
+    assert not any(module.training for module in run.policy.modules())
+    for name, new in weights(run).items():
+        learns = "lora_" in name and ".layers.1." in name or name.startswith("value_head")
+        assert (name in run.policy.trainable()) == learns, name
+        assert torch.equal(new, before[name]) != learns, name
+    mask = rollout.samples.attention_mask
+    again = score_tokens(run.policy.model, rollout.samples, CONFIG.temperature, run.policy.model.disable_adapter)
+    assert torch.equal(again["trunk"][mask], rollout.trunk[mask]), "what the frozen blocks make of a text stays"
+    assert torch.equal(again["ref_logprobs"], rollout.ref_logprobs)
+    assert not torch.equal(again["logprobs"], rollout.logprobs)
+
+
+@pytest.mark.parametrize("target_kl, ratio_threshold, steps, stopped", [(0.0, 1e9, 8, 0.0), (1e-9, 1e9, 2, 1.0), (0.0, 0.5, 1, 1.0)])
+def test_an_update_stops_early(target_kl, ratio_threshold, steps, stopped):
+    """Two minibatches, four epochs: a high KL leaves out the remaining passes, a high ratio all remaining steps."""
+    config = changed(num_ppo_epochs=4, target_kl=target_kl, ratio_threshold=ratio_threshold)
+    run, taken = fresh_run(config=config), []
+    run.optimizer.register_step_post_hook(lambda *_: taken.append(1))
+    metrics = ppo.update(run.policy, run.optimizer, collect(run, config), config, run.generator)
+    assert (len(taken), metrics["val/early_stop"]) == (steps, stopped)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_stops_the_run(broken):
+    run = fresh_run()
+    train(run, stop=1)
+    before, optimizer = weights(run), copy.deepcopy(run.optimizer.state_dict())
+    rollout = collect(run, reward=lambda completions, **columns: [broken] + [0.0] * (len(completions) - 1))
+    with pytest.raises(ppo.PPOError, match="loss/policy_avg.*is not finite"):
+        ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)
+    assert all(torch.equal(new, before[name]) for name, new in weights(run).items())
+    for index, moments in run.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(value, optimizer["state"][index][name]) for name, value in moments.items())
+    train(run, stop=1)  # no broken gradient is left behind
+
+
+# --- Repeating and resuming ---
+
+
+def test_the_same_seed_gives_identical_metrics():
+    first, again, other = (train(fresh_run(seed), stop=3) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_looking_changes_no_training():
+    plain, looking = fresh_run(), fresh_run()
+    looks = ppo.look(looking.policy, looking.tokenizer, ROWS[:3], letter_e, CONFIG, seed=7)
+    assert [look["prompt"] for look in looks] == [row["prompt"] for row in ROWS[:3]]
+    assert train(plain, stop=2) == train(looking, stop=2)
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
+    straight = fresh_run()
+    expected = train(straight)
+    assert len(expected) == 6 and straight.controller.value != CONFIG.kl_coef, "β has moved, so it must be restored too"
+
+    run = fresh_run()
+    first = train(run, stop=3)
+    Checkpoints(tmp_path, run.policy, run.optimizer, run.generator, run.controller).save(3)
+
+    resumed = fresh_run(seed=1)  # as a new process would: other random states, other adapters, no moments
+    resumed.order = data.Endless(ROWS, 0)
+    torch.manual_seed(123)
+    assert Checkpoints(tmp_path, resumed.policy, resumed.optimizer, resumed.generator, resumed.controller).load_last() == 3
+    assert first + train(resumed, start=3) == expected
+    assert all(torch.equal(new, weights(straight)[name]) for name, new in weights(resumed).items())
+    assert resumed.controller.value == straight.controller.value
+
+
+def test_the_last_checkpoints_are_kept_and_half_written_ones_ignored(tmp_path):
+    run = fresh_run()
+    state = Checkpoints(tmp_path, run.policy, run.optimizer, run.generator, run.controller, keep=2)
+    with pytest.raises(ppo.PPOError, match="no checkpoint"):
+        state.load_last()
+    for update in (8, 9, 10):
+        state.save(update)
+    (tmp_path / "update-000011.part").mkdir()  # what a crash while saving leaves
+    assert [path.name for path in state.saved()] == ["update-000009", "update-000010"]
+    assert state.load_last() == 10
+    assert state.save(11).name == "update-000011" and state.load_last() == 11
