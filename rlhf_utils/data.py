@@ -10,7 +10,6 @@ from pathlib import Path
 
 BUILTIN = Path(__file__).parent / "builtin"
 OOD_CATEGORIES = ("computing", "messages")
-SAFETY_CATEGORIES = ("harmful", "benign_lookalike", "unanswerable")
 REQUIRED = {
     "demonstrations": ("prompt", "completion"),
     "prompts": ("prompt",),

@@ -24,10 +24,10 @@ import torch
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
     "sft": ("01_sft", 4.0),
-    "preferences": ("02_preferences", 4.0),
-    "reward_model": ("03_reward_model", 4.0),
-    "ppo": ("04_ppo", 12.0),
-    "evaluation": ("05_evaluation", 3.0),
+    "preferences": ("02_preferences", 6.0),
+    "reward_model": ("03_reward_model", 6.0),
+    "ppo": ("04_ppo", 7.0),
+    "evaluation": ("05_evaluation", 2.0),
 }
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
@@ -118,13 +118,13 @@ def peak_memory_gb() -> float:
 
 
 def seed_everything(seed: int) -> torch.Generator:
-    """Seeds torch, numpy and random, and returns a generator of its own for sampling."""
+    """Seeds torch, numpy and random, and returns a generator of its own for sampling, on the GPU where there is one."""
     import numpy as np
 
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator("cuda" if torch.cuda.is_available() else "cpu").manual_seed(seed)
 
 
 def strict(content):

@@ -120,7 +120,7 @@ def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, tempe
 
 
 @torch.no_grad()
-def score_tokens(model, samples: Samples, temperature: float, reference=None, chunk: int = 16) -> dict[str, torch.Tensor]:
+def score_tokens(model, samples: Samples, temperature: float, reference=None, chunk: int = 8) -> dict[str, torch.Tensor]:
     """Log-probabilities of sampled responses under the model, and under `reference`, a context manager that turns it into π_ref.
 
     Returns (B, T) float32 tensors, 0 on padding: `logprobs`, `entropy`, and with a reference `ref_logprobs` and `kl`, the exact
