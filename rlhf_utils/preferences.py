@@ -3,6 +3,7 @@
 A judgement is one row of an append-only SQLite table; undoing one appends a tombstone. Left out: choosing what to ask next.
 """
 
+import hashlib
 import itertools
 import json
 import sqlite3
@@ -28,6 +29,11 @@ def check_ranks(ranks: list[int], count: int) -> None:
     """Raises ValueError unless there is one whole number of at least 1 for each of `count` responses."""
     if len(ranks) != count or not all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranks):
         raise ValueError(f"ranks={ranks} must be {count} whole numbers, 1 for the best; equal numbers are ties.")
+
+
+def item_id(prompt: str, responses: list[str]) -> str:
+    """A name for what is judged, from its content: a judgement of other answers to the same prompt never counts for these."""
+    return hashlib.sha256("\0".join([prompt, *responses]).encode()).hexdigest()[:16]
 
 
 class LabelStore:

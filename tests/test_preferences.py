@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlhf_utils import preferences
-from rlhf_utils.preferences import LabelStore, agreement, biases, judge, judgements_to_pairs, ranking_to_pairs, wilson
+from rlhf_utils.preferences import LabelStore, agreement, biases, item_id, judge, judgements_to_pairs, ranking_to_pairs, wilson
 
 NAN = float("nan")
 
@@ -241,3 +241,9 @@ def test_wilson_covers():
     rng = random.Random(0)
     hits = [low <= 0.3 <= high for low, high in (wilson(sum(rng.random() < 0.3 for _ in range(40)), 40) for _ in range(500))]
     assert 0.92 < np.mean(hits) < 0.98
+
+
+def test_item_ids_name_the_content():
+    """A rerun with other samples must not take over judgements of the old ones."""
+    assert item_id("a", ["x", "y"]) == item_id("a", ["x", "y"])
+    assert len({item_id("a", ["x", "y"]), item_id("a", ["y", "x"]), item_id("a", ["xy"]), item_id("b", ["x", "y"])}) == 4
