@@ -47,7 +47,7 @@ def test_categories():
     assert seen["demonstrations"] == seen["prompts"]
     assert seen["heldout"] - seen["prompts"] == set(data.OOD_CATEGORIES) and len(data.OOD_CATEGORIES) == 2
     assert seen["prompts"] < seen["heldout"]  # every category that is trained on is also measured
-    assert set(data.SAFETY_CATEGORIES) < seen["prompts"]
+    assert set(("harmful", "benign_lookalike", "unanswerable")) < seen["prompts"]
     assert min(Counter(row["category"] for row in ROWS["heldout"]).values()) >= 15  # enough for a rate
 
 
