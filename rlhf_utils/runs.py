@@ -85,6 +85,8 @@ def check_parameters(namespace: dict) -> dict:
     cells = namespace.get("In") or []
     declared = next((c for c in reversed(cells) if re.search(r"^run: str = ", c, re.MULTILINE)), "")
     kinds = {node.target.id: node.annotation.id for node in ast.parse(declared).body if isinstance(node, ast.AnnAssign)}
+    if not kinds:  # a kernel without history, as nbval's: the namespace's own annotations
+        kinds = {name: kind.__name__ for name, kind in namespace.get("__annotations__", {}).items() if kind in TYPES.values()}
     injected = [c for c in cells if c.startswith("# Parameters\n")]
     for node in (node for cell in injected for node in ast.parse(cell).body):
         for target in node.targets if isinstance(node, ast.Assign) else []:

@@ -97,6 +97,9 @@ def test_committed_notebooks_are_executed_and_short(path):
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
     assert max(cell.source.count("\n") + 1 for cell in code) <= 25
     assert any(cell.outputs for cell in code) and not any(o.output_type == "error" for cell in code for o in cell.outputs)
+    for output in (o for cell in code for o in cell.outputs):
+        for kind in ("image/png", "application/vnd.plotly.v1+json"):  # base64 can spell anything
+            output.get("data", {}).pop(kind, None)
     text = json.dumps(notebook)
     assert not re.search(r"/(?:home|root|Users|tmp)/\w", text), "a path of some machine"
     assert path.stat().st_size < 1_500_000
