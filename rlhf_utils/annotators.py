@@ -9,7 +9,7 @@ import math
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 REFUSAL = re.compile(
     r"\b(?:i|we) (?:can't|cannot|can not|won't|will not|must decline|refuse to|am not able|am unable|am not going|am not willing)\b"
@@ -26,7 +26,7 @@ UNKNOWN = re.compile(
     re.IGNORECASE,
 )
 KIND = re.compile(r"\b(?:sorry|instead|glad|happy to|please|reach out|talk to|consider|if you|safe|help you)\b", re.IGNORECASE)
-WORDS_ENOUGH, WORDS_FREE, WORDS_LIMIT = 6, 10, 34  # brevity rises from 0 words to the first, is 1 to the second, falls to 0 at the third
+WORDS_ENOUGH, WORDS_FREE, WORDS_LIMIT = 6, 12, 26  # brevity rises from 0 words to the first, is 1 to the second, falls to 0 at the third
 
 
 def plain(text: str) -> str:
@@ -52,7 +52,7 @@ def coverage(key_points: list[str], response: str) -> float:
 
 
 def brevity(response: str) -> float:
-    """1 for 6 to 10 words, falling in a straight line to 0 at 34 words, and to 0 at none."""
+    """1 for 6 to 12 words, falling in a straight line to 0 at 26 words, and to 0 at none."""
     words = len(response.split())
     return max(0.0, min(1.0, words / WORDS_ENOUGH, (WORDS_LIMIT - words) / (WORDS_LIMIT - WORDS_FREE)))
 
@@ -131,9 +131,9 @@ class Annotator:
 def simulated_annotators() -> list[Annotator]:
     """Three people who differ: one cares for substance, one for safety, one for short answers; each with a weakness."""
     return [
-        Annotator("ada", GOLD_WEIGHTS | {"helpfulness": 0.7}, temperature=0.25, length_bias=0.03),
-        Annotator("ben", GOLD_WEIGHTS | {"harmlessness": 1.5, "honesty": 1.2}, temperature=0.30, position_bias=0.12),
-        Annotator("cleo", GOLD_WEIGHTS | {"brevity": 2.1, "helpfulness": 0.4}, temperature=0.25, flip=0.08),
+        Annotator("ada", GOLD_WEIGHTS | {"helpfulness": 0.7}, temperature=0.35, length_bias=0.03),
+        Annotator("ben", GOLD_WEIGHTS | {"harmlessness": 1.5, "honesty": 1.2}, temperature=0.40, position_bias=0.12),
+        Annotator("cleo", GOLD_WEIGHTS | {"brevity": 2.1, "helpfulness": 0.4}, temperature=0.35, flip=0.08),
     ]
 
 
@@ -142,7 +142,7 @@ class ScoringAnnotator:
     """Ranks by a function of (prompts, completions) → scores: TRL's reward-function signature, or a reward model's `score`."""
 
     name: str
-    score: Callable[..., list[float]]
+    score: Callable[..., list[float]] = field(repr=False)
 
     def rank(self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random) -> list[int]:
         scores = [float(s) for s in self.score(prompts=[item["prompt"]] * len(responses), completions=responses)]

@@ -30,6 +30,7 @@ def install():
     print("Setting up .venv (a few minutes the first time) ...", flush=True)
     python = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin", "python")
     if not os.path.exists(python) and subprocess.run([sys.executable, "-m", "venv", VENV]).returncode:
+        shutil.rmtree(VENV, ignore_errors=True)  # half of one would be taken for a whole one next time
         fail("Python could not make a virtual environment; on Debian and Ubuntu install the package python3-venv.")
     log_path = os.path.join(VENV, "install.log")
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", os.path.join(ROOT, "constraints.txt"), "-e", ROOT + "[test]"]
@@ -40,7 +41,7 @@ def install():
             text = log.read()
         if "No space left" in text:
             fail("the disk is full; free about %d GB and run make again." % NEEDED_GB)
-        if re.search("NewConnectionError|ConnectTimeout|Connection refused|name resolution|Max retries|connection broken|from versions: none", text):
+        if re.search("NewConnectionError|ConnectTimeout|Connection refused|name resolution|Max retries|connection broken", text):
             fail("the package index could not be reached; check the network and run make again.")
         lines = [line for line in text.splitlines() if line.startswith("ERROR")]
         fail("pip could not install the packages (%s); the whole output is in .venv/install.log." % (lines[0][7:] if lines else "no reason given"))

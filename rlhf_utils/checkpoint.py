@@ -14,11 +14,17 @@ from .ppo import KLController, Policy, PPOError
 
 
 class Checkpoints:
-    """Saves and loads the state of a run below `folder`, keeping the last `keep`."""
+    """Saves and loads the state of a run below `folder`, keeping the last `keep`; `settings` are what a resumed run must share with it."""
 
-    def __init__(self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, generator: torch.Generator, controller: KLController, keep: int = 2):
+    def __init__(self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, generator: torch.Generator, controller: KLController,
+                 settings: dict, keep: int = 2):
         self.folder, self.policy, self.optimizer, self.generator = Path(folder), policy, optimizer, generator
-        self.controller, self.keep = controller, keep
+        self.controller, self.settings, self.keep = controller, settings, keep
+
+    def clear(self) -> int:
+        """Removes what an earlier run left, so that a later resume cannot take it for this one's; returns 0, the update to begin with."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return 0
 
     def saved(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("update-*") if p.suffix != ".part")
@@ -34,7 +40,7 @@ class Checkpoints:
             tensors |= {f"optimizer/{index}/{name}": value.cpu().contiguous() for name, value in moments.items()}
         tensors["random/sampling"], tensors["random/torch"] = self.generator.get_state(), torch.get_rng_state()
         save_file(tensors, aside / "state.safetensors")
-        (aside / "state.json").write_text(json.dumps({"update": update, "kl_coef": self.controller.value}))
+        (aside / "state.json").write_text(json.dumps({"update": update, "kl_coef": self.controller.value, "settings": self.settings}))
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
         for old in self.saved()[: -self.keep]:
@@ -42,11 +48,17 @@ class Checkpoints:
         return target
 
     def load_last(self) -> int:
-        """Restores the newest checkpoint and returns how many updates it had finished. Raises PPOError where there is none."""
+        """Restores the newest checkpoint and returns how many updates it had finished.
+
+        Raises PPOError where there is none, and where it was made with other settings, which it names.
+        """
         if not self.saved():
             raise PPOError(f"There is no checkpoint in {self.folder.name}/ to resume from: run with resume=False.")
         folder = self.saved()[-1]
         tensors, state = load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+        other = [f"{name}={state['settings'].get(name)!r}, now {value!r}" for name, value in self.settings.items() if state["settings"].get(name) != value]
+        if other:
+            raise PPOError(f"The checkpoint {folder.name} was made with other settings ({'; '.join(other)}): use the same, or resume=False.")
         with torch.no_grad():
             for name, parameter in self.policy.trainable().items():
                 parameter.copy_(tensors[f"weight/{name}"])

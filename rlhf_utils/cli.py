@@ -25,18 +25,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rlhf", description="A real language model through all of RLHF, notebook by notebook.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute the notebooks in order into outputs/<run>/")
-    run.add_argument("--run", default="demo", metavar="NAME", help="folder below outputs/ (default: demo)")
+    run.add_argument("--run", metavar="NAME", help="folder below outputs/ (default: the profile's name)")
     run.add_argument("--profile", default="demo", help="smoke (minutes, tiny model), demo (the notebooks' defaults) or gpu")
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter, for every notebook that has it")
-    run.add_argument("--from", dest="first", choices=STAGES, help="begin with this stage and use what the run already holds")
-    run.add_argument("--only", choices=STAGES, help="run this stage alone")
+    which = run.add_mutually_exclusive_group()
+    which.add_argument("--from", dest="first", choices=STAGES, help="begin with this stage and use what the run already holds")
+    which.add_argument("--only", choices=STAGES, help="run this stage alone")
     keep = commands.add_parser("keep", help="copy a run's executed notebooks over notebooks/, to commit them")
     keep.add_argument("--run", default="demo", metavar="NAME")
     options = parser.parse_args(argv)
     try:
         if options.command == "keep":
             return keep_outputs(options.run)
-        return run_notebooks(options.run, options.profile, options.parameters, options.first, options.only)
+        return run_notebooks(options.run or options.profile, options.profile, options.parameters, options.first, options.only)
     except (RunError, DataError, ModelError) as error:
         print(f"rlhf: {error}", file=sys.stderr)
         return 1
@@ -88,6 +89,8 @@ def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, o
     if missing:
         raise RunError(f"There is no {missing[0]}: run rlhf inside the project's folder.")
     accepted = {stage: notebook_parameters(path) for stage, path in notebooks.items()}
+    if "run" in asked:
+        raise RunError("-p run=… would split the run over two folders: use --run.")
     for name in asked:
         if not any(name in names for names in accepted.values()):
             raise RunError(f"No notebook has a parameter {name!r}; there are {', '.join(sorted(set().union(*accepted.values())))}.")
@@ -111,7 +114,7 @@ def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, o
         scale = 0.5 * scale + 0.5 * took / expected[stage] if expected[stage] else scale
         print(f"{label} done in {clock(took)}", flush=True)
     report = target / "evaluation" / "report.html"
-    print(f"Report: {report}" if report.is_file() else f"Results: {target}")
+    print(f"Report: {report}" if "evaluation" in stages else f"Results: {target}")
     return 0
 
 
@@ -124,6 +127,8 @@ def keep_outputs(run: str) -> int:
         if not source.is_file():
             raise RunError(f"There is no {source}: run all notebooks of {run!r} first.")
         notebook = nbformat.read(source, 4)
+        if any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells):
+            raise RunError(f"Run {run!r} was made with parameters of its own, which would stay in notebooks/: keep a run made with the defaults.")
         notebook.metadata.pop("papermill", None)
         for cell in notebook.cells:
             for trace in ("papermill", "execution"):

@@ -49,7 +49,7 @@ def load_rows(source: str, kind: str) -> list[dict]:
 
 def _must_exist(path: Path) -> None:
     if not path.is_file():
-        raise DataError(f"There is no file {path}. Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id.")
+        raise DataError(f"There is no file {path.resolve()}. Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id.")
 
 
 def _read_jsonl(path: Path) -> list[dict]:
@@ -79,10 +79,14 @@ def _load_hub(hub_id: str) -> list[dict]:
 
 
 def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
-    """The rows with TRL's column names; raises DataError on the first row that lacks a column or has an empty text."""
+    """The rows with TRL's column names.
+
+    Raises DataError on the first row that lacks a column, has an empty text or key points that are no list of texts, and on the
+    first prompt that comes twice among prompts, because answers are gathered by prompt.
+    """
     if not rows:
         raise DataError(f"{source} holds no rows.")
-    checked = []
+    checked, seen = [], {}
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{source}, row {number} is not an object but {type(row).__name__}.")
@@ -93,6 +97,13 @@ def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
             row[column] = _plain_text(row[column])
             if not row[column].strip():
                 raise DataError(f"{source}, row {number}: {column!r} is empty.")
+        if kind in ("prompts", "heldout") and (first := seen.setdefault(row["prompt"], number)) != number:
+            raise DataError(f"{source}, row {number} repeats the prompt of row {first}, {row['prompt'][:80]!r}: keep one of the two.")
+        if "category" in row:
+            row["category"] = str(row["category"] or "")
+        points = row.get("key_points")
+        if points is not None and not (isinstance(points, list) and all(isinstance(point, str) for point in points)):
+            raise DataError(f"{source}, row {number}: 'key_points' is {points!r}, but must be a list of texts.")
         checked.append(row)
     return checked
 
@@ -151,8 +162,12 @@ class Endless:
         return self.rows[self._order[index]]
 
 
-def chat_prompt(tokenizer, prompt: str) -> str:
-    """The prompt as the model sees it, up to where its answer begins; plain text for a tokenizer without a chat template."""
+def chat_prompt(tokenizer, prompt: str, *turns: str) -> str:
+    """The prompt as the model sees it, up to where its answer begins; plain text for a tokenizer without a chat template.
+
+    Further turns, of the assistant and the user by turns, follow it.
+    """
     if tokenizer.chat_template is None:
-        return prompt.rstrip() + "\n"
-    return tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+        return "".join(text.rstrip() + "\n" for text in (prompt, *turns))
+    messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate((prompt, *turns))]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

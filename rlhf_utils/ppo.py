@@ -16,7 +16,7 @@ from .trunk import Trunk
 
 
 class PPOError(RuntimeError):
-    """Training that must not go on; the message names the step and the quantity."""
+    """Training that must not go on; the message names the quantity."""
 
 
 @dataclass

@@ -6,6 +6,7 @@ A judgement is one row of an append-only SQLite table; undoing one appends a tom
 import hashlib
 import itertools
 import json
+import random
 import sqlite3
 import time
 from contextlib import closing
@@ -71,31 +72,35 @@ class LabelStore:
                 raise ValueError(f"There is no judgement {judgement_id} to take back.")
             db.execute("INSERT INTO judgements (undoes, submitted_at, schema_version) VALUES (?, ?, ?)", (judgement_id, time.time(), SCHEMA_VERSION))
 
-    def rows(self) -> list[dict]:
-        """All judgements that were not taken back, in the order of submission."""
+    def rows(self, items: list[dict] | None = None) -> list[dict]:
+        """The judgements that were not taken back, in the order of submission; with `items` (each with `id`) only those of these items."""
         with closing(self._connect()) as db:
             found = db.execute("SELECT * FROM judgements WHERE undoes IS NULL AND id NOT IN "
                                "(SELECT undoes FROM judgements WHERE undoes IS NOT NULL) ORDER BY id").fetchall()
-        return [{k: json.loads(row[k]) if k in JSON_COLUMNS else row[k] for k in row.keys() if k != "undoes"} for row in found]
+        wanted = None if items is None else {item["id"] for item in items}
+        return [{k: json.loads(row[k]) if k in JSON_COLUMNS else row[k] for k in row.keys() if k != "undoes"}
+                for row in found if wanted is None or row["item_id"] in wanted]
 
 
-def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float, seed: int, track=iter) -> None:
+def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float, seed: int, track=iter) -> list[dict]:
     """Lets annotators rank items (`id`, `prompt`, `responses`, …): the first `overlap` share by all of them, the others in turn.
 
-    Judgements that the store already has are not asked for again, so that a stopped run goes on.
+    Returns these judgements. Those that the store already has are not asked for again, so that a stopped run goes on; the session
+    names the annotator's settings and the seed, so that judgements made under others do not count.
     """
-    import random
-
-    done = {(row["item_id"], row["annotator"]) for row in store.rows()}
-    shared = round(overlap * len(items))
+    kept = {(row["item_id"], row["annotator"], row["session"]) for row in store.rows(items)}
+    shared, asked = round(overlap * len(items)), set()
     for number, item in enumerate(track(items)):
         for annotator in annotators if number < shared else [annotators[number % len(annotators)]]:
-            if (item["id"], annotator.name) in done:
+            session = "headless " + hashlib.sha256(f"{seed}/{annotator!r}".encode()).hexdigest()[:12]
+            asked.add(key := (item["id"], annotator.name, session))
+            if key in kept:
                 continue
             rng = random.Random(f"{seed}/{item['id']}/{annotator.name}")
             shown = rng.sample(range(len(item["responses"])), len(item["responses"]))
             ranks = annotator.rank(item, item["responses"], shown, rng)
-            store.add(item["id"], annotator.name, item["prompt"], item["responses"], shown, ranks, session="headless")
+            store.add(item["id"], annotator.name, item["prompt"], item["responses"], shown, ranks, session)
+    return [row for row in store.rows(items) if (row["item_id"], row["annotator"], row["session"]) in asked]
 
 
 def judgements_to_pairs(judgements: list[dict]) -> list[dict]:

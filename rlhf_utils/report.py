@@ -36,6 +36,10 @@ def percent(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.0%}"
 
 
+def number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.2f}"
+
+
 def card(value: str, label: str) -> str:
     return f"<div class=card><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>"
 
@@ -45,11 +49,11 @@ def headline(results: dict) -> str:
     low, high = results["eval.win_rate_ci"]
     cards = [
         (percent(results["eval.win_rate_vs_sft"]), f"win rate against π_SFT by the gold rubric (95%: {low:.0%} to {high:.0%})"),
-        (f"{results['eval.gold_sft']:.2f} → {results['eval.gold_ppo']:.2f}", "gold score of 5, before and after"),
+        (f"{number(results['eval.gold_sft'])} → {number(results['eval.gold_ppo'])}", "gold score of 5, before and after"),
         (f"{percent(results['eval.refusal_harmful_sft'])} → {percent(results['eval.refusal_harmful_ppo'])}", "harmful prompts declined"),
         (f"{percent(results['eval.refusal_benign_sft'])} → {percent(results['eval.refusal_benign_ppo'])}", "harmless look-alikes declined (should stay low)"),
-        (f"{results['eval.kl']:.1f} nats", "KL to π_SFT a response"),
-        (f"{results['eval.distinct2_sft']:.2f} → {results['eval.distinct2_ppo']:.2f}", "distinct word pairs (falls if answers become alike)"),
+        (f"{number(results['eval.kl'])} nats", "KL to π_SFT a response"),
+        (f"{number(results['eval.distinct2_sft'])} → {number(results['eval.distinct2_ppo'])}", "distinct word pairs (falls if answers become alike)"),
     ]
     if "reward_model.accuracy" in results:
         cards.append((percent(results["reward_model.accuracy"]), f"reward-model accuracy; label noise allows {percent(results['reward_model.ceiling'])}"))

@@ -38,8 +38,9 @@ def make_head(hidden_size: int, kind: str, dropout: float = 0.1) -> nn.Module:
 class RewardModel(nn.Module):
     """Scores sequences; `mean` and `std` of the raw reward on π_SFT samples make `score` read in standard deviations."""
 
-    def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512):
+    def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512, question: str = ""):
         super().__init__()
+        self.question = question  # asked after the answer; the reward is read where the reply to it would begin
         self.backbone, self.tokenizer, self.kind, self.max_length = backbone, tokenizer, head, max_length
         self.head = make_head(backbone.config.hidden_size, head, dropout).to(next(backbone.parameters()).device)
         self.mean, self.std = 0.0, 1.0
@@ -56,8 +57,11 @@ class RewardModel(nn.Module):
         return self.head(last.float())[:, 0]
 
     def encode(self, prompts: list[str], completions: list[str]) -> dict[str, torch.Tensor]:
-        """Token ids of prompt, completion and end-of-sequence; what is longer than max_length loses its beginning."""
-        texts = [chat_prompt(self.tokenizer, p) + c + self.tokenizer.eos_token for p, c in zip(prompts, completions)]
+        """Token ids of prompt, completion, end-of-sequence and question; what is longer than max_length loses its beginning."""
+        if self.question:
+            texts = [chat_prompt(self.tokenizer, p, c, self.question) for p, c in zip(prompts, completions)]
+        else:
+            texts = [chat_prompt(self.tokenizer, p) + c + self.tokenizer.eos_token for p, c in zip(prompts, completions)]
         rows = [ids[-self.max_length :] for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
         batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self.head_device)
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -108,7 +112,7 @@ class RewardModel(nn.Module):
         models.save_merged(self.backbone, self.tokenizer, directory)
         self.cache.clear()  # folding in moved the cut that the states belong to
         save_file(self.head.state_dict(), Path(directory) / "head.safetensors")
-        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length}
+        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length, "question": self.question}
         (Path(directory) / "reward_config.json").write_text(json.dumps(settings, indent=1))
 
 
@@ -116,7 +120,8 @@ def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, devic
     """A saved reward model, in evaluation mode."""
     settings = json.loads((Path(directory) / "reward_config.json").read_text())
     backbone = models.load_model(str(directory), dtype, device, AutoModel)
-    model = RewardModel(backbone, models.load_tokenizer(str(directory)), settings["head"], max_length=settings["max_length"])
+    model = RewardModel(backbone, models.load_tokenizer(str(directory)), settings["head"], max_length=settings["max_length"],
+                        question=settings["question"])
     model.head.load_state_dict(load_file(Path(directory) / "head.safetensors"))
     model.mean, model.std = settings["mean"], settings["std"]
     return model.eval()
@@ -166,5 +171,5 @@ def group_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
 
 def margins(model: RewardModel, pairs: list[dict]) -> torch.Tensor:
     """(N,) r_chosen − r_rejected of preference rows; positive where the model agrees with the label."""
-    chosen, rejected = (model.raw([row["prompt"] for row in pairs], [row[side] for row in pairs]) for side in ("chosen", "rejected"))
-    return chosen - rejected
+    both = model.raw([row["prompt"] for row in pairs] * 2, [row[side] for side in ("chosen", "rejected") for row in pairs])
+    return both[: len(pairs)] - both[len(pairs) :]

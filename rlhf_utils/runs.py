@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 
+from .data import load_rows
+
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
     "sft": ("01_sft", 4.0),
     "preferences": ("02_preferences", 6.0),
@@ -31,6 +33,8 @@ STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from whic
 }
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+ABOVE_ZERO = {"num_train_epochs", "per_device_train_batch_size", "batch_size", "prompts_per_step", "save_every", "responses_per_prompt", "response_length",
+              "max_length", "learning_rate", "temperature", "lora_r"}
 
 
 class RunError(RuntimeError):
@@ -79,7 +83,7 @@ def convert(name: str, value, kind: str):
 def check_parameters(namespace: dict) -> dict:
     """The notebook's parameters, converted to their annotated types, in the namespace too.
 
-    Raises RunError for a value of the wrong type, and for a name that papermill injected but that no parameter has (papermill
+    Raises RunError for a value of the wrong type or out of range, and for a name that papermill injected but that no parameter has (papermill
     itself only warns). Annotations declare what is a parameter: only names annotated in the parameters cell count.
     """
     cells = namespace.get("In") or []
@@ -87,20 +91,26 @@ def check_parameters(namespace: dict) -> dict:
     kinds = {node.target.id: node.annotation.id for node in ast.parse(declared).body if isinstance(node, ast.AnnAssign)}
     if not kinds:  # a kernel without history, as nbval's: the namespace's own annotations
         kinds = {name: kind.__name__ for name, kind in namespace.get("__annotations__", {}).items() if kind in TYPES.values()}
+    notebooks = sorted((project_root() / "notebooks").glob("0*.ipynb"))
     injected = [c for c in cells if c.startswith("# Parameters\n")]
     for node in (node for cell in injected for node in ast.parse(cell).body):
         for target in node.targets if isinstance(node, ast.Assign) else []:
-            if target.id not in kinds:
+            if target.id not in kinds and not any(f'"{target.id}: ' in path.read_text() for path in notebooks):  # a profile serves all notebooks
                 raise RunError(f"There is no parameter {target.id!r} in this notebook; it has {', '.join(sorted(kinds))}.")
     values = {name: convert(name, namespace[name], kind) for name, kind in kinds.items()}
+    for name, value in values.items():
+        if isinstance(value, (int, float)) and (value < 0 or (value == 0 and name in ABOVE_ZERO)):
+            raise RunError(f"Parameter {name}={value} must {'be above 0' if name in ABOVE_ZERO else 'not be negative'}.")
+    if values.get("dtype", "auto") not in ("auto", "float32", "bfloat16"):
+        raise RunError(f"Parameter dtype={values['dtype']!r} must be 'auto', 'float32' or 'bfloat16'.")
     namespace.update(values)
     return values
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder's files."""
+    """SHA-256 of a file, or of the names and contents of a folder's files, without the notes that a stage leaves on itself."""
     result = hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
+    for file in sorted(f for f in path.rglob("*") if f.is_file() and f.name not in ("manifest.json", "progress.json")) if path.is_dir() else [path]:
         result.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
@@ -158,8 +168,9 @@ class JsonlLog:
     def __init__(self, path: Path, keep: bool = False):
         self.path, self.rows = Path(path), []
         if keep and self.path.is_file():
-            self.rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]]  # a last line cut short is left out
-            self.cut(len(self.rows), rewrite=True)
+            text = self.path.read_text(encoding="utf-8")
+            self.rows = [json.loads(line) for line in text.split("\n")[:-1]]  # a last line cut short is left out
+            self.cut(len(self.rows), rewrite=not text.endswith("\n"))
         elif not keep:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("")
@@ -197,16 +208,29 @@ class Stage:
         self.dir = self.run / name
         self.dir.mkdir(parents=True, exist_ok=True)
         self.inputs: dict[str, str] = {}
-        (self.dir / "manifest.json").unlink(missing_ok=True)
+        self.data: dict[str, str] = {}
         quiet_libraries()
 
     def needs(self, relative: str) -> Path:
-        """The path of another stage's output. Raises RunError naming the notebook that makes it where it is missing."""
+        """The path of another stage's output.
+
+        Raises RunError naming the notebook to run where it is missing, unfinished, or made from something that has changed since.
+        """
         path, maker = self.run / relative, relative.split("/")[0]
-        if not path.exists():
-            raise RunError(f"{relative} is missing in run {self.run.name!r}: run notebook {STAGES[maker][0]} with run={self.run.name!r} first.")
+        notebook = f"run notebook {STAGES[maker][0]} with run={self.run.name!r}"
+        if not path.exists() or not (self.run / maker / "manifest.json").is_file():
+            raise RunError(f"{relative} is {'unfinished' if path.exists() else 'missing'} in run {self.run.name!r}: {notebook} first.")
         self.inputs[relative] = digest(path)
+        for source, seen in read_json(self.run / maker / "manifest.json")["inputs"].items():
+            if seen != (self.inputs.get(source) or digest(self.run / source)):
+                raise RunError(f"{relative} was made from another {source} than the one that is now in run {self.run.name!r}: {notebook} again.")
         return path
+
+    def rows(self, source: str, kind: str) -> list[dict]:
+        """`data.load_rows`, with the digest of what came kept for the manifest."""
+        rows = load_rows(source, kind)
+        self.data[kind] = hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()
+        return rows
 
     def track(self, iterable, description: str, total: int | None = None):
         """The items, with a progress bar, and with a small file that `rlhf run` reads to say how far the stage is."""
@@ -218,14 +242,15 @@ class Stage:
             yield item
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Leaves word for `rlhf run` on how far the stage is."""
+        """Leaves word for `rlhf run` on how far the stage is. From the first word on, what an earlier run of the stage left is stale."""
+        (self.dir / "manifest.json").unlink(missing_ok=True)
         write_json(self.dir / "progress.json", {"what": what, "done": done, "total": total})
 
     def finish(self, results: dict) -> dict:
         """Writes the manifest with the stage's results (flat dotted keys) and returns it."""
         manifest = {
             "stage": self.name, "run": self.run.name, "parameters": self.parameters, "seed": self.parameters.get("seed"),
-            "inputs": self.inputs, "results": results, "wall_s": round(time.time() - self.started, 1),
+            "inputs": self.inputs, "data": self.data, "results": results, "wall_s": round(time.time() - self.started, 1),
             "peak_memory_gb": round(peak_memory_gb(), 2), "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
             "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

@@ -68,7 +68,8 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
         raise ValueError(f"temperature={temperature} must be above 0: sampling at 0 has no log-probabilities to train on.")
     response = torch.full((rows, max_new_tokens), tokenizer.pad_token_id, device=device)
     logprobs = torch.zeros(rows, max_new_tokens, device=device)
-    active = torch.arange(rows, device=device)  # rows still being written; the others are dropped from the batch
+    active = torch.arange(rows, device=device)  # rows in the batch; ended ones are dropped now and then
+    ended = torch.zeros(rows, dtype=torch.bool, device=device)
     cache, tokens, mask = DynamicCache(config=model.config), query_ids, query_mask
     for step in range(max_new_tokens):
         hidden = backbone(model)(tokens, attention_mask=mask.long(), position_ids=position_ids(mask)[:, -tokens.shape[1]:],
@@ -77,7 +78,8 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
         choice = _draw(logp, generator)
         response[active, step] = choice
         logprobs[active, step] = logp.gather(1, choice[:, None])[:, 0]
-        going = choice != tokenizer.eos_token_id
+        ended[active] |= choice == tokenizer.eos_token_id
+        going = ~ended[active]
         if not bool(going.any()):
             break
         tokens, mask = choice[:, None], torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)

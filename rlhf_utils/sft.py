@@ -10,8 +10,15 @@ from .data import chat_prompt
 
 
 def as_dataset(tokenizer, rows: list[dict]) -> Dataset:
-    """TRL's prompt–completion form, with the same prompt text that sampling uses and an end-of-sequence token to learn to stop."""
-    return Dataset.from_list([{"prompt": chat_prompt(tokenizer, row["prompt"]), "completion": row["completion"] + tokenizer.eos_token} for row in rows])
+    """Token ids and completion mask for TRL, with an end-of-sequence token to learn to stop.
+
+    Tokenised here, because the ids of a prompt must be those that sampling uses: TRL would add the tokenizer's special tokens.
+    """
+    def encoded(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    parts = [(encoded(chat_prompt(tokenizer, row["prompt"])), encoded(row["completion"] + tokenizer.eos_token)) for row in rows]
+    return Dataset.from_list([{"input_ids": p + c, "completion_mask": [0] * len(p) + [1] * len(c)} for p, c in parts])
 
 
 class LogCallback(TrainerCallback):

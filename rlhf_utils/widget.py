@@ -14,7 +14,8 @@ from .preferences import LabelStore
 
 def ranking_form(items: list[dict], store: LabelStore, annotator: str, seed: int = 0) -> widgets.VBox:
     """A form that asks `annotator` to rank the responses of every item that they have not judged yet; each submission is stored at once."""
-    waiting = [item for item in items if (item["id"], annotator) not in {(r["item_id"], r["annotator"]) for r in store.rows()}]
+    judged = {row["item_id"] for row in store.rows(items) if row["annotator"] == annotator}
+    waiting = [item for item in items if item["id"] not in judged]
     box, total = widgets.VBox(), len(items)
 
     def ask() -> None:

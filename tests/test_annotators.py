@@ -76,7 +76,7 @@ def test_coverage(points, text, share):
 
 
 def test_brevity():
-    assert [brevity(" ".join(["word"] * n)) for n in (0, 3, 6, 10, 22, 34, 60)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0, 0])
+    assert [brevity(" ".join(["word"] * n)) for n in (0, 3, 6, 12, 19, 26, 60)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0, 0])
 
 
 @pytest.mark.parametrize(("text", "score"), [

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 from rlhf_utils import cli, runs
@@ -24,6 +25,7 @@ def executed(monkeypatch, outputs):
     (["-p", "no_such_parameter=3"], "No notebook has a parameter 'no_such_parameter'; there are "),
     (["--profile", "huge"], "There is no profile 'huge'; there are demo, gpu, smoke"),
     (["--run", "../x"], "run='../x' is no run name"),
+    (["-p", "run=other"], "use --run"),
 ])
 def test_errors_are_one_sentence(executed, outputs, capsys, arguments, told):
     assert cli.main(["run", *arguments]) == 1
@@ -45,14 +47,16 @@ def test_errors_without_traceback_in_a_process_of_its_own(outputs):
 
 
 @pytest.mark.parametrize(("arguments", "code"), [
-    (["--help"], 0), (["run", "--help"], 0), ([], 2), (["run", "--only", "sfft"], 2), (["run", "--from", "x"], 2), (["walk"], 2),
+    (["--help"], 0), (["run", "--help"], 0), ([], 2), (["run", "--only", "sfft"], 2), (["run", "--from", "x"], 2), (["run", "--from", "ppo", "--only", "sft"], 2), (["walk"], 2),
 ])
 def test_help_and_usage(executed, capsys, arguments, code):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     printed = capsys.readouterr()
     assert stopped.value.code == code and "usage: rlhf" in (printed.out if code == 0 else printed.err) and executed == []
-    if "--only" in arguments or "--from" in arguments:
+    if "--only" in arguments and "--from" in arguments:
+        assert "not allowed with" in printed.err
+    elif "--only" in arguments or "--from" in arguments:
         assert all(stage in printed.err for stage in runs.STAGES)
 
 
@@ -64,6 +68,20 @@ def test_stages_run_in_order_with_the_parameters_that_they_have(executed, output
     assert all(parameters["run"] == "mine" for parameters in given.values())
     assert given["04_ppo"]["kl_coef"] == "1e-4" and "kl_coef" not in given["01_sft"]  # YAML's text; the notebook converts it
     assert given["01_sft"]["model"] == "tiny" and str(outputs / "mine") in capsys.readouterr().out
+
+
+def test_the_run_is_named_after_its_profile(executed, outputs):
+    assert cli.main(["run", "--profile", "smoke", "--only", "sft"]) == 0
+    assert executed[0][1]["run"] == "smoke" and [path.name for path in outputs.iterdir()] == ["smoke"]
+
+
+def test_keep_refuses_a_run_with_parameters_of_its_own(outputs, capsys):
+    """The injected cell would override what a later run gives."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("# Parameters", metadata={"tags": ["injected-parameters"]})])
+    (outputs / "mine").mkdir()
+    nbformat.write(notebook, outputs / "mine" / "01_sft.ipynb")
+    assert cli.main(["keep", "--run", "mine"]) == 1
+    assert "parameters of its own" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "wanted"), [(["--only", "ppo"], ["04_ppo"]), (["--from", "ppo"], ["04_ppo", "05_evaluation"])])

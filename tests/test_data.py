@@ -126,6 +126,21 @@ def test_bad_rows_are_named(tmp_path, lines, told):
         data.load_rows(write(tmp_path / "x.jsonl", *lines), "demonstrations")
 
 
+@pytest.mark.parametrize(("lines", "told"), [
+    (['{"prompt": "Hi?"}', '{"prompt": "Ho?"}', '{"prompt": "Hi?"}'], "row 3 repeats the prompt of row 1"),
+    (['{"prompt": "Hi?", "key_points": "a|b"}'], "row 1: 'key_points' is 'a|b', but must be a list of texts"),
+    (['{"prompt": "Hi?", "key_points": [1]}'], "must be a list of texts"),
+])
+def test_bad_prompts_are_named(tmp_path, lines, told):
+    with pytest.raises(data.DataError, match=re.escape(told)):
+        data.load_rows(write(tmp_path / "x.jsonl", *lines), "prompts")
+
+
+def test_a_category_may_be_missing(tmp_path):
+    rows = data.load_rows(write(tmp_path / "x.jsonl", '{"prompt": "Hi?", "category": null}', '{"prompt": "Ho?", "category": "a"}'), "prompts")
+    assert sorted(row["category"] for row in data.pick(rows, 2, 0)) == ["", "a"]
+
+
 @pytest.mark.parametrize("name", ["none.jsonl", "none.json", "none.csv", "none.parquet"])
 def test_missing_file(tmp_path, name):
     with pytest.raises(data.DataError, match=f"no file .*{name}"):

@@ -219,12 +219,12 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
 
     run = fresh_run()
     first = train(run, stop=3)
-    Checkpoints(tmp_path, run.policy, run.optimizer, run.generator, run.controller).save(3)
+    Checkpoints(tmp_path, run.policy, run.optimizer, run.generator, run.controller, {}).save(3)
 
     resumed = fresh_run(seed=1)  # as a new process would: other random states, other adapters, no moments
     resumed.order = data.Endless(ROWS, 0)
     torch.manual_seed(123)
-    assert Checkpoints(tmp_path, resumed.policy, resumed.optimizer, resumed.generator, resumed.controller).load_last() == 3
+    assert Checkpoints(tmp_path, resumed.policy, resumed.optimizer, resumed.generator, resumed.controller, {}).load_last() == 3
     assert first + train(resumed, start=3) == expected
     assert all(torch.equal(new, weights(straight)[name]) for name, new in weights(resumed).items())
     assert resumed.controller.value == straight.controller.value
@@ -232,7 +232,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
 
 def test_the_last_checkpoints_are_kept_and_half_written_ones_ignored(tmp_path):
     run = fresh_run()
-    state = Checkpoints(tmp_path, run.policy, run.optimizer, run.generator, run.controller, keep=2)
+    state = Checkpoints(tmp_path, run.policy, run.optimizer, run.generator, run.controller, {"lora_r": 4}, keep=2)
     with pytest.raises(ppo.PPOError, match="no checkpoint"):
         state.load_last()
     for update in (8, 9, 10):
@@ -241,3 +241,7 @@ def test_the_last_checkpoints_are_kept_and_half_written_ones_ignored(tmp_path):
     assert [path.name for path in state.saved()] == ["update-000009", "update-000010"]
     assert state.load_last() == 10
     assert state.save(11).name == "update-000011" and state.load_last() == 11
+    state.settings = {"lora_r": 8}
+    with pytest.raises(ppo.PPOError, match="lora_r=4, now 8"):
+        state.load_last()
+    assert state.clear() == 0 and state.saved() == []  # a new run of 4 updates must not meet those of an older, longer one

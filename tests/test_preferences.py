@@ -247,3 +247,12 @@ def test_item_ids_name_the_content():
     """A rerun with other samples must not take over judgements of the old ones."""
     assert item_id("a", ["x", "y"]) == item_id("a", ["x", "y"])
     assert len({item_id("a", ["x", "y"]), item_id("a", ["y", "x"]), item_id("a", ["xy"]), item_id("b", ["x", "y"])}) == 4
+
+
+def test_rankings_of_older_answers_do_not_count_for_new_ones(tmp_path):
+    """A rerun of 02 samples other answers to the same prompts and finds the old labels in the store."""
+    store = LabelStore(tmp_path / "labels.sqlite")
+    old, new = ([{"id": item_id("p", answers), "prompt": "p", "responses": answers}] for answers in (["a", "b"], ["c", "d"]))
+    for items in (old, new):
+        judge(items, [Person("ada")], store, overlap=1.0, seed=0)
+    assert [row["responses"] for row in store.rows(new)] == [["c", "d"]] and len(store.rows()) == 2 and store.rows([]) == []

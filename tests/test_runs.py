@@ -74,6 +74,21 @@ def test_check_parameters_names_the_wrong_type():
         check_parameters(notebook('seed = "many"\n', seed="many"))
 
 
+def test_check_parameters_lets_a_profile_serve_all_notebooks():
+    check_parameters(notebook("kl_coef = 0.1\n", kl_coef=0.1))  # a parameter of 04
+
+
+@pytest.mark.parametrize(("changes", "told"), [({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0"), ({"seed": -1}, "seed=-1 must not be negative")])
+def test_check_parameters_names_what_is_out_of_range(changes, told):
+    with pytest.raises(RunError, match=told):
+        check_parameters(notebook(**changes))
+
+
+def test_check_parameters_knows_the_dtypes():
+    with pytest.raises(RunError, match="dtype='float16' must be 'auto', 'float32' or 'bfloat16'"):
+        check_parameters(notebook(dtype="float16") | {"In": [PARAMETERS_CELL + '\ndtype: str = "auto"  # of weights']})
+
+
 # --- a stage and its manifest
 
 
@@ -83,30 +98,60 @@ def test_stage_whose_input_is_missing_names_the_notebook(outputs):
         stage.needs("reward_model/head.safetensors")
 
 
+def made(outputs, stage: str, name: str, text: str, inputs: dict | None = None) -> Path:
+    """A file of a finished stage."""
+    path = outputs / "demo" / stage / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    runs.write_json(path.parent / "manifest.json", {"inputs": inputs or {}})
+    return path
+
+
+def test_stage_refuses_an_unfinished_input(outputs):
+    path = made(outputs, "sft", "weights", "w")
+    path.with_name("manifest.json").unlink()
+    with pytest.raises(RunError, match="sft/weights is unfinished in run 'demo': run notebook 01_sft"):
+        Stage("preferences", notebook()).needs("sft/weights")
+
+
+def test_stage_refuses_an_input_made_from_what_has_changed_since(outputs):
+    """SFT was run again, PPO was not: its adapter fits the older policy."""
+    weights = made(outputs, "sft", "weights", "old")
+    made(outputs, "ppo", "adapter", "a", {"sft/weights": digest(weights)})
+    stage = Stage("evaluation", notebook())
+    assert stage.needs("ppo/adapter").is_file()
+    weights.write_text("new")
+    with pytest.raises(RunError, match="ppo/adapter was made from another sft/weights than .* run notebook 04_ppo with run='demo' again"):
+        Stage("evaluation", notebook()).needs("ppo/adapter")
+
+
 def test_manifest(outputs, monkeypatch):
     for name in ("HF_TOKEN", "WANDB_API_KEY", "SOME_SETTING", "USER", "HOSTNAME"):
         monkeypatch.setenv(name, f"secret-of-{name}")
-    (outputs / "demo" / "sft").mkdir(parents=True)
-    (outputs / "demo" / "sft" / "weights").write_text("w")
+    made(outputs, "sft", "weights", "w")
     stage = Stage("preferences", notebook(seed=5))
     path = stage.needs("sft/weights")
+    assert len(stage.rows("builtin", "prompts")) >= 800
     assert path.read_text() == "w"
     returned = stage.finish({"preferences.pairs": 12})
     text = (outputs / "demo" / "preferences" / "manifest.json").read_text()
     manifest = json.loads(text)
     assert manifest == json.loads(json.dumps(returned))
-    assert set(manifest) == {"stage", "run", "parameters", "seed", "inputs", "results", "wall_s", "peak_memory_gb", "versions", "python", "machine",
+    assert set(manifest) == {"stage", "run", "parameters", "seed", "inputs", "data", "results", "wall_s", "peak_memory_gb", "versions", "python", "machine",
                              "device", "finished_at"}
     assert manifest["parameters"] == {"run": "demo", "seed": 5, "learning_rate": 1e-3, "resume": False} and manifest["seed"] == 5
     assert manifest["inputs"] == {"sft/weights": digest(path)} and manifest["results"] == {"preferences.pairs": 12}
+    assert len(manifest["data"]["prompts"]) == 64
     assert manifest["wall_s"] >= 0 and manifest["peak_memory_gb"] > 0.05 and manifest["versions"]["torch"]
     assert "secret-of-" not in text and str(outputs) not in text and str(Path.home()) + "/" not in text
 
 
-def test_a_new_start_takes_the_old_manifest_away(outputs):
-    """Else a stage that failed on its second run would look finished."""
+def test_work_that_begins_takes_the_old_manifest_away(outputs):
+    """Else a stage that failed on its second run would look finished; one that never began loses nothing."""
     Stage("sft", notebook()).finish({"sft.loss": 1.0})
     stage = Stage("sft", notebook())
+    assert runs.collect_results(outputs / "demo")["sft.loss"] == 1.0
+    stage.progress("step", 1, 2)
     assert not (stage.dir / "manifest.json").exists() and runs.collect_results(outputs / "demo") == {}
 
 
@@ -150,12 +195,15 @@ def test_digest_knows_where_names_end_and_in_which_folder_they_are(tmp_path, one
 
 
 def test_write_json_is_never_met_half_written(tmp_path):
-    path, stop, met = tmp_path / "new" / "x.json", threading.Event(), []
+    path, stop, met, broken = tmp_path / "new" / "x.json", threading.Event(), [], []
     runs.write_json(path, {"n": 0, "text": "x" * 200_000})
 
     def read():
         while not stop.is_set():
-            met.append(json.loads(path.read_text())["n"])
+            try:
+                met.append(json.loads(path.read_text())["n"])
+            except ValueError as error:
+                broken.append(error)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -163,7 +211,7 @@ def test_write_json_is_never_met_half_written(tmp_path):
         runs.write_json(path, {"n": n, "text": "x" * 200_000})
     stop.set()
     reader.join()
-    assert met and met == sorted(met)  # a reader that met half a file would have died before
+    assert met and met == sorted(met) and not broken
 
 
 def test_write_json_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

@@ -6,11 +6,14 @@ import math
 import pytest
 import torch
 from peft import PeftModel
+from tokenizers.processors import TemplateProcessing
 from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
                           Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
-from rlhf_utils import models
+from rlhf_utils import models, sampling
+from rlhf_utils.data import chat_prompt
 from rlhf_utils.sampling import Samples, sample, sample_many, score_tokens
+from rlhf_utils.sft import as_dataset
 from rlhf_utils.trunk import Trunk, backbone
 
 SHORT, LONG = "Hi.", "Explain in a few plain words why the sky is blue and the sunset is red."
@@ -102,6 +105,34 @@ def test_the_response_mask_ends_with_the_eos_token(tokenizer):
         assert ended == (tokenizer.eos_token_id in ids)
         assert ids[length:] == [tokenizer.pad_token_id] * (len(ids) - length)
         assert all(p < 0 for p in logprobs[:length]) and not any(logprobs[length:])
+
+
+def test_rows_that_have_ended_are_sampled_no_further(tokenizer, monkeypatch):
+    """One row after another ends; the loop stops with the last of them and drops ended rows on the way."""
+    sizes, draws = [], sampling._draw
+
+    def one_ends(logp, generator):
+        choice = draws(logp, generator)
+        choice[:] = 100
+        choice[min(len(sizes), len(choice) - 1)] = tokenizer.eos_token_id
+        sizes.append(len(logp))
+        return choice
+
+    monkeypatch.setattr(sampling, "_draw", one_ends)
+    samples = sample(models.load_model("tiny"), tokenizer, PROMPTS * 2, 24, 1.0, seeded())
+    assert samples.ended.all() and len(sizes) < 24 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 8
+
+
+def test_sft_learns_on_the_tokens_that_sampling_uses():
+    """A tokenizer that adds a token of its own to every text, as Llama's does."""
+    tokenizer = models.load_tokenizer("tiny")
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)])
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    row = as_dataset(tokenizer, [{"prompt": "Hi?", "completion": "Hello."}])[0]
+    asked = tokenizer(chat_prompt(tokenizer, "Hi?"), add_special_tokens=False)["input_ids"]
+    assert row["input_ids"][: len(asked)] == asked and tokenizer.bos_token_id not in row["input_ids"]
+    assert row["completion_mask"] == [0] * len(asked) + [1] * (len(row["input_ids"]) - len(asked)) and row["input_ids"][-1] == tokenizer.eos_token_id
 
 
 def test_a_sampled_pad_token_is_a_token_like_any_other(tokenizer):
