@@ -205,10 +205,11 @@ def _publish(model, tokenizer, target: Path) -> Path:
     if shutil.disk_usage(target.parent).free < 1.5e9:
         raise ModelError(f"The disk is full: converting a model needs 1.5 GB free below {target.parent}.")
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=target.name))
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
     try:
-        aside.rename(target)
-    except OSError:  # another process was faster
-        shutil.rmtree(aside)
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        if not target.is_dir():  # another process may have been faster
+            aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return target

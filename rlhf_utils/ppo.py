@@ -23,7 +23,7 @@ class PPOError(RuntimeError):
 class PPOConfig:
     """Every number of the loop. Raises ValueError for values that cannot work, sizes that do not divide among them."""
 
-    total_episodes: int = 768  # responses sampled in all
+    total_episodes: int = 1024  # responses sampled in all
     batch_size: int = 64  # episodes of one update
     num_mini_batches: int = 2  # optimizer steps of one pass over the batch
     per_device_train_batch_size: int = 8  # episodes of one backward pass; only memory depends on it

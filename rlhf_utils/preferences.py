@@ -10,6 +10,7 @@ import random
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,8 @@ def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float
     shared, asked = round(overlap * len(items)), set()
     for number, item in enumerate(track(items)):
         for annotator in annotators if number < shared else [annotators[number % len(annotators)]]:
-            session = "headless " + hashlib.sha256(f"{seed}/{annotator!r}".encode()).hexdigest()[:12]
+            settings = repr(annotator) if is_dataclass(annotator) else annotator.name
+            session = "headless " + hashlib.sha256(f"{seed}/{settings}".encode()).hexdigest()[:12]
             asked.add(key := (item["id"], annotator.name, session))
             if key in kept:
                 continue
@@ -127,6 +129,7 @@ def agreement(judgements: list[dict]) -> dict:
 
     Pairs that one of the two tied are left out of the pairwise figure. `ceiling` is the accuracy a perfect model of the majority
     could reach if every annotator is right with the same p: agreement = p² + (1 − p)². NaN where no item has two annotators.
+    The interval takes pairs for independent; those of one prompt are not, so it is somewhat too narrow.
     """
     import krippendorff
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlhf_utils import preferences
+from rlhf_utils.annotators import GOLD_WEIGHTS, Annotator
 from rlhf_utils.preferences import LabelStore, agreement, biases, item_id, judge, judgements_to_pairs, ranking_to_pairs, wilson
 
 NAN = float("nan")
@@ -256,3 +257,13 @@ def test_rankings_of_older_answers_do_not_count_for_new_ones(tmp_path):
     for items in (old, new):
         judge(items, [Person("ada")], store, overlap=1.0, seed=0)
     assert [row["responses"] for row in store.rows(new)] == [["c", "d"]] and len(store.rows()) == 2 and store.rows([]) == []
+
+
+def test_judgements_made_under_other_settings_do_not_count(tmp_path):
+    """A changed annotator ranks anew, and a person's rankings of the same answers stay out of a headless run's."""
+    store, items = LabelStore(tmp_path / "labels.sqlite"), [{"id": "1", "prompt": "p", "responses": ["One short sentence.", "word " * 60]}]
+    first = judge(items, [Annotator("ada", GOLD_WEIGHTS)], store, overlap=1.0, seed=0)
+    store.add("1", "me", "p", items[0]["responses"], [0, 1], [2, 1])
+    second = judge(items, [Annotator("ada", GOLD_WEIGHTS, temperature=5.0)], store, overlap=1.0, seed=0)
+    assert [len(first), len(second), len(store.rows())] == [1, 1, 3] and first[0]["id"] != second[0]["id"]
+    assert judge(items, [Annotator("ada", GOLD_WEIGHTS)], store, overlap=1.0, seed=0) == first
