@@ -15,8 +15,8 @@ CSS = """
 @media(prefers-color-scheme:dark){:root{--bg:#16181c;--card:#1e2126;--ink:#e6e8eb;--soft:#9aa2ad;--line:#30353c;--blue:#6ea8ea;--good:#5cbf97;--bad:#e5827d}}
 body{margin:0 auto;max-width:1040px;padding:40px 24px 80px;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
 h1{font-size:30px;margin:0 0 4px}h2{font-size:20px;margin:44px 0 6px}p{margin:6px 0 14px;max-width:72ch}.soft{color:var(--soft)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));gap:14px;margin:24px 0}
-.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}.card b{display:block;font-size:26px;line-height:1.2}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(220px,1fr));gap:14px;margin:24px 0}
+.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}.card b{display:block;font-size:25px;line-height:1.3;white-space:nowrap}
 .card span{color:var(--soft);font-size:13px}.figure{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:8px;margin:12px 0}
 .pair{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px;margin:12px 0}
 .pair h3{font-size:16px;margin:0 0 8px}.two{display:grid;grid-template-columns:1fr 1fr;gap:16px}.two div{white-space:pre-wrap;overflow-wrap:anywhere}

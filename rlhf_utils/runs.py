@@ -25,10 +25,10 @@ import torch
 from .data import load_rows
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
-    "sft": ("01_sft", 4.0),
+    "sft": ("01_sft", 5.0),
     "preferences": ("02_preferences", 6.0),
-    "reward_model": ("03_reward_model", 6.0),
-    "ppo": ("04_ppo", 7.0),
+    "reward_model": ("03_reward_model", 15.0),
+    "ppo": ("04_ppo", 8.0),
     "evaluation": ("05_evaluation", 2.0),
 }
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
