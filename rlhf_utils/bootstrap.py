@@ -41,7 +41,7 @@ def install():
             text = log.read()
         if "No space left" in text:
             fail("the disk is full; free about %d GB and run make again." % NEEDED_GB)
-        if re.search("NewConnectionError|ConnectTimeout|Connection refused|name resolution|Max retries|connection broken|setuptools\S* \(from versions: none", text):
+        if re.search(r"NewConnectionError|ConnectTimeout|Connection refused|name resolution|Max retries|connection broken|setuptools\S* \(from versions: none", text):
             fail("the package index could not be reached; check the network and run make again.")
         lines = [line.strip() for line in text.splitlines() if line.strip().startswith("ERROR")]
         fail("pip could not install the packages (%s); the whole output is in .venv/install.log." % (lines[0][7:] if lines else "no reason given"))

@@ -56,7 +56,8 @@ class Checkpoints:
             raise PPOError(f"There is no checkpoint in {self.folder.name}/ to resume from: run with resume=False.")
         folder = self.saved()[-1]
         tensors, state = load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
-        other = [f"{name}={state['settings'].get(name)!r}, now {value!r}" for name, value in self.settings.items() if state["settings"].get(name) != value]
+        made = state["settings"]
+        other = [f"{name}={made.get(name)!r}, now {value!r}" for name, value in self.settings.items() if made.get(name) != value]
         if other:
             raise PPOError(f"The checkpoint {folder.name} was made with other settings ({'; '.join(other)}): use the same, or resume=False.")
         with torch.no_grad():

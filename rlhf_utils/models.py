@@ -208,8 +208,10 @@ def _publish(model, tokenizer, target: Path) -> Path:
     try:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-        if not target.is_dir():  # another process may have been faster
-            aside.rename(target)
+        aside.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process was faster
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target

@@ -32,12 +32,12 @@ CAPTIONS = (
 )
 
 
+def number(value: float | None, form: str = ".2f") -> str:
+    return "–" if value is None or value != value else format(value, form)
+
+
 def percent(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.0%}"
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.2f}"
+    return number(value, ".0%")
 
 
 def card(value: str, label: str) -> str:

@@ -222,7 +222,8 @@ class Stage:
             raise RunError(f"{relative} is {'unfinished' if path.exists() else 'missing'} in run {self.run.name!r}: {notebook} first.")
         self.inputs[relative] = digest(path)
         for source, seen in read_json(self.run / maker / "manifest.json")["inputs"].items():
-            if seen != (self.inputs.get(source) or digest(self.run / source)):
+            now = self.inputs.get(source) or ((self.run / source).exists() and digest(self.run / source))
+            if seen != now:
                 raise RunError(f"{relative} was made from another {source} than the one that is now in run {self.run.name!r}: {notebook} again.")
         return path
 

@@ -120,9 +120,10 @@ def test_stage_refuses_an_input_made_from_what_has_changed_since(outputs):
     made(outputs, "ppo", "adapter", "a", {"sft/weights": digest(weights)})
     stage = Stage("evaluation", notebook())
     assert stage.needs("ppo/adapter").is_file()
-    weights.write_text("new")
-    with pytest.raises(RunError, match="ppo/adapter was made from another sft/weights than .* run notebook 04_ppo with run='demo' again"):
-        Stage("evaluation", notebook()).needs("ppo/adapter")
+    for change in (lambda: weights.write_text("new"), weights.unlink):
+        change()
+        with pytest.raises(RunError, match="ppo/adapter was made from another sft/weights than .* run notebook 04_ppo with run='demo' again"):
+            Stage("evaluation", notebook()).needs("ppo/adapter")
 
 
 def test_manifest(outputs, monkeypatch):
