@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 REFUSAL = re.compile(
-    r"\b(?:i|we) (?:can't|cannot|can not|won't|will not|must decline|refuse to|am not able|am unable|am not going|am not willing)\b"
+    r"\b(?:i|we) (?:can't|cannot|can not|won't|will not|must decline|refuse to|am not able|am unable|am not going|am not willing)\b(?! (?:wait|believe|thank|imagine|stop|help but)\b)"
     r"|\b(?:i'm|we're) (?:not able|unable|not going|not willing|not comfortable)\b"
     r"|(?:^|[.!,;] )(?:(?:sorry|no), )?(?:(?:can't|cannot|unable to|not able to) (?:help|assist))"
     r"|\bnot something (?:i|we) can (?:help|assist)",

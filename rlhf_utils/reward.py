@@ -1,5 +1,8 @@
 """The reward model: a transformer without its language-model head, a small head on the last token, and a pairwise loss.
 
+Whether an answer is good depends on what was asked ("I can't help with that."), so the head may also see the state of the token
+before the answer and weigh the one by the other in its hidden layer.
+
 The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020, arXiv 2009.01325), over all pairs of a prompt
 in one step, as in Ouyang 2022 (arXiv 2203.02155), so that each response is encoded once. Left out: ensembles.
 """
@@ -25,46 +28,59 @@ def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
     return torch.where(attention_mask.bool().any(1), last, torch.zeros_like(last))
 
 
-def make_head(hidden_size: int, kind: str, dropout: float = 0.1) -> nn.Module:
-    """"mlp": hidden → hidden, ReLU, dropout, → 1; "linear": hidden → 1. The last layer starts with std 1/√(d+1) and bias 0."""
+def make_head(hidden_size: int, kind: str, dropout: float = 0.1, tokens: int = 1) -> nn.Module:
+    """"mlp": tokens·hidden → hidden, ReLU, dropout, → 1; "linear": hidden → 1. The last layer starts with std 1/√(d+1) and bias 0."""
     if kind not in ("mlp", "linear"):
         raise ValueError(f"head={kind!r} is unknown: give 'mlp' or 'linear'.")
+    if kind == "linear" and tokens > 1:
+        raise ValueError("head='linear' cannot weigh the answer by the prompt: give read_prompt=False, or head='mlp'.")
     last = nn.Linear(hidden_size, 1)
     nn.init.normal_(last.weight, std=1 / (hidden_size + 1) ** 0.5)
     nn.init.zeros_(last.bias)
-    return last if kind == "linear" else nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
+    return last if kind == "linear" else nn.Sequential(nn.Linear(tokens * hidden_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
 
 
 class RewardModel(nn.Module):
     """Scores sequences; `mean` and `std` of the raw reward on π_SFT samples make `score` read in standard deviations."""
 
-    def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512, question: str = ""):
+    def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512, question: str = "",
+                 read_prompt: bool = False):
         super().__init__()
+        self.read_prompt = read_prompt  # whether the head also sees the state before the answer
         self.question = question  # asked after the answer; the reward is read where the reply to it would begin
         self.backbone, self.tokenizer, self.kind, self.max_length = backbone, tokenizer, head, max_length
-        self.head = make_head(backbone.config.hidden_size, head, dropout).to(next(backbone.parameters()).device)
+        self.head = make_head(backbone.config.hidden_size, head, dropout, 1 + read_prompt).to(next(backbone.parameters()).device)
         self.mean, self.std = 0.0, 1.0
-        self.cache: dict[tuple[str, str], torch.Tensor] = {}  # (prompt, completion) → (L, H) trunk states
+        self.cache: dict[tuple[str, str], tuple[torch.Tensor, int]] = {}  # (prompt, completion) → (L, H) trunk states, tokens after the prompt
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(B,) float32 raw rewards of (B, L) token ids, read at the last non-padding token."""
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
+        """(B,) float32 raw rewards of (B, L) token ids, read at the last non-padding token.
+
+        after_prompt: (B,) how many tokens before that the prompt ends; used with `read_prompt` only.
+        """
         trunk = Trunk(self.backbone)
-        return self.read(trunk.upper(trunk.lower(input_ids, attention_mask), attention_mask), attention_mask)
+        return self.read(trunk.upper(trunk.lower(input_ids, attention_mask), attention_mask), attention_mask, after_prompt)
 
-    def read(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def read(self, hidden: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
         """(B,) raw rewards from (B, L, H) last hidden states."""
-        last = hidden[torch.arange(len(hidden), device=hidden.device), last_token_index(attention_mask)]
-        return self.head(last.float())[:, 0]
+        rows, last = torch.arange(len(hidden), device=hidden.device), last_token_index(attention_mask)
+        states = hidden[rows, last]
+        if self.read_prompt:  # a prompt whose end was cut off is read at the first token left
+            first = attention_mask.long().argmax(1)
+            states = torch.cat([states, hidden[rows, torch.maximum(last - after_prompt, first)]], dim=-1)
+        return self.head(states.float())[:, 0]
 
     def encode(self, prompts: list[str], completions: list[str]) -> dict[str, torch.Tensor]:
-        """Token ids of prompt, completion, end-of-sequence and question; what is longer than max_length loses its beginning."""
+        """The arguments of `forward` for prompt, completion, end-of-sequence and question; what is too long loses its beginning."""
         if self.question:
             texts = [chat_prompt(self.tokenizer, p, c, self.question) for p, c in zip(prompts, completions)]
         else:
             texts = [chat_prompt(self.tokenizer, p) + c + self.tokenizer.eos_token for p, c in zip(prompts, completions)]
-        rows = [ids[-self.max_length :] for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self.head_device)
-        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+        whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        asked = self.tokenizer([chat_prompt(self.tokenizer, p) for p in prompts], add_special_tokens=False)["input_ids"]
+        batch = self.tokenizer.pad({"input_ids": [ids[-self.max_length :] for ids in whole]}, return_tensors="pt").to(self.head_device)
+        after = torch.tensor([len(ids) - len(before) for ids, before in zip(whole, asked)], device=self.head_device)
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "after_prompt": after}
 
     def cached(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
         """(B,) raw rewards with gradients; a text's trunk states are computed at its first visit and kept, in the trunk's dtype."""
@@ -72,12 +88,13 @@ class RewardModel(nn.Module):
         texts = list(zip(prompts, completions))
         if fresh := [text for text in dict.fromkeys(texts) if text not in self.cache]:
             batch = self.encode([p for p, _ in fresh], [c for _, c in fresh])
-            for text, states, mask in zip(fresh, trunk.lower(**batch), batch["attention_mask"].bool()):
-                self.cache[text] = states[mask].clone()
-        rows = [self.cache[text] for text in texts]
+            lower = trunk.lower(batch["input_ids"], batch["attention_mask"])
+            for text, states, mask, after in zip(fresh, lower, batch["attention_mask"].bool(), batch["after_prompt"].tolist()):
+                self.cache[text] = states[mask].clone(), after
+        rows, after = zip(*(self.cache[text] for text in texts))
         states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.arange(states.shape[1], device=states.device) < torch.tensor([[len(row)] for row in rows], device=states.device)
-        return self.read(trunk.upper(states, mask), mask)
+        return self.read(trunk.upper(states, mask), mask, torch.tensor(after, device=states.device))
 
     @property
     def head_device(self) -> torch.device:
@@ -112,7 +129,8 @@ class RewardModel(nn.Module):
         models.save_merged(self.backbone, self.tokenizer, directory)
         self.cache.clear()  # folding in moved the cut that the states belong to
         save_file(self.head.state_dict(), Path(directory) / "head.safetensors")
-        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length, "question": self.question}
+        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length, "question": self.question,
+                    "read_prompt": self.read_prompt}
         (Path(directory) / "reward_config.json").write_text(json.dumps(settings, indent=1))
 
 
@@ -120,8 +138,8 @@ def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, devic
     """A saved reward model, in evaluation mode."""
     settings = json.loads((Path(directory) / "reward_config.json").read_text())
     backbone = models.load_model(str(directory), dtype, device, AutoModel)
-    model = RewardModel(backbone, models.load_tokenizer(str(directory)), settings["head"], max_length=settings["max_length"],
-                        question=settings["question"])
+    model = RewardModel(backbone, models.load_tokenizer(str(directory)), settings["head"],
+                        **{name: settings[name] for name in ("max_length", "question", "read_prompt")})
     model.head.load_state_dict(load_file(Path(directory) / "head.safetensors"))
     model.mean, model.std = settings["mean"], settings["std"]
     return model.eval()
@@ -169,7 +187,13 @@ def group_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
     return torch.stack(losses).mean()
 
 
+def pair_rewards(model: RewardModel, pairs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) raw rewards of the chosen and (N,) of the rejected answers of preference rows; each different answer is read once."""
+    both = model.raw([row["prompt"] for row in pairs] * 2, [row[side] for side in ("chosen", "rejected") for row in pairs])
+    return both[: len(pairs)], both[len(pairs) :]
+
+
 def margins(model: RewardModel, pairs: list[dict]) -> torch.Tensor:
     """(N,) r_chosen − r_rejected of preference rows; positive where the model agrees with the label."""
-    both = model.raw([row["prompt"] for row in pairs] * 2, [row[side] for side in ("chosen", "rejected") for row in pairs])
-    return both[: len(pairs)] - both[len(pairs) :]
+    chosen, rejected = pair_rewards(model, pairs)
+    return chosen - rejected

@@ -124,3 +124,14 @@ def test_examples_show_every_category_and_the_failures():
     many = evaluate.examples(sft, ppo, count=4)
     assert len(many) == 6 and all(pair["gain"] < 0 for pair in many[4:])
     assert len(evaluate.examples(sft, sft, count=4)) == 4  # where nothing became worse, nothing is added
+
+
+def test_prefers_declining():
+    """By hand: a judge that likes short answers prefers to decline where the other answers are long on average."""
+    short = lambda prompts, completions: [-len(c.split()) for c in completions]
+    items = [{"prompt": "a", "category": "x", "responses": ["One two three four five six seven.", "I can't help with that one."]},
+             {"prompt": "b", "category": "x", "responses": ["Yes.", "Yes, this is a somewhat longer text."]},
+             {"prompt": "c", "category": "y", "responses": ["I won't help."]},  # nothing to compare with
+             {"prompt": "d", "category": "y", "responses": ["No."]}]
+    assert evaluate.prefers_declining(short, items) == [{"category": "x", "prompts": 2, "declining is preferred": 0.5},
+                                                        {"category": "y", "prompts": 1, "declining is preferred": 0.0}]

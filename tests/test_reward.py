@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from rlhf_utils import models
+from rlhf_utils import data, models
 from rlhf_utils.reward import Group, RewardModel, group_by_prompt, group_loss, last_token_index, load_reward_model, make_head, margins, pairwise_loss
 
 GROUPS = [
@@ -19,11 +19,11 @@ PROMPTS = [g.prompt for g in GROUPS for _ in g.responses]
 ANSWERS = [r for g in GROUPS for r in g.responses]
 
 
-@pytest.fixture
-def model() -> RewardModel:
+@pytest.fixture(params=[False, True], ids=["last token", "and the prompt's"])
+def model(request) -> RewardModel:
     """The tiny model in float32 with adapters on its upper block, as after some training: none of them is zero."""
     backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, 8, num_trainable_layers=1)
-    model = RewardModel(backbone, models.load_tokenizer("tiny"))
+    model = RewardModel(backbone, models.load_tokenizer("tiny"), read_prompt=request.param)
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -39,7 +39,7 @@ def one_by_one(model: RewardModel, prompts: list[str], answers: list[str]) -> li
 
 def pad(batch: dict, left: int, right: int, token: int) -> dict:
     ids = torch.nn.functional.pad(batch["input_ids"], (left, right), value=token)
-    return {"input_ids": ids, "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (left, right), value=0)}
+    return batch | {"input_ids": ids, "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (left, right), value=0)}
 
 
 # --- where and how a reward is read
@@ -70,6 +70,15 @@ def test_shape_and_padding(model):
 def test_reward_is_read_at_the_end_of_sequence(model):
     ids = model.encode(["Hi?"], ["Hello."])["input_ids"][0].tolist()
     assert ids[-1] == model.tokenizer.eos_token_id and "Hello." in model.tokenizer.decode(ids)
+
+
+def test_head_sees_the_token_before_the_answer(model):
+    prompt, answer = PROMPTS[0], ANSWERS[0]
+    ids = torch.tensor([model.tokenizer(data.chat_prompt(model.tokenizer, prompt) + answer + model.tokenizer.eos_token, add_special_tokens=False)["input_ids"]])
+    hidden = model.backbone(ids).last_hidden_state[0]
+    before = len(model.tokenizer(data.chat_prompt(model.tokenizer, prompt), add_special_tokens=False)["input_ids"]) - 1
+    seen = torch.cat([hidden[-1], hidden[before]]) if model.read_prompt else hidden[-1]
+    assert before < len(hidden) - 2 and model.raw([prompt], [answer]).item() == pytest.approx(model.head(seen).item(), abs=1e-5)
 
 
 def test_too_long_text_loses_its_beginning(model):
@@ -132,6 +141,8 @@ def test_head_layers_and_start():
 def test_unknown_head():
     with pytest.raises(ValueError, match="head='deep'.*'mlp' or 'linear'"):
         make_head(8, "deep")
+    with pytest.raises(ValueError, match="give read_prompt=False"):
+        make_head(8, "linear", tokens=2)
 
 
 # --- losses
@@ -201,15 +212,15 @@ def test_normalise(model):
     assert np.isfinite(model.score(PROMPTS, ANSWERS)).all()
 
 
-@pytest.mark.parametrize("head", ["mlp", "linear"])
-def test_saved_model_scores_the_same(model, tmp_path, head):
-    model = RewardModel(model.backbone, model.tokenizer, head, max_length=20).eval()
+@pytest.mark.parametrize(("head", "read_prompt"), [("mlp", False), ("mlp", True), ("linear", False)])
+def test_saved_model_scores_the_same(model, tmp_path, head, read_prompt):
+    model = RewardModel(model.backbone, model.tokenizer, head, max_length=20, read_prompt=read_prompt).eval()
     model.normalise(PROMPTS, ANSWERS)
     before = model.score(PROMPTS, ANSWERS)
     model.save(tmp_path)
     again = load_reward_model(tmp_path)
     assert again.score(PROMPTS, ANSWERS) == pytest.approx(before, abs=1e-5)
-    assert (again.kind, again.max_length, again.training) == (head, 20, False)
+    assert (again.kind, again.max_length, again.read_prompt, again.training) == (head, 20, read_prompt, False)
     assert json.loads((tmp_path / "reward_config.json").read_text())["std"] == model.std
     assert not list(tmp_path.glob("adapter*")) and AutoModel.from_pretrained(tmp_path).config.num_hidden_layers == 2  # plain transformers
 
