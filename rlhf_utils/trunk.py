@@ -2,13 +2,32 @@
 
 Adapters sit in the top blocks only, so what the lower blocks make of a text never changes: policy, reference, value, every PPO
 epoch and every epoch of the reward model share it (as the hydra of trlx shares its trunk; Havrilla 2023). Families that are not in
-FAMILIES run whole, which is slower and gives the same numbers. Left out: capturing the states while sampling.
+FAMILIES run whole, which is slower, gives the same numbers, and is said once. Left out: capturing the states while sampling.
 """
+
+import functools
+import warnings
 
 import torch
 from torch import nn
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # embeddings go into the blocks as they are, and one norm follows
+# model_type → its names for the blocks, for the norm after them, and for positions that are added to the embeddings (None: rotary)
+FAMILIES = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), ("layers", "norm", None)) | {
+    "gpt_neox": ("layers", "final_layer_norm", None),
+    "gpt2": ("h", "ln_f", "wpe"),
+}
+
+
+@functools.cache
+def _say_whole(family: str, why: str) -> None:
+    warnings.warn(f"{family} models {why}, so every pass runs the whole model: the same numbers, more slowly.", stacklevel=4)
+
+
+class NoPositions(nn.Module):
+    """Stands in for added position embeddings where the states already hold them."""
+
+    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros((), device=position_ids.device)
 
 
 def backbone(model) -> nn.Module:
@@ -30,13 +49,16 @@ class Trunk:
 
     def __init__(self, model):
         self.model = backbone(model)
-        kinds = set(getattr(self.model.config, "layer_types", None) or ["full_attention"])  # masks go by a block's number from 0
-        self.splits = self.model.config.model_type in FAMILIES and len(kinds) == 1
+        family, kinds = self.model.config.model_type, set(getattr(self.model.config, "layer_types", None) or ["full_attention"])
+        self.splits = family in FAMILIES and len(kinds) == 1  # masks go by a block's number from 0
         if self.splits:
-            self.blocks, self.norm = list(self.model.layers), self.model.norm
+            self.names = FAMILIES[family]
+            self.blocks, self.norm = list(getattr(self.model, self.names[0])), getattr(self.model, self.names[1])
             # A loaded adapter asks for no gradient, but switching it off must still change nothing in the trunk.
             trained = [i for i, block in enumerate(self.blocks) if any(p.requires_grad or "lora_" in name for name, p in block.named_parameters())]
             self.cut = min(trained, default=len(self.blocks))
+        else:
+            _say_whole(family, "mix kinds of attention" if family in FAMILIES else "are none whose blocks the suite can split")
 
     @torch.no_grad()
     def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -50,12 +72,15 @@ class Trunk:
         return self._run(self.blocks[self.cut :], self.norm, attention_mask, inputs_embeds=states.to(self.norm.weight.dtype))
 
     def _run(self, blocks: list[nn.Module], norm: nn.Module, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
-        whole = self.model.layers
-        self.model.layers, self.model.norm = nn.ModuleList(blocks), norm
+        parts = dict(zip(self.names, (nn.ModuleList(blocks), norm, NoPositions() if "inputs_embeds" in inputs else None)))
+        whole = {name: getattr(self.model, name) for name, part in parts.items() if name and part is not None}
         try:
+            for name in whole:
+                setattr(self.model, name, parts[name])
             return self._forward(attention_mask, **inputs)
         finally:
-            self.model.layers, self.model.norm = whole, self.norm
+            for name, part in whole.items():
+                setattr(self.model, name, part)
 
     def _forward(self, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
         return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask), use_cache=False, **inputs).last_hidden_state

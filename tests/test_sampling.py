@@ -2,15 +2,17 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
 from peft import PeftModel
 from tokenizers.processors import TemplateProcessing
-from transformers import (GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
-                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
+from transformers import (GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen3Config, Qwen3ForCausalLM)
 
-from rlhf_utils import models, sampling
+from rlhf_utils import models, sampling, trunk as trunk_module
 from rlhf_utils.data import chat_prompt
 from rlhf_utils.sampling import Samples, sample, sample_many, score_tokens
 from rlhf_utils.sft import as_dataset
@@ -262,8 +264,11 @@ FAMILIES = [
     pytest.param(Qwen2ForCausalLM, Qwen2Config(**SLIDING), None, id="qwen2-mixed"),
     pytest.param(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=8), 3, id="qwen3"),
     pytest.param(Qwen3ForCausalLM, Qwen3Config(**SLIDING, head_dim=8), None, id="qwen3-mixed"),
-    pytest.param(GPT2LMHeadModel, GPT2Config(vocab_size=64, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.2), None,
-                 id="gpt2"),
+    pytest.param(GemmaForCausalLM, GemmaConfig(**SIZES, head_dim=8), 3, id="gemma"),
+    pytest.param(GPTNeoXForCausalLM, GPTNeoXConfig(**{name: size for name, size in SIZES.items() if name != "num_key_value_heads"}), 3, id="gpt_neox"),
+    pytest.param(GPT2LMHeadModel, GPT2Config(vocab_size=64, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.2), 3, id="gpt2"),
+    pytest.param(OPTForCausalLM, OPTConfig(vocab_size=64, hidden_size=32, ffn_dim=64, num_hidden_layers=4, num_attention_heads=4,
+                                           max_position_embeddings=64, word_embed_proj_dim=32, init_std=0.2), None, id="opt"),
 ]
 
 
@@ -297,6 +302,17 @@ def test_upper_of_lower_is_the_whole_model(family, config, cut, layers):
         assert torch.equal(states, ids)  # runs whole
     assert all(a is b for a, b in zip(order, backbone(model).modules(), strict=True))
     assert torch.equal(whole(model, ids, mask), before)  # the model is as it was
+
+
+def test_a_family_that_runs_whole_is_told_once():
+    trunk_module._say_whole.cache_clear()
+    model = next(f.values for f in FAMILIES if f.id == "opt")
+    model = model[0](model[1])
+    with pytest.warns(UserWarning, match="opt models .* runs the whole model"):
+        Trunk(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Trunk(model)
 
 
 def test_a_failing_pass_leaves_the_model_as_it_was():
