@@ -1,20 +1,39 @@
 """Checkpoints of a PPO run: weights, optimizer, random states, β and the update to go on with. Resuming on a CPU is exact.
 
-A checkpoint is written aside and renamed, so that a folder of its name is whole. Only safetensors and JSON, nothing pickled.
+A checkpoint is written aside, forced to the disk and renamed, so that a folder of its name is whole; one that is not all the same
+(a disk that lies, a copy cut short) is found by its digest, and the one before it used. Only safetensors and JSON, nothing pickled.
 """
 
+import contextlib
+import hashlib
 import json
+import os
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from .ppo import KLController, Policy, PPOError
+from .errors import PPOError
+from .ppo import KLController, Policy
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _force_to_disk(*paths: Path) -> None:
+    for path in paths:
+        if path.is_file() or os.name == "posix":  # elsewhere a folder cannot be opened
+            handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+            os.fsync(handle)
+            os.close(handle)
 
 
 class Checkpoints:
-    """Saves and loads the state of a run below `folder`, keeping the last `keep`; `settings` are what a resumed run must share with it."""
+    """Saves and loads the state of a run below `folder`, keeping the last `keep` and the best; `settings` are what a resumed run must share."""
 
     def __init__(self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, generator: torch.Generator, controller: KLController,
                  settings: dict, keep: int = 2):
@@ -29,8 +48,28 @@ class Checkpoints:
     def saved(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("update-*") if p.suffix != ".part")
 
-    def save(self, update: int) -> Path:
-        """Writes the state after `update` finished updates and removes checkpoints beyond the last `keep`."""
+    def state(self, folder: Path) -> dict | None:
+        """What a checkpoint says of itself; None for one that is not whole."""
+        try:
+            state = json.loads((folder / "state.json").read_text())
+            return state if _digest(folder / "state.safetensors") == state["sha256"] else None
+        except (OSError, ValueError, KeyError):
+            return None
+
+    @contextlib.contextmanager
+    def guard(self, update: int):
+        """Around one update: a PPOError also says which update it was and what is left, and its numbers go to failed.json."""
+        try:
+            yield
+        except PPOError as error:
+            good = next((path.name for path in reversed(self.saved()) if self.state(path)), None)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "failed.json").write_text(json.dumps({"update": update, "error": str(error), "metrics": error.metrics}))
+            left = f"The last good checkpoint is {good}; resume=True goes on from it." if good else "There is no checkpoint yet."
+            raise PPOError(f"Update {update}: {error} {left}", error.metrics) from None
+
+    def save(self, update: int, score: float | None = None) -> Path:
+        """Writes the state after `update` finished updates, and removes all but the last `keep` and the one of the highest `score`."""
         target = self.folder / f"update-{update:06d}"
         aside = target.with_suffix(".part")
         shutil.rmtree(aside, ignore_errors=True)
@@ -40,22 +79,32 @@ class Checkpoints:
             tensors |= {f"optimizer/{index}/{name}": value.cpu().contiguous() for name, value in moments.items()}
         tensors["random/sampling"], tensors["random/torch"] = self.generator.get_state(), torch.get_rng_state()
         save_file(tensors, aside / "state.safetensors")
-        (aside / "state.json").write_text(json.dumps({"update": update, "kl_coef": self.controller.value, "settings": self.settings}))
+        state = {"update": update, "kl_coef": self.controller.value, "settings": self.settings, "score": score,
+                 "sha256": _digest(aside / "state.safetensors")}
+        (aside / "state.json").write_text(json.dumps(state))
+        _force_to_disk(*aside.iterdir(), aside)
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
+        _force_to_disk(self.folder)
+        scores = {path: (self.state(path) or {}).get("score") for path in self.saved()}
+        best = max((path for path in scores if scores[path] is not None), key=scores.get, default=None)
         for old in self.saved()[: -self.keep]:
-            shutil.rmtree(old)
+            if old != best:
+                shutil.rmtree(old)
         return target
 
     def load_last(self) -> int:
-        """Restores the newest checkpoint and returns how many updates it had finished.
+        """Restores the newest whole checkpoint and returns how many updates it had finished.
 
         Raises PPOError where there is none, and where it was made with other settings, which it names.
         """
-        if not self.saved():
+        for folder in reversed(self.saved()):
+            if state := self.state(folder):
+                break
+            warnings.warn(f"The checkpoint {folder.name} is not whole and is passed over.", stacklevel=2)
+        else:
             raise PPOError(f"There is no checkpoint in {self.folder.name}/ to resume from: run with resume=False.")
-        folder = self.saved()[-1]
-        tensors, state = load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+        tensors = load_file(folder / "state.safetensors")
         made = state["settings"]
         other = [f"{name}={made.get(name)!r}, now {value!r}" for name, value in self.settings.items() if made.get(name) != value]
         if other:

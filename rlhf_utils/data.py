@@ -8,6 +8,8 @@ import json
 import random
 from pathlib import Path
 
+from .errors import DataError
+
 BUILTIN = Path(__file__).parent / "builtin"
 OOD_CATEGORIES = ("computing", "messages")
 REQUIRED = {
@@ -17,10 +19,6 @@ REQUIRED = {
     "preferences": ("prompt", "chosen", "rejected"),
 }
 ALIASES = {"response": "completion", "output": "completion", "instruction": "prompt"}
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the source, the row and what to do."""
 
 
 def load_rows(source: str, kind: str) -> list[dict]:

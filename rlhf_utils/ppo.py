@@ -11,12 +11,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
+from .errors import PPOError
 from .sampling import Samples, head_logits, sample, score_tokens
 from .trunk import Trunk
-
-
-class PPOError(RuntimeError):
-    """Training that must not go on; the message names the quantity."""
 
 
 @dataclass
@@ -45,6 +42,7 @@ class PPOConfig:
     max_grad_norm: float = 1.0  # gradients are clipped to it
     target_kl: float = 0.1  # approximate KL of one update at which its remaining passes are left out; 0: never
     ratio_threshold: float = 10.0  # mean ratio of a minibatch at which the update stops
+    max_kl: float = 100.0  # nats a response at which training stops, because the policy has run away; 0: never
 
     def __post_init__(self):
         for field in fields(self):
@@ -185,6 +183,8 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
         values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
     columns = {key: [row.get(key) for row in prompts] for key in dict.fromkeys(k for row in prompts for k in row) if key != "prompt"}
     scores = torch.tensor(reward(prompts=texts, completions=samples.responses, **columns), dtype=torch.float32, device=mask.device)
+    if scores.shape != (len(texts),) or not bool(scores.isfinite().all()):
+        raise PPOError(f"The reward must give one finite number for each of {len(texts)} answers, but gave {scores.tolist()}.")
     scores = scores - config.missing_eos_penalty * (~samples.ended).float()
     rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)
     if config.whiten_rewards:
@@ -208,10 +208,13 @@ def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temper
 def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, config: PPOConfig, generator: torch.Generator) -> dict[str, float]:
     """num_ppo_epochs passes over the rollout in fresh random order; returns TRL's metrics, averaged over the optimizer steps.
 
-    Raises PPOError at a loss or gradient that is not finite. A ratio above the threshold, or an approximate KL above target_kl,
+    Raises PPOError at a KL above max_kl, and at a loss or gradient that is not finite. A ratio above the threshold, or an approximate KL above target_kl,
     ends the update early, which `val/early_stop` records.
     """
-    steps, stop = [], False
+    steps, stop, kl = [], False, rollout.kl_full.sum(1).mean().item()
+    if config.max_kl and not kl <= config.max_kl:
+        raise PPOError(f"The policy has run away: objective/kl_full is {kl:.4g} nats a response, above max_kl={config.max_kl:g}. "
+                       "Lower learning_rate, or raise kl_coef.", {"objective/kl_full": kl})
     for _ in range(config.num_ppo_epochs):
         order = torch.randperm(config.batch_size, generator=generator, device=generator.device)
         for rows in order.to(rollout.mask.device).split(config.mini_batch_size):
@@ -253,7 +256,7 @@ def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, con
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     if broken:
         optimizer.zero_grad()
-        raise PPOError(f"{', '.join(broken)} is not finite: {metrics}. Lower learning_rate, or check the reward for infinite values.")
+        raise PPOError(f"{', '.join(broken)} is not finite. Lower learning_rate.", metrics)
     optimizer.step()
     optimizer.zero_grad()
     metrics["val/ratio_var"] = max(metrics.pop("val/ratio_square") - metrics["val/ratio"] ** 2, 0.0)

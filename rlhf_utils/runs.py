@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from .data import load_rows
+from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
     "sft": ("01_sft", 5.0),
@@ -35,10 +36,6 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "paper
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 ABOVE_ZERO = {"num_train_epochs", "per_device_train_batch_size", "batch_size", "prompts_per_step", "save_every", "responses_per_prompt", "response_length",
               "max_length", "learning_rate", "temperature", "lora_r"}
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on; the message says what is missing or wrong and what to do."""
 
 
 def project_root() -> Path:

@@ -1,6 +1,10 @@
 """PPO as a whole, on the built-in `tiny` model: it learns, it can be repeated and resumed bit for bit, and it stops when numbers break."""
 
 import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -185,12 +189,27 @@ def test_an_update_stops_early(target_kl, ratio_threshold, steps, stopped):
     assert (len(taken), metrics["val/early_stop"]) == (steps, stopped)
 
 
+@pytest.mark.parametrize("scores", [[float("nan")] + 15 * [0.0], [float("inf")] + 15 * [0.0], 15 * [0.0]])
+def test_a_reward_that_is_no_finite_number_for_each_answer_stops_the_run(scores):
+    with pytest.raises(ppo.PPOError, match="one finite number for each of 16 answers"):
+        collect(fresh_run(), reward=lambda completions, **columns: scores)
+
+
+def test_a_policy_that_has_run_away_stops_the_run():
+    run = fresh_run()
+    train(run, stop=1)
+    rollout = collect(run)
+    with pytest.raises(ppo.PPOError, match=r"objective/kl_full is [0-9.e-]+ nats a response, above max_kl=1e-09"):
+        ppo.update(run.policy, run.optimizer, rollout, changed(max_kl=1e-9), run.generator)
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_reward_that_is_not_finite_stops_the_run(broken):
+def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing(broken):
     run = fresh_run()
     train(run, stop=1)
     before, optimizer = weights(run), copy.deepcopy(run.optimizer.state_dict())
-    rollout = collect(run, reward=lambda completions, **columns: [broken] + [0.0] * (len(completions) - 1))
+    rollout = collect(run)
+    rollout.advantages[0, 0] = broken
     with pytest.raises(ppo.PPOError, match="loss/policy_avg.*is not finite"):
         ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)
     assert all(torch.equal(new, before[name]) for name, new in weights(run).items())
@@ -248,3 +267,67 @@ def test_the_last_checkpoints_are_kept_and_half_written_ones_ignored(tmp_path):
     with pytest.raises(ppo.PPOError, match="lora_r=4, now 8"):
         state.load_last()
     assert state.clear() == 0 and state.saved() == []  # a new run of 4 updates must not meet those of an older, longer one
+
+
+def checkpoints(folder, run, **options):
+    return Checkpoints(folder, run.policy, run.optimizer, run.generator, run.controller, {}, **options)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
+    state = checkpoints(tmp_path, fresh_run(), keep=1)
+    for update, score in ((1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3)):
+        state.save(update, score)
+    assert [path.name for path in state.saved()] == ["update-000002", "update-000004"]
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path, file):
+    run = fresh_run()
+    state = checkpoints(tmp_path, run)
+    state.save(1)
+    path = state.save(2) / file
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.warns(UserWarning, match="update-000002 is not whole"):
+        assert state.load_last() == 1
+    state.save(3)  # also counting what is there must not stumble over it
+
+
+def test_a_failure_says_the_update_and_the_last_good_checkpoint(tmp_path):
+    state = checkpoints(tmp_path, fresh_run())
+    with pytest.raises(ppo.PPOError, match="^Update 1: Broken. There is no checkpoint yet.$"), state.guard(1):
+        raise ppo.PPOError("Broken.")
+    state.save(1)
+    (state.save(2) / "state.json").write_text("{")
+    with pytest.raises(ppo.PPOError, match="Update 3: Broken. The last good checkpoint is update-000001; resume=True") as caught, state.guard(3):
+        raise ppo.PPOError("Broken.", {"loss/policy_avg": 1e9})
+    assert json.loads((tmp_path / "failed.json").read_text())["metrics"] == {"loss/policy_avg": 1e9}
+    assert caught.value._render_traceback_() == [f"PPOError: {caught.value}"], "a notebook shows the sentence alone"
+
+
+KILLED = """
+import os, pathlib, signal, sys
+sys.path.insert(0, {tests!r})
+import test_ppo_learning as t
+t.torch.set_num_threads(1)
+run = t.fresh_run()
+state = t.checkpoints(pathlib.Path({folder!r}), run)
+for index in range(6):
+    print(t.json.dumps(t.train(run, start=index, stop=index + 1)[0]), flush=True)
+    if index == 2:
+        state.save(3)
+    if index == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_killed_and_resumed_in_another_process_is_the_run_that_never_stopped(tmp_path):
+    """kill -9 in the fourth update, after the checkpoint of the third."""
+    expected = train(fresh_run())
+    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == -9, ended.stderr
+    first = [json.loads(line) for line in ended.stdout.splitlines()][:3]
+    resumed = fresh_run(seed=1)
+    resumed.order = data.Endless(ROWS, 0)
+    assert checkpoints(tmp_path, resumed).load_last() == 3
+    assert first + train(resumed, start=3) == expected

@@ -1,0 +1,28 @@
+"""Errors whose message says what was wrong and what to do."""
+
+
+class ExplainedError(Exception):
+    """In a notebook it ends a cell with its one sentence, not with a traceback through the suite."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython asks for it
+        return [f"{type(self).__name__}: {self}"]
+
+
+class DataError(ExplainedError, ValueError):
+    """Rows that cannot be used; the message names the file, the row and the column."""
+
+
+class ModelError(ExplainedError, RuntimeError):
+    """A model that cannot be had or used."""
+
+
+class RunError(ExplainedError, RuntimeError):
+    """A run that cannot go on: something is missing, stale, or out of range."""
+
+
+class PPOError(ExplainedError, RuntimeError):
+    """Training that must not go on; `metrics` holds the numbers of the step, where there are any."""
+
+    def __init__(self, message: str, metrics: dict | None = None):
+        super().__init__(message)
+        self.metrics = metrics or {}
