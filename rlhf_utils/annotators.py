@@ -5,6 +5,7 @@ sees their rankings, evaluation measures with it. It reads surface signs (key wo
 05_evaluation shows the texts. Left out: language models as judges.
 """
 
+import importlib
 import math
 import random
 import re
@@ -149,16 +150,19 @@ class ScoringAnnotator:
         return [1 + sum(other > own for other in scores) for own in scores]
 
 
+def load_function(parameter: str, name: str) -> Callable:
+    """The function that `module:function` names. Raises ValueError with the parameter and what was given."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{parameter}={name!r} cannot be imported: {error}.") from error
+
+
 def load_annotators(name: str) -> list:
     """`simulated`, or `module:function` for a function with TRL's reward signature. Raises ValueError naming what was given."""
     if name == "simulated":
         return simulated_annotators()
-    module, _, function = name.partition(":")
-    if not function:
+    if ":" not in name:
         raise ValueError(f"annotator={name!r}: give 'simulated', 'person', or 'module:function' of a function of (prompts, completions).")
-    import importlib
-
-    try:
-        return [ScoringAnnotator(name, getattr(importlib.import_module(module), function))]
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"annotator={name!r} cannot be imported: {error}.") from error
+    return [ScoringAnnotator(name, load_function("annotator", name))]

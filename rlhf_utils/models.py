@@ -64,7 +64,7 @@ def resolve(name: str) -> str:
 
 def load_tokenizer(name: str):
     """The tokenizer, padding on the left, with a pad token that is not the end-of-sequence token (DESIGN: else EOS is masked)."""
-    tokenizer = _load(AutoTokenizer, name)
+    tokenizer = load_from(AutoTokenizer, name)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         if tokenizer.unk_token is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
@@ -84,7 +84,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
     torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
     # On a CPU, torch's fused attention has a backward pass that is several times slower than the plain formula at these lengths.
     attention = {"attn_implementation": "eager"} if torch.device(device).type == "cpu" else {}
-    model = _load(auto_class, name, dtype=dtype, **attention).to(device)
+    model = load_from(auto_class, name, dtype=dtype, **attention).to(device)
     model.config.use_cache = False
     return model.eval()
 
@@ -96,7 +96,8 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def _load(auto_class, name: str, **options):
+def load_from(auto_class, name: str, **options):
+    """auto_class.from_pretrained on a built-in model's name, a folder or a hub id. Raises ModelError in one sentence."""
     source = resolve(name)
     try:
         return auto_class.from_pretrained(source, **options)

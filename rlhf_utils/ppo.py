@@ -38,6 +38,7 @@ class PPOConfig:
     gamma: float = 1.0  # discount of a token
     lam: float = 0.95  # λ of GAE
     whiten_rewards: bool = False  # scale rewards to variance 1 within the batch
+    score_clip: float = 0.0  # scores are cut to ± this many points; 0: never
     missing_eos_penalty: float = 1.0  # taken off the score of a response that does not end
     max_grad_norm: float = 1.0  # gradients are clipped to it
     target_kl: float = 0.1  # approximate KL of one update at which its remaining passes are left out; 0: never
@@ -185,6 +186,7 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
     scores = torch.tensor(reward(prompts=texts, completions=samples.responses, **columns), dtype=torch.float32, device=mask.device)
     if scores.shape != (len(texts),) or not bool(scores.isfinite().all()):
         raise PPOError(f"The reward must give one finite number for each of {len(texts)} answers, but gave {scores.tolist()}.")
+    scores = scores.clamp(-config.score_clip, config.score_clip) if config.score_clip else scores
     scores = scores - config.missing_eos_penalty * (~samples.ended).float()
     rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)
     if config.whiten_rewards:

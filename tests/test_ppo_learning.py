@@ -195,6 +195,13 @@ def test_a_reward_that_is_no_finite_number_for_each_answer_stops_the_run(scores)
         collect(fresh_run(), reward=lambda completions, **columns: scores)
 
 
+def test_scores_are_clipped_before_the_penalty():
+    config = changed(score_clip=0.5, missing_eos_penalty=2.0)
+    rollout = collect(fresh_run(config=config), config, reward=lambda completions, **columns: [float(i - 8) for i in range(16)])
+    expected = torch.tensor([max(-0.5, min(0.5, i - 8.0)) for i in range(16)]) - 2.0 * (~rollout.samples.ended)
+    assert torch.equal(rollout.scores, expected)
+
+
 def test_a_policy_that_has_run_away_stops_the_run():
     run = fresh_run()
     train(run, stop=1)

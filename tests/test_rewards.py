@@ -1,0 +1,79 @@
+"""What PPO may take for a reward: models, functions and weighted sums, each called with TRL's signature."""
+
+import sys
+import types
+
+import pytest
+import torch
+from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification
+
+from rlhf_utils import models
+from rlhf_utils.errors import ModelError
+from rlhf_utils.reward import RewardModel
+from rlhf_utils.rewards import ClassifierReward, load_reward
+
+PROMPTS, COMPLETIONS = ["Hi?", "How do plants drink?", "Why?"], ["Hello.", "By their roots, with the help of the sun.", "Because."]
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    module = types.ModuleType("mine")
+    module.length = lambda prompts, completions, **columns: [float(len(c)) for c in completions]
+    module.category = lambda prompts, completions, category, **columns: [float(c == "x") for c in category]
+    monkeypatch.setitem(sys.modules, "mine", module)
+
+
+def classifier(folder, labels: int, template: bool = True) -> str:
+    """A random classifier on disk, with the built-in tokenizer under its own chat template."""
+    torch.manual_seed(0)
+    tokenizer = models.load_tokenizer("tiny")
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}" if template else None
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_labels=labels,
+                         pad_token_id=tokenizer.pad_token_id, initializer_range=0.5)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("template", [True, False])
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_classifier_reads_the_whole_conversation(tmp_path, labels, template):
+    reward = load_reward(classifier(tmp_path, labels, template), tmp_path / "none")
+    reward.batch_size = 2  # so that some rows are padded
+    scores = reward(prompts=PROMPTS, completions=COMPLETIONS, category=["a"] * 3)
+    for prompt, completion, score in zip(PROMPTS, COMPLETIONS, scores):
+        if template:
+            eos = reward.tokenizer.eos_token
+            ids = reward.tokenizer(f"<user>{prompt}{eos}<assistant>{completion}{eos}", add_special_tokens=False, return_tensors="pt")
+        else:
+            ids = reward.tokenizer(prompt, completion, return_tensors="pt")
+        logits = reward.model(**ids).logits[0]
+        assert score == pytest.approx((logits[0] if labels == 1 else logits[1] - logits[0]).item(), abs=1e-5)
+    assert len(set(scores)) == 3
+
+
+def test_a_classifier_of_many_classes_is_no_reward(tmp_path):
+    with pytest.raises(ModelError, match="3 classes"):
+        ClassifierReward(classifier(tmp_path, 3))
+
+
+def test_weighted_sums_and_columns(mine, tmp_path):
+    torch.manual_seed(0)
+    model = RewardModel(models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, 8), models.load_tokenizer("tiny")).eval()
+    model.normalise(PROMPTS, COMPLETIONS)
+    own = model.score(PROMPTS, COMPLETIONS)
+    model.save(tmp_path)
+    call = dict(prompts=PROMPTS, completions=COMPLETIONS, category=["x", "y", "x"])
+    assert load_reward("reward_model", tmp_path)(**call) == pytest.approx(own, abs=1e-5)
+    both = load_reward(f"0.5*reward_model + -2*mine:category + mine:length + 0*{tmp_path}", tmp_path)(**call)
+    assert both == pytest.approx([0.5 * r - 2 * (c == "x") + len(text) for r, c, text in zip(own, call["category"], COMPLETIONS)], abs=1e-5)
+
+
+@pytest.mark.parametrize(("spec", "error", "told"), [
+    ("mine:nothing", ValueError, "reward='mine:nothing' cannot be imported"), ("nowhere:f", ValueError, "nowhere"),
+    ("half*reward_model", ValueError, "'half\\*reward_model' is no reward"), ("", ValueError, "is no reward"), ("mine:length + ", ValueError, "is no reward"),
+    ("/no/such/folder", ModelError, "/no/such/folder"),
+])
+def test_what_is_no_reward_is_named(mine, tmp_path, spec, error, told):
+    with pytest.raises(error, match=told):
+        load_reward(spec, tmp_path)
