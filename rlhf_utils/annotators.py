@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .errors import SettingError
+
 REFUSAL = re.compile(
     r"\b(?:i|we) (?:can't|cannot|can not|won't|will not|must decline|refuse to|am not able|am unable|am not going|am not willing)\b(?! (?:wait|believe|thank|imagine|stop|help but)\b)"
     r"|\b(?:i'm|we're) (?:not able|unable|not going|not willing|not comfortable)\b"
@@ -151,18 +153,21 @@ class ScoringAnnotator:
 
 
 def load_function(parameter: str, name: str) -> Callable:
-    """The function that `module:function` names. Raises ValueError with the parameter and what was given."""
+    """The function that `module:function` names. Raises SettingError with the parameter and what was given."""
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{parameter}={name!r} cannot be imported: {error}.") from error
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # whatever the user's module does while it is imported
+        raise SettingError(f"{parameter}={name!r} cannot be imported: {type(error).__name__}: {error}.") from error
+    if not callable(found):
+        raise SettingError(f"{parameter}={name!r} is no function but {type(found).__name__}.")
+    return found
 
 
 def load_annotators(name: str) -> list:
-    """`simulated`, or `module:function` for a function with TRL's reward signature. Raises ValueError naming what was given."""
+    """`simulated`, or `module:function` for a function with TRL's reward signature. Raises SettingError naming what was given."""
     if name == "simulated":
         return simulated_annotators()
     if ":" not in name:
-        raise ValueError(f"annotator={name!r}: give 'simulated', 'person', or 'module:function' of a function of (prompts, completions).")
+        raise SettingError(f"annotator={name!r}: give 'simulated', 'person', or 'module:function' of a function of (prompts, completions).")
     return [ScoringAnnotator(name, load_function("annotator", name))]

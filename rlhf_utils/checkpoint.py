@@ -5,7 +5,6 @@ A checkpoint is written aside, forced to the disk and renamed, so that a folder 
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -17,11 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from .errors import PPOError
 from .ppo import KLController, Policy
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+from .runs import digest, write_json
 
 
 def _force_to_disk(*paths: Path) -> None:
@@ -52,7 +47,7 @@ class Checkpoints:
         """What a checkpoint says of itself; None for one that is not whole."""
         try:
             state = json.loads((folder / "state.json").read_text())
-            return state if _digest(folder / "state.safetensors") == state["sha256"] else None
+            return state if digest(folder / "state.safetensors") == state["sha256"] else None
         except (OSError, ValueError, KeyError):
             return None
 
@@ -64,12 +59,15 @@ class Checkpoints:
         except PPOError as error:
             good = next((path.name for path in reversed(self.saved()) if self.state(path)), None)
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "failed.json").write_text(json.dumps({"update": update, "error": str(error), "metrics": error.metrics}))
-            left = f"The last good checkpoint is {good}; resume=True goes on from it." if good else "There is no checkpoint yet."
+            write_json(self.folder / "failed.json", {"update": update, "error": str(error), "metrics": error.metrics})
+            left = f"The last good checkpoint is {good}: resume=True goes on from it." if good else "There is no checkpoint yet."
             raise PPOError(f"Update {update}: {error} {left}", error.metrics) from None
 
     def save(self, update: int, score: float | None = None) -> Path:
-        """Writes the state after `update` finished updates, and removes all but the last `keep` and the one of the highest `score`."""
+        """Writes the state after `update` finished updates, and removes all but the last `keep` and the one of the highest `score`.
+
+        score: how good the policy is; in 04 the mean reward, penalty included, of the batch that this update learned from.
+        """
         target = self.folder / f"update-{update:06d}"
         aside = target.with_suffix(".part")
         shutil.rmtree(aside, ignore_errors=True)
@@ -80,12 +78,13 @@ class Checkpoints:
         tensors["random/sampling"], tensors["random/torch"] = self.generator.get_state(), torch.get_rng_state()
         save_file(tensors, aside / "state.safetensors")
         state = {"update": update, "kl_coef": self.controller.value, "settings": self.settings, "score": score,
-                 "sha256": _digest(aside / "state.safetensors")}
-        (aside / "state.json").write_text(json.dumps(state))
+                 "sha256": digest(aside / "state.safetensors")}
+        write_json(aside / "state.json", state)
         _force_to_disk(*aside.iterdir(), aside)
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
         _force_to_disk(self.folder)
+        (self.folder / "failed.json").unlink(missing_ok=True)  # it has been got over
         scores = {path: (self.state(path) or {}).get("score") for path in self.saved()}
         best = max((path for path in scores if scores[path] is not None), key=scores.get, default=None)
         for old in self.saved()[: -self.keep]:
@@ -120,5 +119,6 @@ class Checkpoints:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self.generator.set_state(tensors["random/sampling"])
         torch.set_rng_state(tensors["random/torch"])
-        self.controller.value = state["kl_coef"]
+        if self.controller.target:  # a fixed β is the parameter's, which may have been changed to get over a failure
+            self.controller.value = state["kl_coef"]
         return state["update"]

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from .data import DataError
-from .models import ModelError
-from .runs import STAGES, RunError, project_root, read_json, run_dir
+from .errors import ExplainedError, RunError
+from .runs import STAGES, project_root, read_json, run_dir
 from .show import clock
 
 
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.command == "keep":
             return keep_outputs(options.run)
         return run_notebooks(options.run or options.profile, options.profile, options.parameters, options.first, options.only)
-    except (RunError, DataError, ModelError) as error:
+    except ExplainedError as error:
         print(f"rlhf: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

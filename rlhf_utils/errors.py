@@ -8,6 +8,10 @@ class ExplainedError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+class SettingError(ExplainedError, ValueError):
+    """A parameter whose value cannot work; the message names both."""
+
+
 class DataError(ExplainedError, ValueError):
     """Rows that cannot be used; the message names the file, the row and the column."""
 

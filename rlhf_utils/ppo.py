@@ -11,14 +11,14 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from .errors import PPOError
+from .errors import PPOError, SettingError
 from .sampling import Samples, head_logits, sample, score_tokens
 from .trunk import Trunk
 
 
 @dataclass
 class PPOConfig:
-    """Every number of the loop. Raises ValueError for values that cannot work, sizes that do not divide among them."""
+    """Every number of the loop. Raises SettingError for values that cannot work, sizes that do not divide among them."""
 
     total_episodes: int = 1024  # responses sampled in all
     batch_size: int = 64  # episodes of one update
@@ -48,19 +48,19 @@ class PPOConfig:
     def __post_init__(self):
         for field in fields(self):
             if field.type in (int, float) and not 0 <= getattr(self, field.name) < math.inf:
-                raise ValueError(f"{field.name}={getattr(self, field.name)} must be a finite number and not negative.")
+                raise SettingError(f"{field.name}={getattr(self, field.name)} must be a finite number and not negative.")
         for name in ("total_episodes", "batch_size", "num_mini_batches", "per_device_train_batch_size", "num_ppo_epochs", "response_length",
                      "temperature", "kl_horizon", "max_grad_norm"):
             if getattr(self, name) == 0:
-                raise ValueError(f"{name}=0 must be above 0.")
+                raise SettingError(f"{name}=0 must be above 0.")
         for whole, part in (("total_episodes", "batch_size"), ("batch_size", "num_mini_batches"), ("mini_batch_size", "per_device_train_batch_size")):
             if getattr(self, whole) % getattr(self, part):
-                raise ValueError(f"{whole}={getattr(self, whole)} is not a multiple of {part}={getattr(self, part)}: choose sizes that divide.")
+                raise SettingError(f"{whole}={getattr(self, whole)} is not a multiple of {part}={getattr(self, part)}: choose sizes that divide.")
         for name in ("gamma", "lam"):
             if getattr(self, name) > 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at most 1.")
+                raise SettingError(f"{name}={getattr(self, name)} must be at most 1.")
         if self.kl_estimator not in ("k1", "k3"):
-            raise ValueError(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'.")
+            raise SettingError(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'.")
 
     @property
     def mini_batch_size(self) -> int:
@@ -183,9 +183,7 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
     with torch.no_grad():
         values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
     columns = {key: [row.get(key) for row in prompts] for key in dict.fromkeys(k for row in prompts for k in row) if key != "prompt"}
-    scores = torch.tensor(reward(prompts=texts, completions=samples.responses, **columns), dtype=torch.float32, device=mask.device)
-    if scores.shape != (len(texts),) or not bool(scores.isfinite().all()):
-        raise PPOError(f"The reward must give one finite number for each of {len(texts)} answers, but gave {scores.tolist()}.")
+    scores = as_scores(reward(prompts=texts, completions=samples.responses, **columns), len(texts)).to(mask.device)
     scores = scores.clamp(-config.score_clip, config.score_clip) if config.score_clip else scores
     scores = scores - config.missing_eos_penalty * (~samples.ended).float()
     rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)
@@ -194,6 +192,16 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
     advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
     return Rollout(samples, tokens["logprobs"], tokens["ref_logprobs"], values, tokens["entropy"], tokens["kl"], tokens["trunk"], scores, rewards,
                    whiten(advantages, mask), returns)
+
+
+def as_scores(found, count: int) -> torch.Tensor:
+    """(count,) float32 from what a reward gave. Raises PPOError unless that is one finite number for each answer."""
+    found = found.tolist() if hasattr(found, "tolist") else list(found)
+    bad = [i for i, score in enumerate(found) if not isinstance(score, (int, float)) or not math.isfinite(score)]
+    if len(found) != count or bad:
+        what = f"{found[bad[0]]!r} for answer {bad[0] + 1}" if bad else f"{len(found)} of them"
+        raise PPOError(f"The reward must give one finite number for each of {count} answers, but gave {what}.")
+    return torch.tensor(found, dtype=torch.float32)
 
 
 def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:

@@ -18,6 +18,7 @@ from transformers import AutoModel
 
 from . import models
 from .data import chat_prompt
+from .errors import SettingError
 from .trunk import Trunk
 
 
@@ -29,11 +30,14 @@ def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 def make_head(hidden_size: int, kind: str, dropout: float = 0.1, tokens: int = 1) -> nn.Module:
-    """"mlp": tokens·hidden → hidden, ReLU, dropout, → 1; "linear": hidden → 1. The last layer starts with std 1/√(d+1) and bias 0."""
+    """"mlp": tokens·hidden → hidden, ReLU, dropout, → 1; "linear": hidden → 1. The last layer starts with std 1/√(d+1) and bias 0.
+
+    Raises SettingError for another kind, and for a linear head over several tokens.
+    """
     if kind not in ("mlp", "linear"):
-        raise ValueError(f"head={kind!r} is unknown: give 'mlp' or 'linear'.")
+        raise SettingError(f"head={kind!r} is unknown: give 'mlp' or 'linear'.")
     if kind == "linear" and tokens > 1:
-        raise ValueError("head='linear' cannot weigh the answer by the prompt: give read_prompt=False, or head='mlp'.")
+        raise SettingError("head='linear' cannot weigh the answer by the prompt: give read_prompt=False, or head='mlp'.")
     last = nn.Linear(hidden_size, 1)
     nn.init.normal_(last.weight, std=1 / (hidden_size + 1) ** 0.5)
     nn.init.zeros_(last.bias)
@@ -96,6 +100,12 @@ class RewardModel(nn.Module):
         mask = torch.arange(states.shape[1], device=states.device) < torch.tensor([[len(row)] for row in rows], device=states.device)
         return self.read(trunk.upper(states, mask), mask, torch.tensor(after, device=states.device))
 
+    def train(self, mode: bool = True):
+        """Only the head's dropout follows `mode`: the backbone's would make what is cached of it one noisy draw for all epochs."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
     @property
     def head_device(self) -> torch.device:
         return next(self.head.parameters()).device
@@ -138,8 +148,8 @@ def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, devic
     """A saved reward model, in evaluation mode."""
     settings = json.loads((Path(directory) / "reward_config.json").read_text())
     backbone = models.load_model(str(directory), dtype, device, AutoModel)
-    model = RewardModel(backbone, models.load_tokenizer(str(directory)), settings["head"],
-                        **{name: settings[name] for name in ("max_length", "question", "read_prompt")})
+    model = RewardModel(backbone, models.load_tokenizer(str(directory)), settings["head"], max_length=settings["max_length"],
+                        question=settings.get("question", ""), read_prompt=settings.get("read_prompt", False))
     model.head.load_state_dict(load_file(Path(directory) / "head.safetensors"))
     model.mean, model.std = settings["mean"], settings["std"]
     return model.eval()

@@ -13,23 +13,35 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from . import models
 from .annotators import load_function
-from .errors import ModelError
+from .errors import ModelError, SettingError
 from .reward import load_reward_model
 
 Reward = Callable[..., list[float]]
 
 
 class ClassifierReward:
-    """A sequence classifier with its own tokenizer and chat template; its one logit is the score, or the second's lead over the first."""
+    """A sequence classifier with its own tokenizer and chat template; its one logit is the score, or the second's lead over the first.
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float32, device="cpu", batch_size: int = 16, max_length: int = 1024):
-        self.tokenizer = models.load_from(AutoTokenizer, name)
-        self.model = models.load_model(name, dtype, device, AutoModelForSequenceClassification)
-        self.batch_size, self.max_length = batch_size, max_length
-        if self.model.config.num_labels not in (1, 2):
-            raise ModelError(f"{name!r} tells {self.model.config.num_labels} classes apart: a reward needs one logit, or two (bad, good).")
-        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+    Raises ModelError for a model without a trained classification head, of more than two classes, or without a padding token.
+    """
+
+    def __init__(self, name: str, dtype: torch.dtype = torch.float32, device="cpu", batch_size: int = 16):
+        self.tokenizer, self.batch_size = models.load_from(AutoTokenizer, name), batch_size
+        self.model, loaded = models.load_from(AutoModelForSequenceClassification, name, dtype=dtype, output_loading_info=True)
+        self.model.to(device).eval()
+        config = self.model.config
+        if loaded["missing_keys"]:  # transformers would go on with a random head
+            raise ModelError(f"{name!r} is no sequence classifier: it has no weights for {', '.join(sorted(loaded['missing_keys']))}.")
+        if config.num_labels > 2:
+            raise ModelError(f"{name!r} tells {config.num_labels} classes apart: a reward needs one logit, or two (bad, good).")
+        if config.pad_token_id is None:
+            config.pad_token_id = self.tokenizer.pad_token_id
+        if config.pad_token_id is None:
+            raise ModelError(f"{name!r} has no padding token, so answers cannot be scored together: set pad_token_id in its config.")
+        self.tokenizer.pad_token_id = config.pad_token_id
+        # What is too long loses its beginning, never the answer's end; positions count from the left.
+        self.tokenizer.truncation_side, self.tokenizer.padding_side = "left", "right"
+        self.max_length = min(self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", 1024), 1024)
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
@@ -41,8 +53,9 @@ class ClassifierReward:
         return scores
 
     def encode(self, prompts: list[str], completions: list[str]):
+        """The conversation under the model's own template; a pair of texts where it has none, as such classifiers are trained."""
         options = {"return_tensors": "pt", "padding": True, "truncation": True, "max_length": self.max_length}
-        if self.tokenizer.chat_template is None:  # a pair of texts, as classifiers without a template are trained
+        if self.tokenizer.chat_template is None:
             return self.tokenizer(prompts, completions, **options)
         turns = [[{"role": "user", "content": p}, {"role": "assistant", "content": c}] for p, c in zip(prompts, completions)]
         texts = self.tokenizer.apply_chat_template(turns, tokenize=False)
@@ -50,29 +63,37 @@ class ClassifierReward:
 
 
 class WeightedRewards:
-    """The weighted sum of several rewards."""
+    """The weighted sum of several rewards, `parts` of (weight, name, reward)."""
 
-    def __init__(self, parts: list[tuple[float, Reward]]):
+    def __init__(self, parts: list[tuple[float, str, Reward]]):
         self.parts = parts
 
-    def __call__(self, **columns) -> list[float]:
-        found = [[weight * score for score in reward(**columns)] for weight, reward in self.parts]
-        return [sum(scores) for scores in zip(*found, strict=True)]
+    def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
+        total = [0.0] * len(prompts)
+        for weight, name, reward in self.parts:
+            scores = reward(prompts=prompts, completions=completions, **columns)
+            if len(scores) != len(prompts):
+                raise SettingError(f"The reward {name!r} gave {len(scores)} scores for {len(prompts)} answers.")
+            total = [so_far + weight * score for so_far, score in zip(total, scores)]
+        return total
 
 
-def load_reward(spec: str, reward_dir: Path, dtype: torch.dtype = torch.float32, device="cpu") -> Reward:
-    """The reward that `spec` names; `reward_dir` is what `reward_model` stands for. Raises ModelError or ValueError with the part at fault."""
+def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = torch.float32, device="cpu") -> Reward:
+    """The reward that `spec` names; `trained` gives the folder of `reward_model`, and is asked for only where that is named.
+
+    Raises SettingError for a term that cannot be read or imported, and ModelError for a model that is none.
+    """
     parts = []
     for term in spec.split(" + "):
         weight, _, name = term.strip().rpartition("*")
         if not name or not re.fullmatch(r"([+-]?\d+(\.\d*)?)?", weight.strip()):
-            raise ValueError(f"reward={spec!r}: {term!r} is no reward; write for example '0.8*reward_model + 0.2*my_rewards:politeness'.")
-        parts.append((float(weight or 1), _load_one(name.strip(), reward_dir, dtype, device)))
-    return parts[0][1] if len(parts) == 1 and parts[0][0] == 1 else WeightedRewards(parts)
+            raise SettingError(f"reward={spec!r}: {term!r} is no reward; write for example '0.8*reward_model + 0.2*my_rewards:politeness'.")
+        parts.append((float(weight or 1), name.strip(), _load_one(name.strip(), trained, dtype, device)))
+    return parts[0][2] if len(parts) == 1 and parts[0][0] == 1 else WeightedRewards(parts)
 
 
-def _load_one(name: str, reward_dir: Path, dtype: torch.dtype, device) -> Reward:
-    folder = Path(reward_dir if name == "reward_model" else name).expanduser()
+def _load_one(name: str, trained: Callable[[], Path], dtype: torch.dtype, device) -> Reward:
+    folder = Path(trained() if name == "reward_model" else name).expanduser()
     if (folder / "reward_config.json").is_file():
         return load_reward_model(folder, dtype, device).score
     if ":" in name and not folder.exists():

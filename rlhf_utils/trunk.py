@@ -20,7 +20,7 @@ FAMILIES = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), ("laye
 
 @functools.cache
 def _say_whole(family: str, why: str) -> None:
-    warnings.warn(f"{family} models {why}, so every pass runs the whole model: the same numbers, more slowly.", stacklevel=4)
+    warnings.warn(f"This {family} model {why}, so every pass runs the whole model: the same numbers, more slowly.", stacklevel=3)
 
 
 class NoPositions(nn.Module):
@@ -58,7 +58,7 @@ class Trunk:
             trained = [i for i, block in enumerate(self.blocks) if any(p.requires_grad or "lora_" in name for name, p in block.named_parameters())]
             self.cut = min(trained, default=len(self.blocks))
         else:
-            _say_whole(family, "mix kinds of attention" if family in FAMILIES else "are none whose blocks the suite can split")
+            _say_whole(family, "mixes kinds of attention" if family in FAMILIES else "is of a family whose blocks the suite cannot split")
 
     @torch.no_grad()
     def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -72,11 +72,14 @@ class Trunk:
         return self._run(self.blocks[self.cut :], self.norm, attention_mask, inputs_embeds=states.to(self.norm.weight.dtype))
 
     def _run(self, blocks: list[nn.Module], norm: nn.Module, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
-        parts = dict(zip(self.names, (nn.ModuleList(blocks), norm, NoPositions() if "inputs_embeds" in inputs else None)))
-        whole = {name: getattr(self.model, name) for name, part in parts.items() if name and part is not None}
+        blocks_name, norm_name, positions_name = self.names
+        parts = {blocks_name: nn.ModuleList(blocks), norm_name: norm}
+        if positions_name and "inputs_embeds" in inputs:
+            parts[positions_name] = NoPositions()
+        whole = {name: getattr(self.model, name) for name in parts}
         try:
-            for name in whole:
-                setattr(self.model, name, parts[name])
+            for name, part in parts.items():
+                setattr(self.model, name, part)
             return self._forward(attention_mask, **inputs)
         finally:
             for name, part in whole.items():

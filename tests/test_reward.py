@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, GPT2Config, GPT2Model
 
 from rlhf_utils import data, models
 from rlhf_utils.reward import Group, RewardModel, group_by_prompt, group_loss, last_token_index, load_reward_model, make_head, margins, pairwise_loss
@@ -19,11 +19,11 @@ PROMPTS = [g.prompt for g in GROUPS for _ in g.responses]
 ANSWERS = [r for g in GROUPS for r in g.responses]
 
 
-@pytest.fixture(params=[False, True], ids=["last token", "and the prompt's"])
+@pytest.fixture(params=[(False, ""), (True, ""), (True, "Was that good?")], ids=["last token", "and the prompt's", "with a question"])
 def model(request) -> RewardModel:
     """The tiny model in float32 with adapters on its upper block, as after some training: none of them is zero."""
     backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, 8, num_trainable_layers=1)
-    model = RewardModel(backbone, models.load_tokenizer("tiny"), read_prompt=request.param)
+    model = RewardModel(backbone, models.load_tokenizer("tiny"), read_prompt=request.param[0], question=request.param[1])
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -68,13 +68,16 @@ def test_shape_and_padding(model):
 
 
 def test_reward_is_read_at_the_end_of_sequence(model):
+    model.question = ""
     ids = model.encode(["Hi?"], ["Hello."])["input_ids"][0].tolist()
     assert ids[-1] == model.tokenizer.eos_token_id and "Hello." in model.tokenizer.decode(ids)
 
 
 def test_head_sees_the_token_before_the_answer(model):
     prompt, answer = PROMPTS[0], ANSWERS[0]
-    ids = torch.tensor([model.tokenizer(data.chat_prompt(model.tokenizer, prompt) + answer + model.tokenizer.eos_token, add_special_tokens=False)["input_ids"]])
+    text = data.chat_prompt(model.tokenizer, prompt, answer, model.question) if model.question else \
+        data.chat_prompt(model.tokenizer, prompt) + answer + model.tokenizer.eos_token
+    ids = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])
     hidden = model.backbone(ids).last_hidden_state[0]
     before = len(model.tokenizer(data.chat_prompt(model.tokenizer, prompt), add_special_tokens=False)["input_ids"]) - 1
     seen = torch.cat([hidden[-1], hidden[before]]) if model.read_prompt else hidden[-1]
@@ -86,7 +89,18 @@ def test_too_long_text_loses_its_beginning(model):
     model.max_length = 16
     cut = model.encode(["Hi? " * 50, "Hi?"], ["Hello.", "Hello."])["input_ids"]
     assert cut.shape[1] <= 16 and cut[0].tolist() == whole[-16:].tolist()
-    assert torch.isfinite(model.raw(["Hi? " * 50], ["Hello."])).all()
+    left = model.backbone(model.encode(["Hi?"], ["Hello " * 50])["input_ids"]).last_hidden_state[0]
+    seen = torch.cat([left[-1], left[0]]) if model.read_prompt else left[-1]  # the prompt is gone: its place is taken by the first token left
+    assert model.raw(["Hi?"], ["Hello " * 50]).item() == pytest.approx(model.head(seen).item(), abs=1e-5)
+
+
+def test_dropout_of_the_backbone_stays_off_in_training():
+    """Else the trunk's cached states would be one noisy draw, used for every epoch; GPT-2 has dropout 0.1."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=1024, n_embd=16, n_layer=2, n_head=2, n_positions=64)
+    model = RewardModel(models.add_lora(GPT2Model(config), 4, 8, num_trainable_layers=1), models.load_tokenizer("tiny"), dropout=0.0).train()
+    assert model.head.training and torch.equal(model.cached(["Hi?"], ["Hello."]), model.cached(["Hi?"], ["Hello."]))
+    assert torch.allclose(model.cached(["Hi?"], ["Hello."]), model.raw(["Hi?"], ["Hello."]), atol=1e-6)
 
 
 def test_cached_equals_forward(model):

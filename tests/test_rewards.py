@@ -38,7 +38,7 @@ def classifier(folder, labels: int, template: bool = True) -> str:
 @pytest.mark.parametrize("template", [True, False])
 @pytest.mark.parametrize("labels", [1, 2])
 def test_a_classifier_reads_the_whole_conversation(tmp_path, labels, template):
-    reward = load_reward(classifier(tmp_path, labels, template), tmp_path / "none")
+    reward = load_reward(classifier(tmp_path, labels, template), trained=None)
     reward.batch_size = 2  # so that some rows are padded
     scores = reward(prompts=PROMPTS, completions=COMPLETIONS, category=["a"] * 3)
     for prompt, completion, score in zip(PROMPTS, COMPLETIONS, scores):
@@ -64,16 +64,30 @@ def test_weighted_sums_and_columns(mine, tmp_path):
     own = model.score(PROMPTS, COMPLETIONS)
     model.save(tmp_path)
     call = dict(prompts=PROMPTS, completions=COMPLETIONS, category=["x", "y", "x"])
-    assert load_reward("reward_model", tmp_path)(**call) == pytest.approx(own, abs=1e-5)
-    both = load_reward(f"0.5*reward_model + -2*mine:category + mine:length + 0*{tmp_path}", tmp_path)(**call)
-    assert both == pytest.approx([0.5 * r - 2 * (c == "x") + len(text) for r, c, text in zip(own, call["category"], COMPLETIONS)], abs=1e-5)
+    assert load_reward("reward_model", lambda: tmp_path)(**call) == pytest.approx(own, abs=1e-5)
+    both = load_reward(f"0.5*reward_model + -2*mine:category + mine:length + 0.25*{tmp_path}", lambda: tmp_path)(**call)
+    assert both == pytest.approx([0.75 * r - 2 * (c == "x") + len(text) for r, c, text in zip(own, call["category"], COMPLETIONS)], abs=1e-5)
 
 
 @pytest.mark.parametrize(("spec", "error", "told"), [
     ("mine:nothing", ValueError, "reward='mine:nothing' cannot be imported"), ("nowhere:f", ValueError, "nowhere"),
     ("half*reward_model", ValueError, "'half\\*reward_model' is no reward"), ("", ValueError, "is no reward"), ("mine:length + ", ValueError, "is no reward"),
-    ("/no/such/folder", ModelError, "/no/such/folder"),
+    ("mine:__name__", ValueError, "is no function but str"), ("/no/such/folder", ModelError, "/no/such/folder"),
+    ("tiny", ModelError, "'tiny' is no sequence classifier: it has no weights for score.weight"),
 ])
-def test_what_is_no_reward_is_named(mine, tmp_path, spec, error, told):
+def test_what_is_no_reward_is_named(mine, spec, error, told):
     with pytest.raises(error, match=told):
-        load_reward(spec, tmp_path)
+        load_reward(spec, trained=None)
+
+
+def test_a_part_that_gives_too_few_scores_is_named(mine):
+    sys.modules["mine"].short = lambda prompts, completions, **columns: [1.0]
+    with pytest.raises(ValueError, match="'mine:short' gave 1 scores for 3 answers"):
+        load_reward("mine:length + mine:short", trained=None)(prompts=PROMPTS, completions=COMPLETIONS)
+
+
+def test_what_is_too_long_for_a_classifier_keeps_the_end_of_the_answer(tmp_path):
+    reward = ClassifierReward(classifier(tmp_path, 1))
+    reward.max_length = 8
+    long, other = reward(["Hi? " * 40] * 2, ["Yes, I can.", "No, I will not."])
+    assert long != other and reward(["Ho! " * 40], ["Yes, I can."]) == pytest.approx([long], abs=1e-5)

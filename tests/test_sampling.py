@@ -1,22 +1,17 @@
-"""Sampling, scoring and the shared trunk against whole unpadded models, on the built-in `tiny` model and random ones, in float32."""
+"""Sampling and scoring against whole unpadded models, on the built-in `tiny` model, in float32."""
 
 import copy
 import math
-import warnings
 
 import pytest
 import torch
 from peft import PeftModel
 from tokenizers.processors import TemplateProcessing
-from transformers import (GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM)
 
-from rlhf_utils import models, sampling, trunk as trunk_module
+from rlhf_utils import models, sampling
 from rlhf_utils.data import chat_prompt
 from rlhf_utils.sampling import Samples, sample, sample_many, score_tokens
 from rlhf_utils.sft import as_dataset
-from rlhf_utils.trunk import Trunk, backbone
 
 SHORT, LONG = "Hi.", "Explain in a few plain words why the sky is blue and the sunset is red."
 PROMPTS = [SHORT, LONG, "What is a tree?", "Name two rivers."]
@@ -249,75 +244,3 @@ def test_adapters_that_were_loaded_are_compared_with_the_reference(tokenizer, tm
     samples = sample(trained, tokenizer, PROMPTS, 8, 1.0, seeded(12))
     expected = score_tokens(trained, samples, 1.0, trained.disable_adapter)["kl"]
     close(score_tokens(loaded, samples, 1.0, loaded.disable_adapter)["kl"], expected, 1e-5)
-
-
-# --- The trunk ---
-
-SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-             max_position_embeddings=64, initializer_range=0.2)
-SLIDING = dict(SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=2)  # two full blocks below two sliding ones: runs whole
-FAMILIES = [
-    pytest.param(LlamaForCausalLM, LlamaConfig(**SIZES), 3, id="llama"),
-    pytest.param(MistralForCausalLM, MistralConfig(**SIZES), 3, id="mistral"),
-    pytest.param(MistralForCausalLM, MistralConfig(**SIZES, sliding_window=4), 3, id="mistral-sliding"),
-    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SIZES), 3, id="qwen2"),
-    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SLIDING), None, id="qwen2-mixed"),
-    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=8), 3, id="qwen3"),
-    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SLIDING, head_dim=8), None, id="qwen3-mixed"),
-    pytest.param(GemmaForCausalLM, GemmaConfig(**SIZES, head_dim=8), 3, id="gemma"),
-    pytest.param(GPTNeoXForCausalLM, GPTNeoXConfig(**{name: size for name, size in SIZES.items() if name != "num_key_value_heads"}), 3, id="gpt_neox"),
-    pytest.param(GPT2LMHeadModel, GPT2Config(vocab_size=64, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.2), 3, id="gpt2"),
-    pytest.param(OPTForCausalLM, OPTConfig(vocab_size=64, hidden_size=32, ffn_dim=64, num_hidden_layers=4, num_attention_heads=4,
-                                           max_position_embeddings=64, word_embed_proj_dim=32, init_std=0.2), None, id="opt"),
-]
-
-
-@torch.no_grad()
-def whole(model, ids, mask):
-    """(n, H) last hidden states of the real tokens, row after row, each row alone and without padding."""
-    return torch.cat([backbone(model)(row[real][None], use_cache=False).last_hidden_state[0] for row, real in zip(ids, mask)])
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("family, config, cut", FAMILIES)
-def test_upper_of_lower_is_the_whole_model(family, config, cut, layers):
-    torch.manual_seed(0)
-    plain = family(config).eval()
-    model = adapted(copy.deepcopy(plain), layers)
-    ids = torch.randint(0, 64, (3, 12), generator=seeded())
-    mask = torch.ones(3, 12).bool()
-    mask[0, :5], mask[1, 10:] = False, False  # padding on the left and on the right
-    before, order = whole(model, ids, mask), list(backbone(model).modules())
-    trunk = Trunk(model)
-    with torch.no_grad():
-        states = trunk.lower(ids, mask)
-        close(trunk.upper(states, mask)[mask], before, 1e-5)
-        with model.disable_adapter():  # the same states serve the reference
-            close(trunk.upper(states, mask)[mask], whole(plain, ids, mask), 1e-5)
-    assert (before - whole(plain, ids, mask)).abs().max() > 1e-2, "the adapters must make a difference"
-    assert trunk.splits == (cut is not None)
-    if trunk.splits:
-        assert trunk.cut == cut + 1 - layers and states.shape == (3, 12, 32)
-    else:
-        assert torch.equal(states, ids)  # runs whole
-    assert all(a is b for a, b in zip(order, backbone(model).modules(), strict=True))
-    assert torch.equal(whole(model, ids, mask), before)  # the model is as it was
-
-
-def test_a_family_that_runs_whole_is_told_once():
-    trunk_module._say_whole.cache_clear()
-    model = next(f.values for f in FAMILIES if f.id == "opt")
-    model = model[0](model[1])
-    with pytest.warns(UserWarning, match="opt models .* runs the whole model"):
-        Trunk(model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Trunk(model)
-
-
-def test_a_failing_pass_leaves_the_model_as_it_was():
-    model = adapted(LlamaForCausalLM(LlamaConfig(**SIZES)).eval())
-    order, trunk = list(backbone(model).modules()), Trunk(model)
-    with pytest.raises(Exception):
-        trunk.upper(torch.zeros(1, 4, 33), torch.ones(1, 4).bool())  # a wrong width
-    assert all(a is b for a, b in zip(order, backbone(model).modules(), strict=True))
