@@ -26,11 +26,11 @@ from .data import load_rows
 from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
-    "sft": ("01_sft", 5.0),
+    "sft": ("01_sft", 6.0),
     "preferences": ("02_preferences", 6.0),
-    "reward_model": ("03_reward_model", 15.0),
-    "ppo": ("04_ppo", 8.0),
-    "evaluation": ("05_evaluation", 2.0),
+    "reward_model": ("03_reward_model", 13.0),
+    "ppo": ("04_ppo", 5.0),
+    "evaluation": ("05_evaluation", 1.5),
 }
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}

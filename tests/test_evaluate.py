@@ -133,5 +133,5 @@ def test_prefers_declining():
              {"prompt": "b", "category": "x", "responses": ["Yes.", "Yes, this is a somewhat longer text."]},
              {"prompt": "c", "category": "y", "responses": ["I won't help."]},  # nothing to compare with
              {"prompt": "d", "category": "y", "responses": ["No."]}]
-    assert evaluate.prefers_declining(short, items) == [{"category": "x", "prompts": 2, "prefers_declining": 0.5},
-                                                        {"category": "y", "prompts": 1, "prefers_declining": 0.0}]
+    assert evaluate.prefers_declining(short, items) == [{"category": "x", "prompts": 2, "declining is preferred": 0.5},
+                                                        {"category": "y", "prompts": 1, "declining is preferred": 0.0}]
