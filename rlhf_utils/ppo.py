@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .errors import PPOError, SettingError
+from .rewards import as_scores
 from .sampling import Samples, head_logits, sample, score_tokens
 from .trunk import Trunk
 
@@ -192,16 +193,6 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
     advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
     return Rollout(samples, tokens["logprobs"], tokens["ref_logprobs"], values, tokens["entropy"], tokens["kl"], tokens["trunk"], scores, rewards,
                    whiten(advantages, mask), returns)
-
-
-def as_scores(found, count: int) -> torch.Tensor:
-    """(count,) float32 from what a reward gave. Raises PPOError unless that is one finite number for each answer."""
-    found = found.tolist() if hasattr(found, "tolist") else list(found)
-    bad = [i for i, score in enumerate(found) if not isinstance(score, (int, float)) or not math.isfinite(score)]
-    if len(found) != count or bad:
-        what = f"{found[bad[0]]!r} for answer {bad[0] + 1}" if bad else f"{len(found)} of them"
-        raise PPOError(f"The reward must give one finite number for each of {count} answers, but gave {what}.")
-    return torch.tensor(found, dtype=torch.float32)
 
 
 def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:

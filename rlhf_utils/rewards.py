@@ -4,6 +4,7 @@ A reward is named in one line: `reward_model` (the one of 03), the folder or hub
 or a weighted sum of these, such as `0.8*reward_model + 0.2*my_rewards:politeness`. Left out: rewards for single tokens.
 """
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,20 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from . import models
 from .annotators import load_function
-from .errors import ModelError, SettingError
+from .errors import ModelError, PPOError, SettingError
 from .reward import load_reward_model
 
 Reward = Callable[..., list[float]]
+
+
+def as_scores(found, count: int) -> torch.Tensor:
+    """(count,) float32 from what a reward gave. Raises PPOError unless that is one finite number for each answer."""
+    found = found.tolist() if hasattr(found, "tolist") else list(found)
+    bad = [i for i, score in enumerate(found) if not isinstance(score, (int, float)) or not math.isfinite(score)]
+    if len(found) != count or bad:
+        what = f"{found[bad[0]]!r} for answer {bad[0] + 1}" if bad else f"{len(found)} of them"
+        raise PPOError(f"The reward must give one finite number for each of {count} answers, but gave {what}.")
+    return torch.tensor(found, dtype=torch.float32)
 
 
 class ClassifierReward:
