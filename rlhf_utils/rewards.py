@@ -23,11 +23,18 @@ Reward = Callable[..., list[float]]
 def as_scores(found, count: int) -> torch.Tensor:
     """(count,) float32 from what a reward gave. Raises PPOError unless that is one finite number for each answer."""
     found = found.tolist() if hasattr(found, "tolist") else list(found)
-    bad = [i for i, score in enumerate(found) if not isinstance(score, (int, float)) or not math.isfinite(score)]
+    bad = [i for i, score in enumerate(found) if not _is_finite(score)]
     if len(found) != count or bad:
         what = f"{found[bad[0]]!r} for answer {bad[0] + 1}" if bad else f"{len(found)} of them"
         raise PPOError(f"The reward must give one finite number for each of {count} answers, but gave {what}.")
-    return torch.tensor(found, dtype=torch.float32)
+    return torch.tensor([float(score) for score in found], dtype=torch.float32)
+
+
+def _is_finite(score) -> bool:
+    try:
+        return math.isfinite(float(score))  # also numpy's and torch's scalars
+    except (TypeError, ValueError):
+        return False
 
 
 class ClassifierReward:

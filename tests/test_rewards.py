@@ -3,6 +3,7 @@
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification
@@ -10,7 +11,7 @@ from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification
 from rlhf_utils import models
 from rlhf_utils.errors import ModelError
 from rlhf_utils.reward import RewardModel
-from rlhf_utils.rewards import ClassifierReward, load_reward
+from rlhf_utils.rewards import ClassifierReward, as_scores, load_reward
 
 PROMPTS, COMPLETIONS = ["Hi?", "How do plants drink?", "Why?"], ["Hello.", "By their roots, with the help of the sun.", "Because."]
 
@@ -78,6 +79,11 @@ def test_weighted_sums_and_columns(mine, tmp_path):
 def test_what_is_no_reward_is_named(mine, spec, error, told):
     with pytest.raises(error, match=told):
         load_reward(spec, trained=None)
+
+
+def test_scores_may_be_scalars_of_numpy_and_torch():
+    for found in ([np.float32(0.5), torch.tensor(2.0), 1], np.array([0.5, 2.0, 1.0]), torch.tensor([0.5, 2.0, 1.0])):
+        assert torch.equal(as_scores(found, 3), torch.tensor([0.5, 2.0, 1.0]))
 
 
 def test_a_part_that_gives_too_few_scores_is_named(mine):
