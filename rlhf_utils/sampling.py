@@ -7,10 +7,13 @@ ratio is only right if the distribution sampled from is the one that is trained.
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import DynamicCache
 
 from .data import chat_prompt
 from .trunk import Trunk, backbone, position_ids
+
+SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Samples:
     logprobs: torch.Tensor  # (B, T) float32, 0 on padding
     ended: torch.Tensor  # (B,) bool, True where the end-of-sequence token was sampled
     responses: list[str]  # decoded without special tokens
+    trunk: torch.Tensor  # (B, P + T − 1, H) what the frozen lower blocks made of all tokens but the last; ids where the model runs whole
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -34,6 +38,27 @@ class Samples:
     def attention_mask(self) -> torch.Tensor:
         return torch.cat([self.query_mask, self.response_mask], dim=1)
 
+    @property
+    def predicting(self) -> torch.Tensor:
+        """(B, P + T − 1) bool, True for each token that another real one follows: all that a pass over `trunk` has to read."""
+        return torch.cat([self.query_mask, self.response_mask[:, 1:]], dim=1)
+
+    def parts(self, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+        """The rows in parts of `size` of like length, so that little is padded."""
+        return rows[self.predicting[rows].sum(1).argsort(stable=True)].split(size)
+
+
+def upper_hidden(trunk: Trunk, samples: Samples, rows: torch.Tensor) -> torch.Tensor:
+    """(n, H) float32 states that predict the n real response tokens of `rows`, row after row, from one pass of the upper blocks.
+
+    Padding is squeezed out first: the rows' real tokens move to the left and the rest is cut.
+    """
+    real, length = samples.predicting[rows], samples.response_mask[rows].sum(1, keepdim=True)
+    count = real.sum(1, keepdim=True)
+    states = nn.utils.rnn.pad_sequence([row[mask] for row, mask in zip(samples.trunk[rows], real)], batch_first=True)
+    place = torch.arange(states.shape[1], device=states.device)
+    return trunk.upper(states, place < count)[(place >= count - length) & (place < count)].float()
+
 
 def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor = 1.0) -> torch.Tensor:
     """(…, V) float32 logits over `temperature` from (…, H) hidden states; bfloat16 logits would be off by up to 0.06.
@@ -42,10 +67,10 @@ def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor =
     """
     head = model.get_output_embeddings()
     bias = None if head.bias is None else head.bias.float()
-    return torch.nn.functional.linear(hidden.float(), _float_weight(head), bias) / temperature
+    return nn.functional.linear(hidden.float(), _float_weight(head), bias) / temperature
 
 
-def _float_weight(head: torch.nn.Linear) -> torch.Tensor:
+def _float_weight(head: nn.Linear) -> torch.Tensor:
     """The head's weight in float32, cast once: the head is frozen in every stage that samples."""
     if head.weight.dtype == torch.float32:
         return head.weight
@@ -55,14 +80,41 @@ def _float_weight(head: torch.nn.Linear) -> torch.Tensor:
     return cached
 
 
+class _TokenLogprobs(torch.autograd.Function):
+    """log softmax(logits)[label] and the entropy, keeping one (n, V) table for the backward pass where autograd would keep three."""
+
+    @staticmethod
+    def forward(ctx, logits, labels):
+        total = logits.logsumexp(1, keepdim=True)
+        chosen = logits.gather(1, labels[:, None]) - total
+        probabilities = (logits - total).exp_()
+        entropy = total[:, 0] - torch.einsum("nv,nv->n", probabilities, logits)
+        ctx.save_for_backward(probabilities, labels)
+        ctx.mark_non_differentiable(entropy)
+        return chosen[:, 0], entropy
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        probabilities, labels = ctx.saved_tensors
+        table = probabilities * -gradient[:, None]
+        return table.scatter_add_(1, labels[:, None], gradient[:, None]), None
+
+
+def token_logprobs(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n,) log-probabilities of the (n,) labels under (n, V) logits, with gradients, and the (n,) entropies, without."""
+    return _TokenLogprobs.apply(logits, labels)
+
+
 @torch.no_grad()
 def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float],
            generator: torch.Generator | None = None) -> Samples:
-    """One response to each prompt, sampled in one batch; `temperature` is one number or one a prompt."""
+    """One response to each prompt, sampled in one batch; `temperature` is one number or one a prompt. Equal prompts are read once."""
     device = next(model.parameters()).device
-    batch = tokenizer([chat_prompt(tokenizer, p) for p in prompts], return_tensors="pt", padding=True, add_special_tokens=False).to(device)
+    different = list(dict.fromkeys(prompts))
+    which = torch.tensor([different.index(prompt) for prompt in prompts], device=device)
+    batch = tokenizer([chat_prompt(tokenizer, p) for p in different], return_tensors="pt", padding=True, add_special_tokens=False).to(device)
     query_ids, query_mask = batch["input_ids"], batch["attention_mask"].bool()
-    rows = len(prompts)
+    rows, width = len(prompts), query_ids.shape[1]
     temperatures = torch.as_tensor(temperature, dtype=torch.float32, device=device).expand(rows)
     if bool((temperatures <= 0).any()):
         raise ValueError(f"temperature={temperature} must be above 0: sampling at 0 has no log-probabilities to train on.")
@@ -70,14 +122,22 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
     logprobs = torch.zeros(rows, max_new_tokens, device=device)
     active = torch.arange(rows, device=device)  # rows in the batch; ended ones are dropped now and then
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    cache, tokens, mask = DynamicCache(config=model.config), query_ids, query_mask
+    trunk, cache, tokens, mask, states = Trunk(model), DynamicCache(config=model.config), query_ids, query_mask, None
     for step in range(max_new_tokens):
-        hidden = backbone(model)(tokens, attention_mask=mask.long(), position_ids=position_ids(mask)[:, -tokens.shape[1]:],
-                                 past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        logp = head_logits(model, hidden, temperatures[active, None]).log_softmax(-1)
-        choice = _draw(logp, generator)
+        with trunk.captured() as captured:
+            hidden = backbone(model)(tokens, attention_mask=mask.long(), position_ids=position_ids(mask)[:, -tokens.shape[1]:],
+                                     past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+        read = captured[0] if trunk.splits else tokens
+        if step == 0:
+            cache.batch_select_indices(which)
+            hidden, mask = hidden[which], query_mask[which]
+            states = read.new_zeros(rows, width + max_new_tokens - 1, *read.shape[2:])
+            states[:, :width] = read[which]
+        else:
+            states[active, width + step - 1] = read[:, 0]
+        choice, response_logprobs = _draw(head_logits(model, hidden, temperatures[active, None]), generator)
         response[active, step] = choice
-        logprobs[active, step] = logp.gather(1, choice[:, None])[:, 0]
+        logprobs[active, step] = response_logprobs
         ended[active] |= choice == tokenizer.eos_token_id
         going = ~ended[active]
         if not bool(going.any()):
@@ -87,17 +147,28 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
             keep = going.nonzero()[:, 0]
             cache.batch_select_indices(keep)
             active, tokens, mask = active[keep], tokens[keep], mask[keep]
-    return _finish(prompts, query_ids, query_mask, response, logprobs, tokenizer)
+    return _finish(prompts, query_ids[which], query_mask[which], response, logprobs, states, tokenizer)
 
 
-def _draw(logp: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    """(B,) tokens drawn by inverting the cumulative distribution: one uniform number a row, in float64 so that tails survive."""
-    cumulative = logp.double().exp_().cumsum_(1)
-    uniform = torch.rand(len(logp), 1, generator=generator, dtype=torch.float64, device=logp.device)
-    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)[:, 0].clamp(max=logp.shape[1] - 1)
+def _draw(logits: torch.Tensor, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B,) tokens drawn by inverting the cumulative distribution of (B, V) logits, and their (B,) log-probabilities.
+
+    One uniform number a row finds first a subtotal of 256 words, then the word in it; sums are in float64, so that tails survive.
+    """
+    rows, words = logits.shape
+    highest = logits.amax(1, keepdim=True)
+    weights = nn.functional.pad((logits - highest).exp_(), (0, -words % SUBTOTAL)).view(rows, -1, SUBTOTAL)
+    upto = weights.sum(2, dtype=torch.float64).cumsum_(1)
+    point = torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=logits.device) * upto[:, -1:]
+    part = torch.searchsorted(upto, point, right=True).clamp(max=upto.shape[1] - 1)
+    inside = weights[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
+    point = point - torch.where(part > 0, upto.gather(1, (part - 1).clamp(min=0)), 0.0)
+    point = torch.minimum(point, inside[:, -1:] * (1 - 1e-12))  # a word of no weight is never taken
+    choice = part * SUBTOTAL + torch.searchsorted(inside, point, right=True)
+    return choice[:, 0], (logits.gather(1, choice) - highest - upto[:, -1:].log())[:, 0].float()
 
 
-def _finish(prompts, query_ids, query_mask, response, logprobs, tokenizer) -> Samples:
+def _finish(prompts, query_ids, query_mask, response, logprobs, states, tokenizer) -> Samples:
     """Cuts each row after its first end-of-sequence token and trims columns that no row uses."""
     is_eos = response == tokenizer.eos_token_id
     mask = is_eos.cumsum(1) - is_eos.long() == 0  # a pad token drawn before the end counts: what follows attends to it
@@ -105,7 +176,7 @@ def _finish(prompts, query_ids, query_mask, response, logprobs, tokenizer) -> Sa
     response = response.masked_fill(~mask, tokenizer.pad_token_id)[:, :length]
     texts = tokenizer.batch_decode(response, skip_special_tokens=True)
     return Samples(prompts, query_ids, query_mask, response, mask[:, :length], (logprobs * mask)[:, :length],
-                   (is_eos & mask).any(1), [t.strip() for t in texts])
+                   (is_eos & mask).any(1), [t.strip() for t in texts], states[:, : query_ids.shape[1] + length - 1].clone())
 
 
 def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float], batch_size: int,
@@ -126,23 +197,23 @@ def score_tokens(model, samples: Samples, temperature: float, reference=None, ch
     """Log-probabilities of sampled responses under the model, and under `reference`, a context manager that turns it into π_ref.
 
     Returns (B, T) float32 tensors, 0 on padding: `logprobs`, `entropy`, and with a reference `ref_logprobs` and `kl`, the exact
-    KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)) of each position's distribution; `hidden`, (B, T, H) float32, the states that
-    predict the tokens; and `trunk`, the frozen lower blocks' states of all tokens. Full-vocabulary rows live for `chunk` rows only.
+    KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)) of each position's distribution; and `hidden`, (B, T, H), the states that
+    predict the tokens. Only the upper blocks run; full-vocabulary rows live for `chunk` rows only.
     """
-    trunk, parts = Trunk(model), []
-    predict = slice(samples.query_ids.shape[1] - 1, -1)
-    for rows in torch.arange(len(samples.prompts)).split(chunk):
-        ids, mask = samples.input_ids[rows], samples.attention_mask[rows]
-        real, labels = samples.response_mask[rows], samples.response_ids[rows][..., None]
-        states = trunk.lower(ids, mask)
-        hidden = trunk.upper(states, mask)[:, predict]
-        logp = head_logits(model, hidden, temperature).log_softmax(-1)
-        part = {"logprobs": logp.gather(-1, labels)[..., 0], "entropy": -(logp.exp() * logp).sum(-1)}
+    trunk, mask, found = Trunk(model), samples.response_mask, {}
+    for rows in samples.parts(torch.arange(len(samples.prompts), device=mask.device), chunk):
+        real = mask[rows]
+        labels = samples.response_ids[rows][real]
+        part = {"hidden": upper_hidden(trunk, samples, rows)}
+        logits = head_logits(model, part["hidden"], temperature)
+        part["logprobs"], part["entropy"] = token_logprobs(logits, labels)
         if reference is not None:
             with reference():
-                ref = head_logits(model, trunk.upper(states, mask)[:, predict], temperature).log_softmax(-1)
-            part["ref_logprobs"] = ref.gather(-1, labels)[..., 0]
-            part["kl"] = (logp.exp() * (logp - ref)).sum(-1)
-        part = {name: value.masked_fill(~real, 0.0) for name, value in part.items()}
-        parts.append(part | {"hidden": hidden.float(), "trunk": states})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                ref_logits = head_logits(model, upper_hidden(trunk, samples, rows), temperature)
+            part["ref_logprobs"] = token_logprobs(ref_logits, labels)[0]
+            logp, ref = logits.log_softmax(1), ref_logits.log_softmax(1)
+            part["kl"] = torch.einsum("nv,nv->n", logp.exp(), logp - ref)
+        for name, value in part.items():
+            table = found.setdefault(name, value.new_zeros(*mask.shape, *value.shape[1:]))
+            table[rows[:, None].expand_as(real)[real], real.nonzero()[:, 1]] = value
+    return found

@@ -2,14 +2,18 @@
 
 Adapters sit in the top blocks only, so what the lower blocks make of a text never changes: policy, reference, value, every PPO
 epoch and every epoch of the reward model share it (as the hydra of trlx shares its trunk; Havrilla 2023). Families that are not in
-FAMILIES run whole, which is slower, gives the same numbers, and is said once. Left out: capturing the states while sampling.
+FAMILIES run whole, which is slower, gives the same numbers, and is said once. Left out: splitting models that mix kinds of attention.
 """
 
+import contextlib
+import copy
 import functools
 import warnings
 
 import torch
 from torch import nn
+
+from .errors import ModelError
 
 # model_type → its names for the blocks, for the norm after them, and for positions that are added to the embeddings (None: rotary)
 FAMILIES = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), ("layers", "norm", None)) | {
@@ -53,17 +57,38 @@ class Trunk:
         self.splits = family in FAMILIES and len(kinds) == 1  # masks go by a block's number from 0
         if self.splits:
             self.names = FAMILIES[family]
-            self.blocks, self.norm = list(getattr(self.model, self.names[0])), getattr(self.model, self.names[1])
             # A loaded adapter asks for no gradient, but switching it off must still change nothing in the trunk.
             trained = [i for i, block in enumerate(self.blocks) if any(p.requires_grad or "lora_" in name for name, p in block.named_parameters())]
             self.cut = min(trained, default=len(self.blocks))
         else:
             _say_whole(family, "mixes kinds of attention" if family in FAMILIES else "is of a family whose blocks the suite cannot split")
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return list(getattr(self.model, self.names[0]))
+
+    @property
+    def norm(self) -> nn.Module:
+        return getattr(self.model, self.names[1])
+
     @torch.no_grad()
     def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, L, H) states below the first trainable block; the (B, L) ids themselves for a family that runs whole."""
         return self._run(self.blocks[: self.cut], nn.Identity(), attention_mask, input_ids=input_ids) if self.splits else input_ids
+
+    @contextlib.contextmanager
+    def captured(self):
+        """Yields a list that gets, at each whole pass of the model within, the (B, L, H) states that enter the first trainable block."""
+        states: list[torch.Tensor] = []
+        if not self.splits:
+            yield states
+            return
+        entered = (self.blocks + [self.norm])[self.cut]
+        hook = entered.register_forward_pre_hook(lambda _, args, kwargs: states.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
+        try:
+            yield states
+        finally:
+            hook.remove()
 
     def upper(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, L, H) last hidden states from what `lower` gave."""
@@ -71,19 +96,39 @@ class Trunk:
             return self._forward(attention_mask, input_ids=states)
         return self._run(self.blocks[self.cut :], self.norm, attention_mask, inputs_embeds=states.to(self.norm.weight.dtype))
 
+    def frozen_copy(self):
+        """A context manager in which the blocks above the cut, and the norm after them, are copies of what they are now."""
+        if not self.splits:
+            raise ModelError(f"A {self.model.config.model_type} model runs whole here, so its top blocks cannot learn without adapters: give lora_r above 0.")
+        blocks, norm = copy.deepcopy(nn.ModuleList(self.blocks[self.cut :])).requires_grad_(False), copy.deepcopy(self.norm).requires_grad_(False)
+
+        @contextlib.contextmanager
+        def swapped():
+            parts = {self.names[0]: nn.ModuleList([*self.blocks[: self.cut], *blocks]), self.names[1]: norm}
+            with self._with(parts):
+                yield
+
+        return swapped
+
+    @contextlib.contextmanager
+    def _with(self, parts: dict[str, nn.Module]):
+        """The model with some of its parts replaced, and as it was afterwards."""
+        whole = {name: getattr(self.model, name) for name in parts}
+        try:
+            for name, part in parts.items():
+                setattr(self.model, name, part)
+            yield
+        finally:
+            for name, part in whole.items():
+                setattr(self.model, name, part)
+
     def _run(self, blocks: list[nn.Module], norm: nn.Module, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
         blocks_name, norm_name, positions_name = self.names
         parts = {blocks_name: nn.ModuleList(blocks), norm_name: norm}
         if positions_name and "inputs_embeds" in inputs:
             parts[positions_name] = NoPositions()
-        whole = {name: getattr(self.model, name) for name in parts}
-        try:
-            for name, part in parts.items():
-                setattr(self.model, name, part)
+        with self._with(parts):
             return self._forward(attention_mask, **inputs)
-        finally:
-            for name, part in whole.items():
-                setattr(self.model, name, part)
 
     def _forward(self, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
         return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask), use_cache=False, **inputs).last_hidden_state

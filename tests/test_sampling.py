@@ -10,8 +10,9 @@ from tokenizers.processors import TemplateProcessing
 
 from rlhf_utils import models, sampling
 from rlhf_utils.data import chat_prompt
-from rlhf_utils.sampling import Samples, sample, sample_many, score_tokens
+from rlhf_utils.sampling import Samples, sample, sample_many, score_tokens, token_logprobs
 from rlhf_utils.sft import as_dataset
+from rlhf_utils.trunk import Trunk
 
 SHORT, LONG = "Hi.", "Explain in a few plain words why the sky is blue and the sunset is red."
 PROMPTS = [SHORT, LONG, "What is a tree?", "Name two rivers."]
@@ -83,9 +84,9 @@ def test_left_padding_changes_nothing(tokenizer):
     padding = int((~batch.query_mask[0]).sum())
     assert padding > 5
     alone = Samples([SHORT], batch.query_ids[:1, padding:], batch.query_mask[:1, padding:], batch.response_ids[:1], batch.response_mask[:1],
-                    batch.logprobs[:1], batch.ended[:1], batch.responses[:1])
+                    batch.logprobs[:1], batch.ended[:1], batch.responses[:1], batch.trunk[:1, padding:])
     other = copy.deepcopy(batch)
-    other.query_ids[~other.query_mask] = 77  # what stands on padding must not matter
+    other.trunk[~other.predicting] = 77.0  # what stands on padding must not matter
     expected = score_tokens(model, alone, 1.0, model.disable_adapter)
     for found in (score_tokens(model, batch, 1.0, model.disable_adapter), score_tokens(model, other, 1.0, model.disable_adapter)):
         for name in ("logprobs", "ref_logprobs", "kl", "entropy"):
@@ -108,16 +109,59 @@ def test_rows_that_have_ended_are_sampled_no_further(tokenizer, monkeypatch):
     """One row after another ends; the loop stops with the last of them and drops ended rows on the way."""
     sizes, draws = [], sampling._draw
 
-    def one_ends(logp, generator):
-        choice = draws(logp, generator)
+    def one_ends(logits, generator):
+        choice, logprobs = draws(logits, generator)
         choice[:] = 100
         choice[min(len(sizes), len(choice) - 1)] = tokenizer.eos_token_id
-        sizes.append(len(logp))
-        return choice
+        sizes.append(len(logits))
+        return choice, logprobs
 
     monkeypatch.setattr(sampling, "_draw", one_ends)
     samples = sample(models.load_model("tiny"), tokenizer, PROMPTS * 2, 24, 1.0, seeded())
     assert samples.ended.all() and len(sizes) < 24 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 8
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_states_captured_while_sampling_are_those_of_a_pass_of_their_own(tokenizer, layers):
+    model = adapted(lively(tokenizer), layers)
+    samples = sample(model, tokenizer, PROMPTS + PROMPTS[:2], 24, 0.7, seeded(13))
+    assert samples.response_mask.sum(1).unique().numel() > 2
+    states = Trunk(model).lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1])
+    close(samples.trunk[samples.predicting], states[samples.predicting], 1e-5)
+
+
+def test_a_prompt_asked_several_times_is_read_once(tokenizer):
+    """Both ways of asking give the same answers, for the same random numbers."""
+    model, read = lively(tokenizer), []
+    model.model.register_forward_pre_hook(lambda module, args, kwargs: read.append(len(args[0])), with_kwargs=True)
+    together = sample(model, tokenizer, [LONG, SHORT, LONG], 12, 1.0, seeded(14))
+    assert read[0] == 2 and max(read[1:]) == 3
+    apart = [sample(model, tokenizer, [LONG, f"{n}", LONG + " "], 12, 1.0, seeded(14)) for n in (1, 2)]
+    assert all(torch.equal(together.response_ids[0, :3], other.response_ids[0, :3]) for other in apart)
+
+
+@pytest.mark.parametrize("words", [5, 256, 1000])
+def test_draws_and_their_logprobs_follow_the_logits(words):
+    logits = 3 * torch.randn(1, words, generator=seeded(15))
+    logits[0, :2] = -torch.inf  # never drawn
+    choice, logprobs = sampling._draw(logits.expand(20000, -1), seeded(16))
+    close(logprobs, logits[0].log_softmax(0)[choice], 1e-5)
+    counts = torch.bincount(choice, minlength=words).double()
+    assert not counts[:2].any() and len(counts) == words
+    close(counts / 20000, logits[0].double().softmax(0), 0.012)  # over three standard errors
+
+
+def test_token_logprobs_and_their_gradient_are_those_of_log_softmax():
+    logits = 2 * torch.randn(7, 50, generator=seeded(17)).double()
+    labels, weights = torch.randint(0, 50, (7,), generator=seeded(18)), torch.randn(7, generator=seeded(19)).double()
+    results = []
+    for function in (token_logprobs, lambda x, y: (x.log_softmax(1).gather(1, y[:, None])[:, 0], -(x.softmax(1) * x.log_softmax(1)).sum(1))):
+        leaf = logits.clone().requires_grad_()
+        logprobs, entropy = function(leaf, labels)
+        (logprobs * weights).sum().backward()
+        results.append((logprobs.detach(), entropy.detach(), leaf.grad))
+    for found, expected in zip(*results):
+        close(found, expected, 1e-12)
 
 
 def test_sft_learns_on_the_tokens_that_sampling_uses():
@@ -233,8 +277,7 @@ def test_the_chunk_of_scoring_does_not_matter(tokenizer):
     whole, parts = (score_tokens(model, samples, 1.0, model.disable_adapter, chunk=chunk) for chunk in (16, 2))
     for name in whole:
         assert whole[name].shape == parts[name].shape
-        real = samples.attention_mask if name == "trunk" else samples.response_mask
-        close(whole[name][real], parts[name][real], 1e-5)
+        close(whole[name], parts[name], 1e-5)
 
 
 def test_adapters_that_were_loaded_are_compared_with_the_reference(tokenizer, tmp_path):

@@ -1,0 +1,51 @@
+"""What both sides of the benchmark share: the sizes, the prompts, what a child process is told and what it says."""
+
+import argparse
+import json
+import resource
+
+from rlhf_utils import data
+
+BATCH = 16  # episodes of one update, in one minibatch
+LENGTH = 32  # tokens of every response
+EPOCHS = 4  # PPO passes over a batch
+TEMPERATURE = 0.7
+LEARNING_RATE = 3e-6  # TRL's default
+KL_COEF = 0.05  # TRL's default
+LORA_R, LORA_ALPHA = 16, 32
+TOP_LAYERS = 8  # k
+SAMPLING_CALLS = 3  # timed calls of the sampling comparison
+
+
+def arguments() -> argparse.Namespace:
+    """What the parent tells a child process: the task, the model's folder, the weights' dtype, timed updates, and what learns.
+
+    "full": everything (TRL only); "blocks": all N blocks, not embeddings and head; "top": the top k blocks; "lora": adapters on them.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--task", choices=("ppo", "sampling"), default="ppo")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--trains", choices=("full", "blocks", "top", "lora"), default="blocks")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--updates", type=int, default=1)
+    return parser.parse_args()
+
+
+def prompt_rows() -> list[dict]:
+    """The same BATCH different built-in prompts for both sides and for every update."""
+    return data.pick(data.load_rows("builtin", "prompts"), BATCH, seed=0)
+
+
+def top_layers(model) -> int:
+    """k: TOP_LAYERS, or half of the blocks of a model with fewer than twice as many (the tiny one has 2)."""
+    return min(TOP_LAYERS, model.config.num_hidden_layers // 2)
+
+
+def peak_gb() -> float:
+    """The most memory that this process has held so far, in 1e9 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def say(result: dict) -> None:
+    """One JSON line, the last that a child prints."""
+    print(json.dumps(result), flush=True)

@@ -1,0 +1,186 @@
+"""This suite's PPO engine against trl 1.12.0's PPOTrainer: the same model, prompts, batch, response length and PPO epochs.
+
+    python tests/benchmarks/ppo_vs_trl.py --json bench.json                       all of it, on smollm2-135m
+    python tests/benchmarks/ppo_vs_trl.py --model tiny                            a smoke check: whether it runs
+    python tests/benchmarks/ppo_vs_trl.py --configs k8_full_fp32 --rounds 3
+    python tests/benchmarks/ppo_vs_trl.py --only-sampling
+    python tests/benchmarks/ppo_vs_trl.py --parity                                numbers, not speed: parity.py
+
+Every measurement is a process of its own in the environment of environment.py; TRL's and ours take turns, and a round has each of
+them once. An update is sampling, scoring and training; the first of a process warms up. Ratios are ours over TRL's within a round,
+against the fastest TRL run that counts (and, for memory, the leanest); figures are medians over the rounds. TRL with the layers
+frozen that stay frozen on our side is run too and printed apart: it is not what TRL does by itself.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from environment import TRL, trl_python, variables
+from rlhf_utils import models
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """One kind of measurement: whose, what learns (see common.arguments), in which dtype."""
+
+    side: str  # "our" or "trl"
+    trains: str
+    dtype: str = "float32"
+    task: str = "ppo"
+
+    def __str__(self) -> str:
+        whose = {"our": "ours", "trl": f"TRL {TRL}" if self.task == "ppo" else "generate"}[self.side]
+        return f"{whose} {self.trains} {self.dtype}" if self.task == "ppo" else whose
+
+
+@dataclass
+class Config:
+    """What is compared under one name."""
+
+    ours: Run
+    trl: list[Run]  # the runs that count: the ratio is against the fastest
+    frozen: Run | None = None  # TRL with our frozen layers frozen too
+
+
+def config(trains: str, dtype: str) -> Config:
+    full = Run("trl", "full", dtype)
+    if trains == "lora":
+        return Config(Run("our", trains, dtype), [Run("trl", trains, dtype), full])
+    return Config(Run("our", trains, dtype), [full], Run("trl", trains, dtype))
+
+
+CONFIGS = {"k8_full_fp32": config("top", "float32"), "k8_lora_fp32": config("lora", "float32"), "kN_full_fp32": config("blocks", "float32"),
+           "k8_full_bf16": config("top", "bfloat16"), "k8_lora_bf16": config("lora", "bfloat16")}
+SAMPLING = [Run("trl", "full", task="sampling"), Run("our", "top", task="sampling")]
+
+
+@dataclass
+class Results:
+    """What each run said, a dict a round."""
+
+    found: dict[Run, list[dict]] = field(default_factory=dict)
+
+    def values(self, run: Run, name: str) -> list[float]:
+        return [result[name] for result in self.found[run]]
+
+    def median(self, run: Run, name: str) -> float:
+        return median(self.values(run, name))
+
+    def ratio(self, run: Run, other: Run, name: str) -> float:
+        """The median over the rounds of run / other."""
+        return median(a / b for a, b in zip(self.values(run, name), self.values(other, name)))
+
+
+def schedule(names: list[str]) -> list[Run]:
+    """The runs of one round, each once although configs share some, TRL's and ours by turns."""
+    runs = dict.fromkeys(run for name in names for run in (*CONFIGS[name].trl, CONFIGS[name].ours, CONFIGS[name].frozen) if run)
+    sides = ([run for run in runs if run.side == side] for side in ("trl", "our"))
+    return [run for pair in zip_longest(*sides) for run in pair if run]
+
+
+def measure(run: Run, python: Path, model: str, updates: int) -> dict:
+    """One measurement in a process of its own. Stops the benchmark with the end of its output if it fails."""
+    command = [python, HERE / f"{run.side}_side.py", "--task", run.task, "--model", model, "--trains", run.trains, "--dtype", run.dtype,
+               "--updates", str(updates)]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables())
+    if done.returncode:
+        sys.exit(f"{run} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def each(values: list[float], digits: int) -> str:
+    return " ".join(f"{value:.{digits}f}" for value in values)
+
+
+def report_config(name: str, results: Results) -> dict[str, float]:
+    """Prints one config and returns its flat keys."""
+    this, speed, memory = CONFIGS[name], "episodes_per_s", "peak_memory_gb"
+    fastest = max(this.trl, key=lambda run: results.median(run, speed))
+    leanest = min(this.trl, key=lambda run: results.median(run, memory))
+    print(f"\n{name:34}  episodes/s (each round)      peak GB (each round)")
+    for run in dict.fromkeys([this.ours, *this.trl, *([this.frozen] if this.frozen else [])]):
+        apart = "  (apart)" if run == this.frozen else ""
+        print(f"  {str(run) + apart:36} {results.median(run, speed):8.3f} ({each(results.values(run, speed), 3)})"
+              f"   {results.median(run, memory):6.2f} ({each(results.values(run, memory), 2)})")
+    flat = {speed: results.median(this.ours, speed), f"{speed}_ratio": results.ratio(this.ours, fastest, speed),
+            memory: results.median(this.ours, memory), "memory_ratio": results.ratio(this.ours, leanest, memory),
+            f"trl_{speed}": results.median(fastest, speed), f"trl_{memory}": results.median(leanest, memory)}
+    print(f"  ratio to {fastest}: {flat[f'{speed}_ratio']:.2f} times the episodes/s; "
+          f"to {leanest}: {flat['memory_ratio']:.2f} times the memory")
+    if this.frozen:
+        flat[f"{speed}_ratio_frozen"] = results.ratio(this.ours, this.frozen, speed)
+        print(f"  to TRL with the same layers frozen: {flat[f'{speed}_ratio_frozen']:.2f} times the episodes/s")
+    return {f"{name}.{key}": value for key, value in (flat | report_phases(this.ours, results)).items()}
+
+
+def report_phases(run: Run, results: Results) -> dict[str, float]:
+    """Prints where our side's time went, with the FLOP/s reached beside the machine's, and returns it as flat keys."""
+    last = results.found[run][-1]
+    rates = ", ".join(f"{rate:.0f} in {dtype}" for dtype, rate in sorted(last["matmul_gflops"].items()))
+    shares = ", ".join(f"{phase} {share:.0%}" + (f" at {last['gflops'][phase]:.0f} GFLOP/s" if phase in last["gflops"] else "")
+                       for phase, share in last["share"].items())
+    print(f"  our time, last round: {shares}; matrix products run at {rates}")
+    return {f"{group}.{key}": value for group in ("share", "gflops", "matmul_gflops") for key, value in last[group].items()}
+
+
+def report_sampling(results: Results) -> dict[str, float]:
+    generate, ours = SAMPLING
+    name = "tokens_per_s"
+    print(f"\nsampling, float32{'':21} tokens/s (each round)")
+    for run in (ours, generate):
+        print(f"  {str(run):36} {results.median(run, name):8.1f} ({each(results.values(run, name), 1)})")
+    ratio = results.ratio(ours, generate, name)
+    print(f"  ratio: {ratio:.2f}")
+    return {f"sampling.{name}": results.median(ours, name), f"sampling.generate_{name}": results.median(generate, name),
+            f"sampling.{name}_ratio": ratio}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m", help="built-in name or folder of a Llama model")
+    parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), default=list(CONFIGS), metavar="CONFIG", help=f"of {', '.join(CONFIGS)}")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each is measured")
+    parser.add_argument("--updates", type=int, default=1, help="timed updates of a measurement")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as flat keys")
+    parser.add_argument("--only-sampling", action="store_true", help="compare sampling only")
+    parser.add_argument("--parity", action="store_true", help="compare numbers with TRL's instead of speed")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    python = trl_python()
+    if args.parity:
+        return subprocess.run([python, HERE / "parity.py"], env=variables()).returncode
+    names, model = [] if args.only_sampling else args.configs, models.resolve(args.model)
+    print(f"{args.model} on {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; rounds {args.rounds}, "
+          f"timed updates {args.updates}", flush=True)
+    results = Results()
+    for number in range(args.rounds):
+        for run in [*schedule(names), *SAMPLING]:
+            found = measure(run, python, model, args.updates)
+            results.found.setdefault(run, []).append(found)
+            figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if isinstance(value, float))
+            print(f"round {number + 1}: {run}: {figures}", flush=True)
+    flat = {}
+    for name in names:
+        flat |= report_config(name, results)
+    flat |= report_sampling(results)
+    if args.json:
+        args.json.write_text(json.dumps(flat, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
