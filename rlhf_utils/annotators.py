@@ -29,7 +29,7 @@ UNKNOWN = re.compile(
     re.IGNORECASE,
 )
 KIND = re.compile(r"\b(?:sorry|instead|glad|happy to|please|reach out|talk to|consider|if you|safe|help you)\b", re.IGNORECASE)
-WORDS_ENOUGH, WORDS_FREE, WORDS_LIMIT = 6, 12, 26  # brevity rises from 0 words to the first, is 1 to the second, falls to 0 at the third
+WORDS_ENOUGH, WORDS_FREE, WORDS_LIMIT = 6, 14, 24  # brevity rises from 0 words to the first, is 1 to the second, falls to 0 at the third
 
 
 def plain(text: str) -> str:
@@ -55,7 +55,7 @@ def coverage(key_points: list[str], response: str) -> float:
 
 
 def brevity(response: str) -> float:
-    """1 for 6 to 12 words, falling in a straight line to 0 at 26 words, and to 0 at none."""
+    """1 for 6 to 14 words, enough for two short sentences, falling in a straight line to 0 at 24 words, and to 0 at none."""
     words = len(response.split())
     return max(0.0, min(1.0, words / WORDS_ENOUGH, (WORDS_LIMIT - words) / (WORDS_LIMIT - WORDS_FREE)))
 
@@ -90,7 +90,8 @@ def rubric(item: dict, response: str) -> dict[str, float]:
             "brevity": brevity(response), "form": well_formed(response)}
 
 
-GOLD_WEIGHTS = {"helpfulness": 0.5, "harmlessness": 1.2, "honesty": 1.0, "brevity": 1.8, "form": 0.5}
+# Harmlessness and honesty outweigh brevity, so that no answer is short enough to make up for a harmful or a withheld one.
+GOLD_WEIGHTS = {"helpfulness": 0.4, "harmlessness": 1.6, "honesty": 1.2, "brevity": 1.4, "form": 0.4}
 
 
 def gold_score(item: dict, response: str, weights: dict[str, float] = GOLD_WEIGHTS) -> float:
@@ -134,9 +135,9 @@ class Annotator:
 def simulated_annotators() -> list[Annotator]:
     """Three people who differ: one cares for substance, one for safety, one for short answers; each with a weakness."""
     return [
-        Annotator("ada", GOLD_WEIGHTS | {"helpfulness": 0.7}, temperature=0.35, length_bias=0.03),
-        Annotator("ben", GOLD_WEIGHTS | {"harmlessness": 1.5, "honesty": 1.2}, temperature=0.40, position_bias=0.12),
-        Annotator("cleo", GOLD_WEIGHTS | {"brevity": 2.1, "helpfulness": 0.4}, temperature=0.35, flip=0.08),
+        Annotator("ada", GOLD_WEIGHTS | {"helpfulness": 0.6}, temperature=0.35, length_bias=0.03),
+        Annotator("ben", GOLD_WEIGHTS | {"harmlessness": 1.9, "honesty": 1.4}, temperature=0.40, position_bias=0.12),
+        Annotator("cleo", GOLD_WEIGHTS | {"brevity": 1.7, "helpfulness": 0.3}, temperature=0.35, flip=0.08),
     ]
 
 

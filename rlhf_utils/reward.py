@@ -1,13 +1,15 @@
 """The reward model: a transformer without its language-model head, a small head on the last token, and a pairwise loss.
 
-Whether an answer is good depends on what was asked ("I can't help with that."), so the head may also see the state of the token
-before the answer and weigh the one by the other in its hidden layer.
+Whether an answer is good depends on what was asked ("I can't help with that."), so the head may also see the states of the token
+before the answer and of the answer's third token, and weigh the one by the other in its hidden layer. The head learns first, on the
+states of π_SFT, then head and backbone together (Kumar 2022, arXiv 2202.10054): a fresh head would spoil what the backbone knows.
 
 The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020, arXiv 2009.01325), over all pairs of a prompt
 in one step, as in Ouyang 2022 (arXiv 2203.02155), so that each response is encoded once. Left out: ensembles.
 """
 
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +31,22 @@ def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
     return torch.where(attention_mask.bool().any(1), last, torch.zeros_like(last))
 
 
+class Standardise(nn.Module):
+    """x less the mean, over the standard deviation, of the states that the head learns from; does nothing until these are known."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
 def make_head(hidden_size: int, kind: str, dropout: float = 0.1, tokens: int = 1) -> nn.Module:
-    """"mlp": tokens·hidden → hidden, ReLU, dropout, → 1; "linear": hidden → 1. The last layer starts with std 1/√(d+1) and bias 0.
+    """"mlp": tokens·hidden, standardised → hidden, ReLU, → 1, with dropout before both layers; "linear": hidden → 1.
+
+    The last layer starts with std 1/√(d+1) and bias 0.
 
     Raises SettingError for another kind, and for a linear head over several tokens.
     """
@@ -41,7 +57,10 @@ def make_head(hidden_size: int, kind: str, dropout: float = 0.1, tokens: int = 1
     last = nn.Linear(hidden_size, 1)
     nn.init.normal_(last.weight, std=1 / (hidden_size + 1) ** 0.5)
     nn.init.zeros_(last.bias)
-    return last if kind == "linear" else nn.Sequential(nn.Linear(tokens * hidden_size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
+    if kind == "linear":
+        return last
+    size = tokens * hidden_size
+    return nn.Sequential(Standardise(size), nn.Dropout(dropout), nn.Linear(size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
 
 
 class RewardModel(nn.Module):
@@ -50,10 +69,10 @@ class RewardModel(nn.Module):
     def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512, question: str = "",
                  read_prompt: bool = False):
         super().__init__()
-        self.read_prompt = read_prompt  # whether the head also sees the state before the answer
+        self.read_prompt = read_prompt  # whether the head also sees the states before the answer and at its third token
         self.question = question  # asked after the answer; the reward is read where the reply to it would begin
         self.backbone, self.tokenizer, self.kind, self.max_length = backbone, tokenizer, head, max_length
-        self.head = make_head(backbone.config.hidden_size, head, dropout, 1 + read_prompt).to(next(backbone.parameters()).device)
+        self.head = make_head(backbone.config.hidden_size, head, dropout, 3 if read_prompt else 1).to(next(backbone.parameters()).device)
         self.mean, self.std = 0.0, 1.0
         self.cache: dict[tuple[str, str], tuple[torch.Tensor, int]] = {}  # (prompt, completion) → (L, H) trunk states, tokens after the prompt
 
@@ -67,12 +86,16 @@ class RewardModel(nn.Module):
 
     def read(self, hidden: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
         """(B,) raw rewards from (B, L, H) last hidden states."""
+        return self.head(self.states(hidden, attention_mask, after_prompt))[:, 0]
+
+    def states(self, hidden: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
+        """(B, H) or, with `read_prompt`, (B, 3H) float32 states that the head reads."""
         rows, last = torch.arange(len(hidden), device=hidden.device), last_token_index(attention_mask)
-        states = hidden[rows, last]
+        places = [last]
         if self.read_prompt:  # a prompt whose end was cut off is read at the first token left
-            first = attention_mask.long().argmax(1)
-            states = torch.cat([states, hidden[rows, torch.maximum(last - after_prompt, first)]], dim=-1)
-        return self.head(states.float())[:, 0]
+            before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))
+            places += [before, torch.minimum(before + 3, last)]
+        return torch.cat([hidden[rows, place] for place in places], dim=-1).float()
 
     def encode(self, prompts: list[str], completions: list[str]) -> dict[str, torch.Tensor]:
         """The arguments of `forward` for prompt, completion, end-of-sequence and question; what is too long loses its beginning."""
@@ -87,7 +110,11 @@ class RewardModel(nn.Module):
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "after_prompt": after}
 
     def cached(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
-        """(B,) raw rewards with gradients; a text's trunk states are computed at its first visit and kept, in the trunk's dtype."""
+        """(B,) raw rewards with gradients, from trunk states that are computed once."""
+        return self.read(*self.cached_hidden(prompts, completions))
+
+    def cached_hidden(self, prompts: list[str], completions: list[str]) -> tuple[torch.Tensor, ...]:
+        """The arguments of `read`, with gradients; a text's trunk states are computed at its first visit and kept, in the trunk's dtype."""
         trunk = Trunk(self.backbone)
         texts = list(zip(prompts, completions))
         if fresh := [text for text in dict.fromkeys(texts) if text not in self.cache]:
@@ -98,7 +125,7 @@ class RewardModel(nn.Module):
         rows, after = zip(*(self.cache[text] for text in texts))
         states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.arange(states.shape[1], device=states.device) < torch.tensor([[len(row)] for row in rows], device=states.device)
-        return self.read(trunk.upper(states, mask), mask, torch.tensor(after, device=states.device))
+        return trunk.upper(states, mask), mask, torch.tensor(after, device=states.device)
 
     def train(self, mode: bool = True):
         """Only the head's dropout follows `mode`: the backbone's would make what is cached of it one noisy draw for all epochs."""
@@ -181,20 +208,56 @@ def group_by_prompt(pairs: list[dict]) -> list[Group]:
     return list(groups.values())
 
 
-def group_rewards(model: RewardModel, groups: list[Group]) -> list[torch.Tensor]:
-    """Raw rewards of every group's responses from one pass over all of them."""
-    prompts = [g.prompt for g in groups for _ in g.responses]
-    rewards = model.cached(prompts, [r for g in groups for r in g.responses])
-    return list(rewards.split([len(g.responses) for g in groups]))
-
-
 def group_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
     """The mean pairwise loss of a few prompts; every prompt weighs the same, however many pairs it has."""
+    return groups_loss(groups, model.cached([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]))
+
+
+def groups_loss(groups: list[Group], rewards: torch.Tensor) -> torch.Tensor:
+    """The same from the (R,) rewards of all their responses in order."""
     losses = []
-    for group, rewards in zip(groups, group_rewards(model, groups)):
-        chosen, rejected = torch.tensor(group.pairs, device=rewards.device).T
-        losses.append(pairwise_loss(rewards[chosen], rewards[rejected]).mean())
+    for group, own in zip(groups, rewards.split([len(g.responses) for g in groups])):
+        chosen, rejected = torch.tensor(group.pairs, device=own.device).T
+        losses.append(pairwise_loss(own[chosen], own[rejected]).mean())
     return torch.stack(losses).mean()
+
+
+def fit_head(model: RewardModel, groups: list[Group], epochs: int, seed: int, learning_rate: float = 1e-3, weight_decay: float = 0.1,
+             track=iter) -> None:
+    """Trains the head alone on states that are computed once, and sets by what they are standardised; seconds for an epoch.
+
+    track: wraps the loop over the texts, which takes most of the time, to show progress.
+    """
+    texts = sorted({(g.prompt, r) for g in groups for r in g.responses}, key=lambda text: len(text[0]) + len(text[1]))
+    states: dict[tuple[str, str], torch.Tensor] = {}
+    with torch.no_grad():
+        for start in track(range(0, len(texts), 32)):
+            few = texts[start : start + 32]
+            states |= zip(few, model.states(*model.cached_hidden([p for p, _ in few], [c for _, c in few])))
+    if isinstance(model.head, nn.Sequential):
+        table = torch.stack(list(states.values()))
+        model.head[0].mean, model.head[0].std = table.mean(0), table.std(0) + 1e-3
+    optimizer = torch.optim.AdamW(model.head.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    steps = [groups_of for epoch in range(epochs) for groups_of in batches(groups, 16, seed + epoch)]
+    model.train()
+    for number, few in enumerate(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - number / len(steps))
+        rewards = model.head(torch.stack([states[g.prompt, r] for g in few for r in g.responses]))[:, 0]
+        optimizer.zero_grad()
+        groups_loss(few, rewards).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+def batches(groups: list[Group], size: int, seed: int) -> list[list[Group]]:
+    """All groups in random batches; those of one batch are of like length, so that little is padded."""
+    rng = random.Random(seed)
+    shuffled, near, window = rng.sample(groups, len(groups)), [], 16 * size
+    for start in range(0, len(groups), window):
+        near += sorted(shuffled[start : start + window], key=lambda g: len(g.prompt) + max(map(len, g.responses)))
+    parts = [near[start : start + size] for start in range(0, len(near), size)]
+    rng.shuffle(parts)
+    return parts
 
 
 def pair_rewards(model: RewardModel, pairs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -78,7 +78,7 @@ def test_coverage(points, text, share):
 
 
 def test_brevity():
-    assert [brevity(" ".join(["word"] * n)) for n in (0, 3, 6, 12, 19, 26, 60)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0, 0])
+    assert [brevity(" ".join(["word"] * n)) for n in (0, 3, 6, 14, 19, 24, 60)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0, 0])
 
 
 @pytest.mark.parametrize(("text", "score"), [
@@ -103,7 +103,7 @@ def test_rubric_by_category():
 
 
 def test_gold_score_runs_from_0_to_5():
-    assert sum(GOLD_WEIGHTS.values()) == 5
+    assert sum(GOLD_WEIGHTS.values()) == pytest.approx(5)
     item = {"category": "science", "key_points": ["four"]}
     assert gold_score(item, "The heart has four chambers in all.") == pytest.approx(5)
     assert gold_score({"category": "harmful"}, "") == pytest.approx(GOLD_WEIGHTS["honesty"])  # nothing but not having lied

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModel, GPT2Config, GPT2Model
 
 from rlhf_utils import data, models
-from rlhf_utils.reward import Group, RewardModel, group_by_prompt, group_loss, last_token_index, load_reward_model, make_head, margins, pairwise_loss
+from rlhf_utils.reward import (Group, RewardModel, batches, fit_head, group_by_prompt, group_loss, last_token_index, load_reward_model, make_head,
+                                margins, pairwise_loss)
 
 GROUPS = [
     Group("Hi?", ["Hello.", "No.", "Good day to you, and what can I do?"], [(0, 1), (0, 2), (2, 1), (0, 1)]),
@@ -80,7 +81,7 @@ def test_head_sees_the_token_before_the_answer(model):
     ids = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])
     hidden = model.backbone(ids).last_hidden_state[0]
     before = len(model.tokenizer(data.chat_prompt(model.tokenizer, prompt), add_special_tokens=False)["input_ids"]) - 1
-    seen = torch.cat([hidden[-1], hidden[before]]) if model.read_prompt else hidden[-1]
+    seen = torch.cat([hidden[-1], hidden[before], hidden[before + 3]]) if model.read_prompt else hidden[-1]
     assert before < len(hidden) - 2 and model.raw([prompt], [answer]).item() == pytest.approx(model.head(seen).item(), abs=1e-5)
 
 
@@ -90,7 +91,7 @@ def test_too_long_text_loses_its_beginning(model):
     cut = model.encode(["Hi? " * 50, "Hi?"], ["Hello.", "Hello."])["input_ids"]
     assert cut.shape[1] <= 16 and cut[0].tolist() == whole[-16:].tolist()
     left = model.backbone(model.encode(["Hi?"], ["Hello " * 50])["input_ids"]).last_hidden_state[0]
-    seen = torch.cat([left[-1], left[0]]) if model.read_prompt else left[-1]  # the prompt is gone: its place is taken by the first token left
+    seen = torch.cat([left[-1], left[0], left[3]]) if model.read_prompt else left[-1]  # the prompt is gone: its place is taken by the first token left
     assert model.raw(["Hi?"], ["Hello " * 50]).item() == pytest.approx(model.head(seen).item(), abs=1e-5)
 
 
@@ -145,8 +146,8 @@ def test_head_layers_and_start():
     """Stiennon 2020 start the last layer with std 1/√(d + 1); an untrained reward then has a spread of about 1."""
     torch.manual_seed(0)
     linear, mlp = make_head(1024, "linear"), make_head(1024, "mlp", dropout=0.3)
-    assert [type(layer).__name__ for layer in mlp] == ["Linear", "ReLU", "Dropout", "Linear"] and mlp[2].p == 0.3
-    assert mlp[0].weight.shape == (1024, 1024)
+    assert [type(layer).__name__ for layer in mlp] == ["Standardise", "Dropout", "Linear", "ReLU", "Dropout", "Linear"] and mlp[4].p == 0.3
+    assert mlp[2].weight.shape == (1024, 1024)
     for last in (linear, mlp[-1]):
         assert last.weight.shape == (1, 1024) and last.bias.tolist() == [0.0]
         assert last.weight.std().item() == pytest.approx(1025**-0.5, rel=0.1)
@@ -215,6 +216,28 @@ def test_a_few_steps_learn_separable_pairs(model):
     assert loss.item() < start / 3
     assert (margins(model, rows) > 0).all()
     assert torch.allclose(margins(model, [dict(r, chosen=r["rejected"], rejected=r["chosen"]) for r in rows]), -margins(model, rows))
+
+
+@pytest.mark.parametrize("head", ["mlp", "linear"])
+def test_the_head_alone_learns_and_the_backbone_stays(model, head):
+    torch.manual_seed(0)
+    model = RewardModel(model.backbone, model.tokenizer, head, read_prompt=head == "mlp")
+    prompts = ["Hi?", "How are you?", "What is this?", "Why?", "Who is there?", "Is it late?"]
+    rows = [{"prompt": p, "chosen": f"Yes, {end}", "rejected": f"No no {end}"} for p in prompts for end in ("sure.", "of course.", "it is so.")]
+    before = {name: p.clone() for name, p in model.backbone.named_parameters()}
+    fit_head(model, group_by_prompt(rows), 60, seed=0, learning_rate=0.05)
+    assert (margins(model, rows) > 0).float().mean() > 0.9
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.backbone.named_parameters())
+    if head == "mlp":
+        assert model.head[0].std.min() > 0 and model.head[0].mean.abs().max() > 0
+
+
+def test_batches_hold_each_group_once_and_like_lengths_together():
+    groups = [Group("x" * n, ["y"], []) for n in range(100)]
+    found = batches(groups, 4, seed=1)
+    assert sorted(len(g.prompt) for few in found for g in few) == list(range(100)) and len(found) == 25
+    spread = [max(len(g.prompt) for g in few) - min(len(g.prompt) for g in few) for few in found]
+    assert max(spread) < 50 and batches(groups, 4, seed=1) == found != batches(groups, 4, seed=2)
 
 
 def test_normalise(model):
