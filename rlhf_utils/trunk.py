@@ -84,7 +84,7 @@ class Trunk:
             yield states
             return
         entered = (self.blocks + [self.norm])[self.cut]
-        hook = entered.register_forward_pre_hook(lambda _, args, kwargs: states.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
+        hook = entered.register_forward_pre_hook(lambda _, args, kwargs: states.append(args[0] if args else kwargs["hidden_states"]), prepend=True, with_kwargs=True)
         try:
             yield states
         finally:

@@ -1,6 +1,7 @@
 """PPO as a whole, on the built-in `tiny` model: it learns, it can be repeated and resumed bit for bit, and it stops when numbers break."""
 
 import copy
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -114,7 +115,7 @@ def test_the_ratio_is_1_before_the_first_step():
 
 
 def test_a_rollout_is_0_on_padding_and_ends_with_the_score():
-    rollout = collect(fresh_run(), reward=lambda completions, **columns: [3.0] * len(completions))
+    rollout = collect(fresh_run(), changed(response_length=40), reward=lambda completions, **columns: [3.0] * len(completions))
     lengths = rollout.mask.sum(1)
     assert lengths.unique().numel() > 2 and 0 < rollout.samples.ended.sum() < 16
     for name in ("logprobs", "ref_logprobs", "values", "entropy", "kl_full", "rewards", "advantages", "returns"):
@@ -142,7 +143,7 @@ def test_the_reward_function_gets_the_columns_of_its_rows():
 def test_gradient_accumulation_changes_nothing():
     results = []
     for size in (4, 16):
-        config = changed(num_mini_batches=1, per_device_train_batch_size=size)
+        config = changed(num_mini_batches=1, per_device_train_batch_size=size, response_length=40)
         run = fresh_run(config=config)
         run.optimizer = torch.optim.SGD(run.policy.trainable().values(), lr=0.1)  # Adam would blow rounding up to whole steps where gradients are near 0
         before = weights(run)
@@ -223,6 +224,53 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing(broken):
     for index, moments in run.optimizer.state_dict()["state"].items():
         assert all(torch.equal(value, optimizer["state"][index][name]) for name, value in moments.items())
     train(run, stop=1)  # no broken gradient is left behind
+
+
+# --- Whole top blocks in place of adapters ---
+
+
+def whole_blocks(layers):
+    """A run whose top blocks learn whole."""
+    run = fresh_run()
+    run.policy = ppo.Policy(models.unfreeze_top(models.load_model("tiny"), layers))
+    run.optimizer = torch.optim.Adam(run.policy.trainable().values(), lr=1e-3, eps=1e-5)
+    return run
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_whole_blocks_learn_and_the_reference_is_the_model_before(layers):
+    run, original = whole_blocks(layers), models.load_model("tiny")
+    before = weights(run)
+    first, _ = train(run, stop=2)
+    assert first["objective/kl_full"] == 0.0 and first["val/ratio_first"] == pytest.approx(1.0, abs=1e-6)
+    for name, new in weights(run).items():
+        block = int(name.split("layers.")[1].split(".")[0]) if "layers." in name else None
+        learns = name.startswith("value_head") or "norm.weight" in name and block is None or block is not None and block >= 2 - layers
+        assert (name in run.policy.trainable()) == learns, name
+        assert torch.equal(new, before[name]) != learns, name
+    samples = collect(run).samples
+    found = score_tokens(run.policy.model, samples, CONFIG.temperature, run.policy.reference)
+    plain = score_tokens(original, samples_of(original, samples), CONFIG.temperature)
+    torch.testing.assert_close(found["ref_logprobs"], plain["logprobs"], atol=1e-5, rtol=0)
+    assert found["kl"].max() > 0
+
+
+def samples_of(model, samples):
+    """The same samples with the trunk states that `model` makes of them."""
+    return dataclasses.replace(samples, trunk=Trunk(model).lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1]))
+
+
+def test_float32_tops_on_a_bfloat16_trunk():
+    """The states come from bfloat16 blocks, all after them is float32: whole passes and split ones agree to float32's precision of the tops."""
+    run = fresh_run()
+    model = models.load_model("tiny", torch.bfloat16)
+    run.policy = ppo.Policy(models.add_lora(models.float_top(model, 1), r=8, alpha=16, num_trainable_layers=1))
+    assert {p.dtype for p in run.policy.trainable().values()} == {torch.float32}
+    rollout = collect(run)
+    assert rollout.samples.trunk.dtype == torch.bfloat16
+    torch.testing.assert_close(rollout.samples.logprobs, rollout.logprobs, atol=5e-3, rtol=0)  # sampling rounds the rotations to bfloat16
+    run.optimizer = torch.optim.Adam(run.policy.trainable().values(), lr=1e-3)
+    assert ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)["val/ratio_first"] == pytest.approx(1.0, abs=1e-6)
 
 
 # --- Repeating ---
