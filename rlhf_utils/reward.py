@@ -20,7 +20,7 @@ from transformers import AutoModel
 
 from . import models
 from .data import chat_prompt
-from .errors import SettingError
+from .errors import ModelError, SettingError
 from .trunk import Trunk
 
 
@@ -177,7 +177,10 @@ def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, devic
     backbone = models.load_model(str(directory), dtype, device, AutoModel)
     model = RewardModel(backbone, models.load_tokenizer(str(directory)), settings["head"], max_length=settings["max_length"],
                         question=settings.get("question", ""), read_prompt=settings.get("read_prompt", False))
-    model.head.load_state_dict(load_file(Path(directory) / "head.safetensors"))
+    try:
+        model.head.load_state_dict(load_file(Path(directory) / "head.safetensors"))
+    except RuntimeError:
+        raise ModelError(f"The head in {Path(directory).name}/ is not of the shape that this version makes: run 03_reward_model again.") from None
     model.mean, model.std = settings["mean"], settings["std"]
     return model.eval()
 
@@ -226,9 +229,10 @@ def fit_head(model: RewardModel, groups: list[Group], epochs: int, seed: int, le
              track=iter) -> None:
     """Trains the head alone on states that are computed once, and sets by what they are standardised; seconds for an epoch.
 
+    To be called before the backbone has learned anything, so that the states are those of π_SFT.
     track: wraps the loop over the texts, which takes most of the time, to show progress.
     """
-    texts = sorted({(g.prompt, r) for g in groups for r in g.responses}, key=lambda text: len(text[0]) + len(text[1]))
+    texts = sorted(dict.fromkeys((g.prompt, r) for g in groups for r in g.responses), key=lambda text: len(text[0]) + len(text[1]))
     states: dict[tuple[str, str], torch.Tensor] = {}
     with torch.no_grad():
         for start in track(range(0, len(texts), 32)):

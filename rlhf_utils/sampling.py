@@ -164,7 +164,7 @@ def _draw(logits: torch.Tensor, generator: torch.Generator | None) -> tuple[torc
     inside = weights[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
     point = point - torch.where(part > 0, upto.gather(1, (part - 1).clamp(min=0)), 0.0)
     point = torch.minimum(point, inside[:, -1:] * (1 - 1e-12))  # a word of no weight is never taken
-    choice = part * SUBTOTAL + torch.searchsorted(inside, point, right=True)
+    choice = (part * SUBTOTAL + torch.searchsorted(inside, point, right=True)).clamp(max=words - 1)  # logits that are NaN: told by `update`
     return choice[:, 0], (logits.gather(1, choice) - highest - upto[:, -1:].log())[:, 0].float()
 
 

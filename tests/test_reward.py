@@ -252,6 +252,8 @@ def test_normalise(model):
 @pytest.mark.parametrize(("head", "read_prompt"), [("mlp", False), ("mlp", True), ("linear", False)])
 def test_saved_model_scores_the_same(model, tmp_path, head, read_prompt):
     model = RewardModel(model.backbone, model.tokenizer, head, max_length=20, read_prompt=read_prompt).eval()
+    fit_head(model, GROUPS, 1, seed=0)
+    model.eval()
     model.normalise(PROMPTS, ANSWERS)
     before = model.score(PROMPTS, ANSWERS)
     model.save(tmp_path)

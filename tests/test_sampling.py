@@ -151,6 +151,12 @@ def test_draws_and_their_logprobs_follow_the_logits(words):
     close(counts / 20000, logits[0].double().softmax(0), 0.012)  # over three standard errors
 
 
+def test_logits_that_are_nan_give_a_word_all_the_same():
+    """So that the run is stopped by `update`, in a sentence, and not by an index out of range."""
+    choice, logprobs = sampling._draw(torch.full((2, 300), torch.nan), seeded())
+    assert ((choice >= 0) & (choice < 300)).all() and logprobs.isnan().all()
+
+
 def test_token_logprobs_and_their_gradient_are_those_of_log_softmax():
     logits = 2 * torch.randn(7, 50, generator=seeded(17)).double()
     labels, weights = torch.randint(0, 50, (7,), generator=seeded(18)), torch.randn(7, generator=seeded(19)).double()
