@@ -145,14 +145,17 @@ def unfreeze_top(model, num_trainable_layers: int = 0):
 
 
 def float_top(model, num_trainable_layers: int = 0, trainable: bool = False):
-    """The model with its top blocks and last norm in float32, whatever the frozen blocks below are kept in; whole for an unknown family."""
+    """The model with its top blocks and last norm in float32, whatever the frozen blocks below are kept in.
+
+    A model that the trunk cannot split is left as it is.
+    """
     trunk = Trunk(model)
     if trunk.splits:
         top = [*trunk.blocks[lowest_layer(model, num_trainable_layers) :], trunk.norm]
         for module in top:
             module.float().requires_grad_(trainable)
         if next(trunk.model.parameters()).dtype != torch.float32:
-            top[0].register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
+            top[0].register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))  # these families give the states first
     return model
 
 

@@ -88,6 +88,8 @@ class Policy(nn.Module):
         nn.init.zeros_(self.value_head.bias)
         self.eval()  # dropout off in every role, training too
         adapted = hasattr(model, "disable_adapter")
+        if weight.requires_grad:
+            raise SettingError("The policy's head must stay frozen, as the reference shares it: give add_lora's or unfreeze_top's model.")
         self.reference = model.disable_adapter if adapted else Trunk(model).frozen_copy()  # a context manager that turns π into π_SFT
 
     def trainable(self) -> dict[str, nn.Parameter]:

@@ -213,11 +213,11 @@ def group_by_prompt(pairs: list[dict]) -> list[Group]:
 
 def group_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
     """The mean pairwise loss of a few prompts; every prompt weighs the same, however many pairs it has."""
-    return groups_loss(groups, model.cached([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]))
+    return loss_of_rewards(groups, model.cached([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]))
 
 
-def groups_loss(groups: list[Group], rewards: torch.Tensor) -> torch.Tensor:
-    """The same from the (R,) rewards of all their responses in order."""
+def loss_of_rewards(groups: list[Group], rewards: torch.Tensor) -> torch.Tensor:
+    """`group_loss` from the (R,) rewards of all responses of the groups, in order."""
     losses = []
     for group, own in zip(groups, rewards.split([len(g.responses) for g in groups])):
         chosen, rejected = torch.tensor(group.pairs, device=own.device).T
@@ -242,13 +242,13 @@ def fit_head(model: RewardModel, groups: list[Group], epochs: int, seed: int, le
         table = torch.stack(list(states.values()))
         model.head[0].mean, model.head[0].std = table.mean(0), table.std(0) + 1e-3
     optimizer = torch.optim.AdamW(model.head.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    steps = [groups_of for epoch in range(epochs) for groups_of in batches(groups, 16, seed + epoch)]
+    steps = [few for epoch in range(epochs) for few in batches(groups, 16, seed + epoch)]
     model.train()
     for number, few in enumerate(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - number / len(steps))
         rewards = model.head(torch.stack([states[g.prompt, r] for g in few for r in g.responses]))[:, 0]
         optimizer.zero_grad()
-        groups_loss(few, rewards).backward()
+        loss_of_rewards(few, rewards).backward()
         optimizer.step()
     optimizer.zero_grad()
 

@@ -198,7 +198,7 @@ def score_tokens(model, samples: Samples, temperature: float, reference=None, ch
 
     Returns (B, T) float32 tensors, 0 on padding: `logprobs`, `entropy`, and with a reference `ref_logprobs` and `kl`, the exact
     KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)) of each position's distribution; and `hidden`, (B, T, H), the states that
-    predict the tokens. Only the upper blocks run; full-vocabulary rows live for `chunk` rows only.
+    predict the tokens. Only the upper blocks run, on `samples.trunk`, so the model must be cut where the one that sampled was; full-vocabulary rows live for `chunk` rows only.
     """
     trunk, mask, found = Trunk(model), samples.response_mask, {}
     for rows in samples.parts(torch.arange(len(samples.prompts), device=mask.device), chunk):

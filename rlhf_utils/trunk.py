@@ -84,7 +84,7 @@ class Trunk:
             yield states
             return
         entered = (self.blocks + [self.norm])[self.cut]
-        hook = entered.register_forward_pre_hook(lambda _, args, kwargs: states.append(args[0] if args else kwargs["hidden_states"]), prepend=True, with_kwargs=True)
+        hook = entered.register_forward_pre_hook(lambda _, args: states.append(args[0]), prepend=True)  # before a hook that changes their dtype
         try:
             yield states
         finally:
@@ -99,7 +99,7 @@ class Trunk:
     def frozen_copy(self):
         """A context manager in which the blocks above the cut, and the norm after them, are copies of what they are now."""
         if not self.splits:
-            raise ModelError(f"A {self.model.config.model_type} model runs whole here, so its top blocks cannot learn without adapters: give lora_r above 0.")
+            raise ModelError(f"A {self.model.config.model_type} model runs whole here, so its top blocks cannot learn as a whole: give it adapters.")
         blocks, norm = copy.deepcopy(nn.ModuleList(self.blocks[self.cut :])).requires_grad_(False), copy.deepcopy(self.norm).requires_grad_(False)
 
         @contextlib.contextmanager

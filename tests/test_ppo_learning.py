@@ -260,15 +260,20 @@ def samples_of(model, samples):
     return dataclasses.replace(samples, trunk=Trunk(model).lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1]))
 
 
+def test_a_head_that_would_learn_is_refused():
+    with pytest.raises(ValueError, match="head must stay frozen"):
+        ppo.Policy(models.load_model("tiny"))
+
+
 def test_float32_tops_on_a_bfloat16_trunk():
-    """The states come from bfloat16 blocks, all after them is float32: whole passes and split ones agree to float32's precision of the tops."""
+    """The states come from bfloat16 blocks, all after them is float32; sampling's whole passes agree with split ones but for bfloat16 rotations."""
     run = fresh_run()
     model = models.load_model("tiny", torch.bfloat16)
     run.policy = ppo.Policy(models.add_lora(models.float_top(model, 1), r=8, alpha=16, num_trainable_layers=1))
     assert {p.dtype for p in run.policy.trainable().values()} == {torch.float32}
     rollout = collect(run)
     assert rollout.samples.trunk.dtype == torch.bfloat16
-    torch.testing.assert_close(rollout.samples.logprobs, rollout.logprobs, atol=5e-3, rtol=0)  # sampling rounds the rotations to bfloat16
+    torch.testing.assert_close(rollout.samples.logprobs, rollout.logprobs, atol=5e-3, rtol=0)
     run.optimizer = torch.optim.Adam(run.policy.trainable().values(), lr=1e-3)
     assert ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)["val/ratio_first"] == pytest.approx(1.0, abs=1e-6)
 

@@ -10,6 +10,7 @@ from transformers import (GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadM
                           LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM, Qwen2Config, Qwen2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM)
 
+from rlhf_utils import models
 from rlhf_utils import trunk as trunk_module
 from rlhf_utils.trunk import Trunk, backbone
 
@@ -62,6 +63,23 @@ def test_upper_of_lower_is_the_whole_model(family, config, cut, layers):
         assert torch.equal(states, ids)  # runs whole
     assert all(a is b for a, b in zip(order, backbone(model).modules(), strict=True))
     assert torch.equal(whole(model, ids, mask), before)  # the model is as it was
+
+
+@pytest.mark.parametrize("family, config, cut", [f for f in FAMILIES if f.values[1].model_type in models.GROUPED])
+def test_grouped_attention_is_plain_attention(family, config, cut):
+    torch.manual_seed(0)
+    ids, mask = torch.randint(0, 64, (3, 12), generator=seeded()), torch.ones(3, 12).bool()
+    mask[0, :5] = False
+    results = []
+    plain = family(config).eval()
+    for kind in ("eager", "grouped"):
+        model = copy.deepcopy(plain)
+        model.set_attn_implementation(kind)
+        hidden = backbone(model)(ids, attention_mask=mask.long(), position_ids=trunk_module.position_ids(mask)).last_hidden_state[mask]
+        hidden.pow(2).sum().backward()
+        results.append((hidden.detach(), next(backbone(model).layers[0].parameters()).grad))
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_family_that_runs_whole_is_told_once():
