@@ -29,6 +29,7 @@ class Samples:
     ended: torch.Tensor  # (B,) bool, True where the end-of-sequence token was sampled
     responses: list[str]  # decoded without special tokens
     trunk: torch.Tensor  # (B, P + T − 1, H) what the frozen lower blocks made of all tokens but the last; ids where the model runs whole
+    ends: torch.Tensor | None = None  # (B, 2, H) the same of each row's last token, and of an end-of-sequence token after it
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -42,6 +43,12 @@ class Samples:
     def predicting(self) -> torch.Tensor:
         """(B, P + T − 1) bool, True for each token that another real one follows: all that a pass over `trunk` has to read."""
         return torch.cat([self.query_mask, self.response_mask[:, 1:]], dim=1)
+
+    def closed(self, eos_token_id: int) -> list[tuple[list[int], torch.Tensor]]:
+        """Each row's (n,) real tokens with one end-of-sequence token at the end, sampled or not, and their (n, H) states of the trunk."""
+        tails = [1 if ended else 2 for ended in self.ended.tolist()]  # the last token, and the end where there is none
+        return [(ids[mask].tolist() + [eos_token_id] * (tail - 1), torch.cat([states[real], ends[:tail]])) for ids, mask, states, real, ends, tail in
+                zip(self.input_ids, self.attention_mask, self.trunk, self.predicting, self.ends, tails)]
 
     def parts(self, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
         """The rows in parts of `size` of like length, so that little is padded."""
@@ -131,22 +138,27 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
         if step == 0:
             cache.batch_select_indices(which)
             hidden, mask = hidden[which], query_mask[which]
-            states = read.new_zeros(rows, width + max_new_tokens - 1, *read.shape[2:])
+            states = read.new_zeros(rows, width + max_new_tokens + 1, *read.shape[2:])
             states[:, :width] = read[which]
         else:
             states[active, width + step - 1] = read[:, 0]
         choice, response_logprobs = _draw(head_logits(model, hidden, temperatures[active, None]), generator)
         response[active, step] = choice
         logprobs[active, step] = response_logprobs
+        going = ~ended[active]  # before this step: the pass after a row's end reads that end
         ended[active] |= choice == tokenizer.eos_token_id
-        going = ~ended[active]
-        if not bool(going.any()):
-            break
         tokens, mask = choice[:, None], torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        if bool(ended.all()):
+            break
         if int(going.sum()) <= 0.75 * len(active):  # copying the cache costs about a step, so not for every row that ends
             keep = going.nonzero()[:, 0]
             cache.batch_select_indices(keep)
             active, tokens, mask = active[keep], tokens[keep], mask[keep]
+    tokens, mask = torch.cat([tokens, torch.full_like(tokens, tokenizer.eos_token_id)], dim=1), torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+    with trunk.captured() as captured:  # the last token, and an end where there was none
+        if trunk.splits:
+            backbone(model)(tokens, attention_mask=mask.long(), position_ids=position_ids(mask)[:, -2:], past_key_values=cache, use_cache=True)
+    states[active, width + step : width + step + 2] = captured[0] if trunk.splits else tokens
     return _finish(prompts, query_ids[which], query_mask[which], response, logprobs, states, tokenizer)
 
 
@@ -175,8 +187,10 @@ def _finish(prompts, query_ids, query_mask, response, logprobs, states, tokenize
     length = max(int(mask.sum(1).max()), 1)
     response = response.masked_fill(~mask, tokenizer.pad_token_id)[:, :length]
     texts = tokenizer.batch_decode(response, skip_special_tokens=True)
+    last = query_ids.shape[1] + mask.sum(1) - 1
+    ends = states[torch.arange(len(states), device=last.device)[:, None], torch.stack([last, last + 1], dim=1)]
     return Samples(prompts, query_ids, query_mask, response, mask[:, :length], (logprobs * mask)[:, :length],
-                   (is_eos & mask).any(1), [t.strip() for t in texts], states[:, : query_ids.shape[1] + length - 1].clone())
+                   (is_eos & mask).any(1), [t.strip() for t in texts], states[:, : query_ids.shape[1] + length - 1].clone(), ends)
 
 
 def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float], batch_size: int,

@@ -96,6 +96,12 @@ class Trunk:
             return self._forward(attention_mask, input_ids=states)
         return self._run(self.blocks[self.cut :], self.norm, attention_mask, inputs_embeds=states.to(self.norm.weight.dtype))
 
+    @torch.no_grad()
+    def lower_from(self, states: torch.Tensor, attention_mask: torch.Tensor, cut: int) -> torch.Tensor:
+        """What `lower` gives, from the (B, L, H) states that enter block number `cut`, at most as high as this trunk's."""
+        blocks = self.blocks[cut : self.cut]
+        return self._run(blocks, nn.Identity(), attention_mask, inputs_embeds=states) if blocks else states
+
     def frozen_copy(self):
         """A context manager in which the blocks above the cut, and the norm after them, are copies of what they are now."""
         if not self.splits:
@@ -132,3 +138,31 @@ class Trunk:
 
     def _forward(self, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
         return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask), use_cache=False, **inputs).last_hidden_state
+
+
+def share_blocks(ours: Trunk, theirs: Trunk) -> tuple[int, int]:
+    """Puts their embeddings and lowest frozen blocks in place of ours as far as the weights are equal, bit for bit, in dtype and place.
+
+    Returns (how many blocks are now shared, where their states are cut); none where families differ or cannot be split.
+    """
+    if not (ours.splits and theirs.splits) or ours.model.config.model_type != theirs.model.config.model_type:
+        return 0, -1
+    blocks_name, _, positions_name = ours.names
+    mine, other = (trunk.model.get_input_embeddings() for trunk in (ours, theirs))
+    if not _same_weights(mine, other) or positions_name and not _same_weights(getattr(ours.model, positions_name), getattr(theirs.model, positions_name)):
+        return 0, -1
+    ours.model.set_input_embeddings(other)
+    if positions_name:
+        setattr(ours.model, positions_name, getattr(theirs.model, positions_name))
+    count = 0
+    for own, block in zip(ours.blocks[: ours.cut], theirs.blocks[: theirs.cut]):
+        if not _same_weights(own, block):
+            break
+        getattr(ours.model, blocks_name)[count] = block
+        count += 1
+    return count, theirs.cut
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and a[k].device == b[k].device and torch.equal(a[k], b[k]) for k in a)
