@@ -24,7 +24,7 @@ ANSWERS = [r for g in GROUPS for r in g.responses]
 
 KINDS = {
     "last token": {}, "and the prompt's": {"read_prompt": True}, "and the middle": {"read_prompt": True, "read_middle": True},
-    "with a question": {"read_prompt": True, "question": "Was that good?"}, "middle only": {"read_middle": True, "ensemble": 3, "combine": "min"},
+    "middle only": {"read_middle": True, "ensemble": 3, "combine": "min"},
 }
 
 
@@ -81,7 +81,6 @@ def test_shape_and_padding(model):
 
 
 def test_reward_is_read_at_the_end_of_sequence(model):
-    model.question = ""
     ids = model.encode(["Hi?"], ["Hello."])["input_ids"][0].tolist()
     assert ids[-1] == model.tokenizer.eos_token_id and "Hello." in model.tokenizer.decode(ids)
 
@@ -98,8 +97,7 @@ def seen_by_hand(model: RewardModel, ids: list[int], places: list[int]) -> torch
 
 def test_head_sees_the_token_before_the_answer(model):
     prompt, answer = PROMPTS[0], ANSWERS[0]
-    text = data.chat_prompt(model.tokenizer, prompt, answer, model.question) if model.question else \
-        data.chat_prompt(model.tokenizer, prompt) + answer + model.tokenizer.eos_token
+    text = data.chat_prompt(model.tokenizer, prompt) + answer + model.tokenizer.eos_token
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     before = len(model.tokenizer(data.chat_prompt(model.tokenizer, prompt), add_special_tokens=False)["input_ids"]) - 1
     assert before < len(ids) - 2
@@ -276,10 +274,10 @@ def test_cache_keeps_to_its_bound(model):
     whole = trained()
     whole.cached(PROMPTS, ANSWERS)
     sizes = [states.nbytes for states, _ in whole.cache.values()]
-    model.cache_bytes = bound = sum(sizes[:3]) if not model.question else 0
+    model.cache_bytes = bound = sum(sizes[:3])
     for _ in range(2):
         assert torch.allclose(model.combined(model.cached(PROMPTS, ANSWERS)), torch.stack(one_by_one(model, PROMPTS, ANSWERS)), atol=1e-5)
-        assert sum(states.nbytes for states, _ in model.cache.values()) <= bound and len(model.cache) == (3 if bound else 0)
+        assert sum(states.nbytes for states, _ in model.cache.values()) <= bound and len(model.cache) == 3
     model.forget()
     assert model.cache_bytes == bound and not model.cache
 
@@ -352,8 +350,6 @@ def test_samples_that_the_trunk_cannot_serve_are_read_anew(tmp_path):
     assert other.score_samples(samples) == pytest.approx(expected, abs=1e-5)
     shared = load_reward_model(tmp_path, trunk_of=policy_for(1))
     shared.max_length = 8
-    assert shared.score_samples(samples) == pytest.approx(shared.score(samples.prompts, samples.responses), abs=1e-5)
-    shared.question = "Was that good?"
     assert shared.score_samples(samples) == pytest.approx(shared.score(samples.prompts, samples.responses), abs=1e-5)
 
 
