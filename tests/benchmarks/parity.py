@@ -48,7 +48,7 @@ def fixed_samples(model, tokenizer, ends_early: bool) -> Samples:
     whole, whole_mask = torch.cat([batch["input_ids"], ids], 1), torch.cat([query_mask, mask], 1)
     return Samples(prompts=prompts, query_ids=batch["input_ids"], query_mask=query_mask, response_ids=ids, response_mask=mask,
                    logprobs=torch.zeros(ids.shape), ended=(ids == tokenizer.eos_token_id).any(1), responses=[""] * BATCH,
-                   trunk=Trunk(model).lower(whole[:, :-1], whole_mask[:, :-1]))
+                   trunk=Trunk(model).lower(whole[:, :-1], whole_mask[:, :-1]), cut=Trunk(model).cut)
 
 
 def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
