@@ -11,7 +11,7 @@ from torch import nn
 
 from . import models
 from .errors import ModelError, SettingError
-from .reward import make_head
+from .heads import make_head
 from .trunk import Trunk
 
 
@@ -50,17 +50,16 @@ class Policy(nn.Module):
             return
         directory = Path(reward_model())
         settings = json.loads((directory / "reward_config.json").read_text())
-        size = self.model.config.hidden_size
-        tensors = load_file(directory / "head.safetensors")
-        head = make_head(size, settings["head"], 0.0)
-        if settings.get("read_prompt") or any(tensors[name].shape != tensor.shape for name, tensor in head.state_dict().items()):
+        size, head = self.model.config.hidden_size, make_head(self.model.config.hidden_size, settings["head"], 0.0)
+        saved = {name[2:]: tensor for name, tensor in load_file(directory / "head.safetensors").items() if name.startswith("0.")}  # the first of an ensemble
+        if settings.get("read_prompt") or settings.get("read_middle") or any(saved[name].shape != t.shape for name, t in head.state_dict().items()):
             raise SettingError(f"value_init='reward_model' needs a reward head that reads one state of {size} numbers, but this one reads other "
-                               "places or sizes: run 03_reward_model with read_prompt=False on the same model, or give value_init='zero'.")
-        head.load_state_dict(tensors)
+                               "places or sizes: run 03_reward_model with read_prompt=False and read_middle=False, or give value_init='zero'.")
+        head.load_state_dict(saved)
         last = head if isinstance(head, nn.Linear) else head[-1]
-        with torch.no_grad():
-            last.bias.sub_(settings["mean"]).div_(settings["std"])
-            last.weight.div_(settings["std"])
+        bias = torch.zeros(1) if last.bias is None else last.bias.detach()
+        last.bias = nn.Parameter((bias - settings["mean"]) / settings["std"])
+        last.weight.data /= settings["std"]
         self.value_head = head.to(self.value_head.weight.device).eval()
 
     def save(self, directory: Path) -> None:

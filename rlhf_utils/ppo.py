@@ -13,7 +13,7 @@ from torch import nn
 
 from .errors import PPOError, SettingError
 from .policy import Policy, load_policy, make_policy  # noqa: F401  all that a notebook needs of PPO is here
-from .rewards import as_scores
+from .rewards import as_scores, score_samples
 from .runs import convert
 from .sampling import Samples, sample, score_tokens, token_logprobs, upper_hidden
 from .trunk import Trunk
@@ -180,7 +180,7 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
     with torch.no_grad():
         values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
     columns = {key: [row.get(key) for row in prompts] for key in dict.fromkeys(k for row in prompts for k in row) if key != "prompt"}
-    scores = as_scores(reward(prompts=texts, completions=samples.responses, **columns), len(texts)).to(mask.device)
+    scores = as_scores(score_samples(reward, samples, **columns), len(texts)).to(mask.device)
     scores = scores.clamp(-config.score_clip, config.score_clip) if config.score_clip else scores
     scores = scores - config.missing_eos_penalty * (~samples.ended).float()
     rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)

@@ -34,6 +34,7 @@ class Samples:
     responses: list[str]  # decoded without special tokens
     trunk: torch.Tensor | None  # (B, P + T − 1, H) what the frozen lower blocks made of all tokens but the last; ids where the model runs whole
     cut: int  # the first block that has not yet run on `trunk`
+    ends: torch.Tensor | None = None  # (B, 2, H) `trunk` of each row's last token, and of an end-of-sequence token after it
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -47,6 +48,12 @@ class Samples:
     def predicting(self) -> torch.Tensor:
         """(B, P + T − 1) bool, True for each token that another real one follows: all that a pass over `trunk` has to read."""
         return torch.cat([self.query_mask, self.response_mask[:, 1:]], dim=1)
+
+    def closed(self, eos_token_id: int) -> list[tuple[list[int], torch.Tensor]]:
+        """Each row's (n,) real tokens with one end-of-sequence token at the end, sampled or not, and their (n, H) states of the trunk."""
+        tails = [1 if ended else 2 for ended in self.ended.tolist()]  # the last token, and the end where there is none
+        return [(ids[mask].tolist() + [eos_token_id] * (tail - 1), torch.cat([states[real], ends[:tail]])) for ids, mask, states, real, ends, tail in
+                zip(self.input_ids, self.attention_mask, self.trunk, self.predicting, self.ends, tails)]
 
     def parts(self, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
         """The rows in parts of `size` of like length, so that little is padded."""
@@ -175,22 +182,28 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
             cache.batch_select_indices(which)
             hidden, mask, read = hidden[which], query_mask[which], read[which]
             if states:
-                kept = read.new_zeros(rows, width + max_new_tokens - 1, *read.shape[2:])
+                kept = read.new_zeros(rows, width + max_new_tokens + 1, *read.shape[2:])
                 kept[:, :width] = read
         elif states:
             kept[active, width + step - 1] = read[:, 0]
         choice, response_logprobs = _draw(head_logits(model, hidden, temperatures[active, None]), generator)
         response[active, step] = choice
         logprobs[active, step] = response_logprobs
+        going = ~ended[active]  # before this step: the pass after a row's end reads that end
         ended[active] |= choice == tokenizer.eos_token_id
+        going = going if states else ~ended[active]
         tokens, mask = choice[:, None], torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         if (step + 1) % CHECK_EVERY.get(device.type, 1) == 0:
-            keep = (~ended[active]).nonzero()[:, 0]
-            if not len(keep):
+            if bool(ended.all()):
                 break
+            keep = going.nonzero()[:, 0]
             if len(keep) <= 0.75 * len(active):  # copying the cache costs about a step, so not for every row that ends
                 cache.batch_select_indices(keep)
                 active, tokens, mask = active[keep], tokens[keep], mask[keep]
+    if states:  # of the last token, and of an end where there was none
+        tokens = torch.cat([tokens, torch.full_like(tokens, tokenizer.eos_token_id)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        kept[active, width + step : width + step + 2] = trunk.lower(tokens, mask, cache)
     return _finish(prompts, query_ids[which], query_mask[which], response, logprobs, kept, trunk.cut, tokenizer)
 
 
@@ -219,9 +232,12 @@ def _finish(prompts, query_ids, query_mask, response, logprobs, states, cut, tok
     length = max(int(mask.sum(1).max()), 1)
     response = response.masked_fill(~mask, tokenizer.pad_token_id)[:, :length]
     texts = tokenizer.batch_decode(response, skip_special_tokens=True)
+    trunk = ends = None
+    if states is not None:
+        trunk, last = states[:, : query_ids.shape[1] + length - 1].clone(), query_ids.shape[1] + mask.sum(1) - 1
+        ends = states[torch.arange(len(states), device=last.device)[:, None], torch.stack([last, last + 1], dim=1)]
     return Samples(prompts, query_ids, query_mask, response, mask[:, :length], (logprobs * mask)[:, :length],
-                   (is_eos & mask).any(1), [t.strip() for t in texts],
-                   None if states is None else states[:, : query_ids.shape[1] + length - 1].clone(), cut)
+                   (is_eos & mask).any(1), [t.strip() for t in texts], trunk, cut, ends)
 
 
 def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float], batch_size: int,

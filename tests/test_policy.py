@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from rlhf_utils import models, ppo
 from rlhf_utils.checkpoint import Checkpoints
 from rlhf_utils.errors import ModelError, SettingError
+from rlhf_utils.heads import make_head
 from rlhf_utils.lora import LeanLinear, make_lean
-from rlhf_utils.reward import make_head
 from rlhf_utils.sampling import sample, score_tokens
 from rlhf_utils.trunk import backbone
 
@@ -123,7 +123,7 @@ def reward_head(folder, kind="linear", size=64, **settings):
     """The part of a saved reward model that the value head reads."""
     torch.manual_seed(3)
     head = make_head(size, kind, 0.1).eval()
-    save_file(head.state_dict(), folder / "head.safetensors")
+    save_file(torch.nn.ModuleList([head]).state_dict(), folder / "head.safetensors")
     (folder / "reward_config.json").write_text(json.dumps({"head": kind, "mean": 0.5, "std": 2.0} | settings))
     return head
 
@@ -141,7 +141,7 @@ def test_values_may_start_as_the_reward_models_head(tmp_path, kind):
     assert ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)["loss/value_avg"] > 0
 
 
-@pytest.mark.parametrize("settings", [{"read_prompt": True}, {"size": 32}])
+@pytest.mark.parametrize("settings", [{"read_prompt": True}, {"read_middle": True}, {"size": 32}])
 def test_a_reward_head_that_reads_something_else_is_refused(tmp_path, settings):
     reward_head(tmp_path, "mlp", **settings)
     with pytest.raises(SettingError, match="reads one state of 64 numbers.*read_prompt=False.*value_init='zero'"):
