@@ -201,7 +201,7 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
                 cache.batch_select_indices(keep)
                 active, tokens, mask = active[keep], tokens[keep], mask[keep]
     if states:  # of the last token, and of an end where there was none
-        tokens = torch.cat([tokens, torch.full_like(tokens, tokenizer.eos_token_id)], dim=1)
+        tokens = torch.cat([tokens, torch.full_like(tokens, max(tokenizer.eos_token_id, 0))], dim=1)
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         kept[active, width + step : width + step + 2] = trunk.lower(tokens, mask, cache)
     return _finish(prompts, query_ids[which], query_mask[which], response, logprobs, kept, trunk.cut, tokenizer)
