@@ -61,6 +61,7 @@ class Trunk:
             trained = [i for i, block in enumerate(self.blocks) if any(p.requires_grad or "lora_" in name for name, p in block.named_parameters())]
             self.cut = min(trained, default=len(self.blocks))
         else:
+            self.cut = 0
             _say_whole(family, "mixes kinds of attention" if family in FAMILIES else "is of a family whose blocks the suite cannot split")
 
     @property
@@ -72,9 +73,14 @@ class Trunk:
         return getattr(self.model, self.names[1])
 
     @torch.no_grad()
-    def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(B, L, H) states below the first trainable block; the (B, L) ids themselves for a family that runs whole."""
-        return self._run(self.blocks[: self.cut], nn.Identity(), attention_mask, input_ids=input_ids) if self.splits else input_ids
+    def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache=None) -> torch.Tensor:
+        """(B, L, H) states below the first trainable block; the (B, L) ids themselves for a family that runs whole.
+
+        With a cache of what came before, the ids are the last ones of the mask.
+        """
+        if not self.splits:
+            return input_ids
+        return self._run(self.blocks[: self.cut], nn.Identity(), attention_mask, input_ids=input_ids, past_key_values=cache, use_cache=cache is not None)
 
     @contextlib.contextmanager
     def captured(self):
@@ -137,7 +143,9 @@ class Trunk:
             return self._forward(attention_mask, **inputs)
 
     def _forward(self, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
-        return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask), use_cache=False, **inputs).last_hidden_state
+        length = next(iter(inputs.values())).shape[1]
+        inputs = {"use_cache": False} | inputs
+        return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask)[:, -length:], **inputs).last_hidden_state
 
 
 def share_blocks(ours: Trunk, theirs: Trunk) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def answered(policy, tokenizer, prompts: list[str], answers: list[list[int]], en
     response_ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in answers], batch_first=True, padding_value=tokenizer.pad_token_id)
     response_mask = torch.arange(response_ids.shape[1]) < torch.tensor([[len(ids)] for ids in answers])
     samples = sampling.Samples(prompts, query["input_ids"], query["attention_mask"].bool(), response_ids, response_mask, torch.zeros(response_ids.shape),
-                               torch.tensor(ended), [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers], None)
+                               torch.tensor(ended), [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers], None, Trunk(policy).cut)
     samples.trunk = Trunk(policy).lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1])
     samples.ends = torch.zeros(len(prompts), 2, samples.trunk.shape[2])
     for i, ids in enumerate(answers):
