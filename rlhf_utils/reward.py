@@ -1,9 +1,9 @@
 """The reward model: a transformer without its language-model head, and a small head that turns its states into one number a sequence.
 
 Whether an answer is good depends on what was asked ("I can't help with that."), so the head may also see the states of the token
-before the answer and of the answer's third token, and weigh the one by the other in its hidden layer. It may also see these states
-halfway up, where the trunk is cut: what the last layer is no longer concerned with, such as whether a prompt is harmful, is plainer
-there. Several heads on the same states make an ensemble for little more than the cost of one. Training is in reward_training.py.
+before the answer and of the answer's third token, and the mean over the answer, and weigh the one by the other in its hidden layer.
+It may also see these states halfway up, where the trunk is cut: what the last layer is no longer concerned with, such as whether a
+prompt is harmful, is plainer there. Several heads on the same states make an ensemble for little more than the cost of one. Training is in reward_training.py.
 Left out: ensembles of whole top layers.
 """
 
@@ -43,7 +43,7 @@ class RewardModel(nn.Module):
                  read_prompt: bool = False, read_middle: bool = False, num_trainable_layers: int = 0, ensemble: int = 1,
                  combine: str = "mean", cache_gb: float = 2.0):
         super().__init__()
-        self.read_prompt = read_prompt  # whether the heads also see the states before the answer and at its third token
+        self.read_prompt = read_prompt  # whether the heads also see the states before the answer, at its third token, and their mean
         self.read_middle = read_middle  # whether they see all these at the trunk's cut too
         self.backbone, self.tokenizer, self.kind, self.max_length = backbone, tokenizer, head, max_length
         self.num_trainable_layers, self.combine, self.cache_bytes = num_trainable_layers, combine, cache_gb * 1e9
@@ -57,7 +57,7 @@ class RewardModel(nn.Module):
 
     def fresh_heads(self) -> nn.ModuleList:
         """The model's `ensemble` heads as they are before training."""
-        states = (3 if self.read_prompt else 1) * (2 if self.read_middle else 1)
+        states = (4 if self.read_prompt else 1) * (2 if self.read_middle else 1)
         return nn.ModuleList(make_head(self.backbone.config.hidden_size, self.kind, self.dropout, states) for _ in range(self.ensemble))
 
     def _check(self) -> None:
@@ -97,14 +97,18 @@ class RewardModel(nn.Module):
         return torch.cat([head(states) for head in self.heads], dim=1)
 
     def states(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B, S) float32 states that the heads read: one, three (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
-        rows, last = torch.arange(len(lower), device=lower.device), last_token_index(attention_mask)
-        places = [last]
-        if self.read_prompt:  # a prompt whose end was cut off is read at the first token left
-            before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))
-            places += [before, torch.minimum(before + 3, last)]
+        """(B, S) float32 states that the heads read: one, four (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
         layers = [self.trunk.upper(lower, attention_mask)] + ([lower] if self.read_middle else [])
-        return torch.cat([layer[rows, place].float() for layer in layers for place in places], dim=-1)
+        rows, last = torch.arange(len(lower), device=lower.device), last_token_index(attention_mask)
+        if not self.read_prompt:
+            return torch.cat([layer[rows, last].float() for layer in layers], dim=-1)
+        before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
+        place = torch.arange(lower.shape[1], device=lower.device)
+        answer = ((place > before[:, None]) & (place <= last[:, None])).float()
+        answer = answer / answer.sum(1, keepdim=True).clamp(min=1)
+        found = [[layer[rows, at].float() for at in (last, before, torch.minimum(before + 3, last))] + [torch.einsum("bl,blh->bh", answer, layer.float())]
+                 for layer in layers]
+        return torch.cat([state for states in found for state in states], dim=-1)
 
     def tokens(self, prompts: list[str], completions: list[str]) -> tuple[list[list[int]], list[int]]:
         """Token ids of prompt, completion and end-of-sequence, and how many of them follow the prompt."""

@@ -89,7 +89,8 @@ def seen_by_hand(model: RewardModel, ids: list[int], places: list[int]) -> torch
     inner = model.backbone.get_base_model()
     layers = inner(torch.tensor([ids]), output_hidden_states=True)
     read = [layers.last_hidden_state[0]] + ([layers.hidden_states[1][0]] if model.read_middle else [])
-    states = torch.cat([layer[place] for layer in read for place in (places if model.read_prompt else places[:1])])
+    answer = places[1] + 1
+    states = torch.cat([state for layer in read for state in ([layer[p] for p in places] + [layer[answer:].mean(0)] if model.read_prompt else [layer[-1]])])
     rewards = torch.stack([head(states) for head in model.heads])
     return rewards.min() if model.combine == "min" else rewards.mean()
 
