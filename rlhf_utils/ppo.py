@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from .errors import PPOError, SettingError
-from .rewards import as_scores
-from .sampling import Samples, head_logits, sample, score_tokens, token_logprobs, upper_hidden
+from .policy import Policy, load_policy, make_policy  # noqa: F401  all that a notebook needs of PPO is here
+from .rewards import as_scores, score_samples
+from .runs import convert
+from .sampling import Samples, sample, score_tokens, token_logprobs, upper_hidden
 from .trunk import Trunk
 
 
@@ -26,7 +28,7 @@ class PPOConfig:
     num_mini_batches: int = 2  # optimizer steps of one pass over the batch
     per_device_train_batch_size: int = 8  # episodes of one pass, forward or backward; only memory depends on it
     num_ppo_epochs: int = 4  # passes over each batch
-    learning_rate: float = 1e-4  # of Adam; falls linearly to 0
+    learning_rate: float = 6e-4  # of Adam; falls linearly to 0
     response_length: int = 48  # most tokens of a response
     temperature: float = 0.7  # of sampling, and of every log-probability
     kl_coef: float = 0.05  # β, reward points for each nat away from π_SFT
@@ -63,6 +65,17 @@ class PPOConfig:
         if self.kl_estimator not in ("k1", "k3"):
             raise SettingError(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'.")
 
+    @classmethod
+    def of(cls, parameters: dict, more: str = "") -> "PPOConfig":
+        """The settings among a notebook's parameters, and those that `more` names: "gamma=0.99, whiten_rewards=true"."""
+        kinds = {field.name: field.type.__name__ for field in fields(cls)}
+        values = {name: value for name, value in parameters.items() if name in kinds}
+        for name, _, value in (part.partition("=") for part in more.split(",") if part.strip()):
+            if (name := name.strip()) not in kinds or name in values:
+                raise SettingError(f"more={more!r} may set {', '.join(kind for kind in kinds if kind not in parameters)}, each once, but not {name!r}.")
+            values[name] = convert(name, value.strip(), kinds[name])
+        return cls(**values)
+
     @property
     def mini_batch_size(self) -> int:
         return self.batch_size // self.num_mini_batches
@@ -70,30 +83,6 @@ class PPOConfig:
     @property
     def num_updates(self) -> int:
         return self.total_episodes // self.batch_size
-
-
-class Policy(nn.Module):
-    """π, its reference π_SFT and a value head that starts at zero.
-
-    π is either a peft model, whose adapters switched off give the reference, or a model whose top blocks learn as a whole
-    (`models.unfreeze_top`), of which a frozen copy is kept.
-    """
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        weight = model.get_output_embeddings().weight
-        self.value_head = nn.Linear(weight.shape[1], 1, device=weight.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
-        self.eval()  # dropout off in every role, training too
-        adapted = hasattr(model, "disable_adapter")
-        if weight.requires_grad:
-            raise SettingError("The policy's head must stay frozen, as the reference shares it: give add_lora's or unfreeze_top's model.")
-        self.reference = model.disable_adapter if adapted else Trunk(model).frozen_copy()  # a context manager that turns π into π_SFT
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
 @dataclass
@@ -191,7 +180,7 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
     with torch.no_grad():
         values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
     columns = {key: [row.get(key) for row in prompts] for key in dict.fromkeys(k for row in prompts for k in row) if key != "prompt"}
-    scores = as_scores(reward(prompts=texts, completions=samples.responses, **columns), len(texts)).to(mask.device)
+    scores = as_scores(score_samples(reward, samples, **columns), len(texts)).to(mask.device)
     scores = scores.clamp(-config.score_clip, config.score_clip) if config.score_clip else scores
     scores = scores - config.missing_eos_penalty * (~samples.ended).float()
     rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)
@@ -205,7 +194,7 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
 def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
     """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order; the first two with gradients."""
     hidden = upper_hidden(Trunk(policy.model), rollout.samples, rows)
-    logprobs, entropy = token_logprobs(head_logits(policy.model, hidden, temperature), rollout.samples.response_ids[rows][rollout.mask[rows]])
+    logprobs, entropy, *_ = token_logprobs(policy.model, hidden, rollout.samples.response_ids[rows][rollout.mask[rows]], temperature)
     return logprobs, policy.value_head(hidden)[:, 0], entropy
 
 
@@ -291,7 +280,7 @@ def learning_rate_at(config: PPOConfig, update_index: int) -> float:
 
 def look(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, seed: int) -> list[dict]:
     """One answer to each fixed prompt with its score and KL, from a generator of its own, so that looking changes no training."""
-    generator = torch.Generator(device=policy.value_head.weight.device).manual_seed(seed)
+    generator = torch.Generator(device=policy.model.device).manual_seed(seed)
     rollout = collect(policy, tokenizer, prompts, reward, config, 0.0, generator)
     return [{"prompt": prompt, "answer": answer, "score": score, "kl": kl} for prompt, answer, score, kl in
             zip(rollout.samples.prompts, rollout.samples.responses, rollout.scores.tolist(), rollout.kl_full.sum(1).tolist())]

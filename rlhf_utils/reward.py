@@ -1,27 +1,26 @@
-"""The reward model: a transformer without its language-model head, a small head on the last token, and a pairwise loss.
+"""The reward model: a transformer without its language-model head, and a small head that turns its states into one number a sequence.
 
 Whether an answer is good depends on what was asked ("I can't help with that."), so the head may also see the states of the token
-before the answer and of the answer's third token, and weigh the one by the other in its hidden layer. The head learns first, on the
-states of π_SFT, then head and backbone together (Kumar 2022, arXiv 2202.10054): a fresh head would spoil what the backbone knows.
-
-The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020, arXiv 2009.01325), over all pairs of a prompt
-in one step, as in Ouyang 2022 (arXiv 2203.02155), so that each response is encoded once. Left out: ensembles.
+before the answer and of the answer's third token, and the mean over the answer, and weigh the one by the other in its hidden layer.
+It may also see these states halfway up, where the trunk is cut: what the last layer is no longer concerned with, such as whether a
+prompt is harmful, is plainer there. Several heads on the same states make an ensemble for little more than the cost of one. Training is in reward_training.py.
+Left out: ensembles of whole top layers.
 """
 
 import json
-import random
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from . import models
 from .data import chat_prompt
 from .errors import ModelError, SettingError
-from .trunk import Trunk
+from .heads import COMBINATIONS, combine, make_head
+from .sampling import Samples
+from .trunk import Trunk, share_blocks
 
 
 def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -31,237 +30,236 @@ def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
     return torch.where(attention_mask.bool().any(1), last, torch.zeros_like(last))
 
 
-class Standardise(nn.Module):
-    """x less the mean, over the standard deviation, of the states that the head learns from; does nothing until these are known."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("std", torch.ones(size))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) / self.std
-
-
-def make_head(hidden_size: int, kind: str, dropout: float = 0.1, tokens: int = 1) -> nn.Module:
-    """"mlp": tokens·hidden, standardised → hidden, ReLU, → 1, with dropout before both layers; "linear": hidden → 1.
-
-    The last layer starts with std 1/√(d+1) and bias 0.
-
-    Raises SettingError for another kind, and for a linear head over several tokens.
-    """
-    if kind not in ("mlp", "linear"):
-        raise SettingError(f"head={kind!r} is unknown: give 'mlp' or 'linear'.")
-    if kind == "linear" and tokens > 1:
-        raise SettingError("head='linear' cannot weigh the answer by the prompt: give read_prompt=False, or head='mlp'.")
-    last = nn.Linear(hidden_size, 1)
-    nn.init.normal_(last.weight, std=1 / (hidden_size + 1) ** 0.5)
-    nn.init.zeros_(last.bias)
-    if kind == "linear":
-        return last
-    size = tokens * hidden_size
-    return nn.Sequential(Standardise(size), nn.Dropout(dropout), nn.Linear(size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
-
-
 class RewardModel(nn.Module):
-    """Scores sequences; `mean` and `std` of the raw reward on π_SFT samples make `score` read in standard deviations."""
+    """Scores sequences; `mean` and `std` of the raw reward on π_SFT samples make `score` read in standard deviations.
 
-    def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512, question: str = "",
-                 read_prompt: bool = False):
+    num_trainable_layers: the trunk is cut below that many top blocks, also after loading, when nothing learns; 0: as adapters tell.
+    cache_gb: trunk states are kept for training up to this size; texts beyond it are run again at each visit.
+
+    Raises SettingError for parts that do not fit together.
+    """
+
+    def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512,
+                 read_prompt: bool = False, read_middle: bool = False, num_trainable_layers: int = 0, ensemble: int = 1,
+                 combine: str = "mean", cache_gb: float = 2.0):
         super().__init__()
-        self.read_prompt = read_prompt  # whether the head also sees the states before the answer and at its third token
-        self.question = question  # asked after the answer; the reward is read where the reply to it would begin
+        self.read_prompt = read_prompt  # whether the heads also see the states before the answer, at its third token, and their mean
+        self.read_middle = read_middle  # whether they see all these at the trunk's cut too
         self.backbone, self.tokenizer, self.kind, self.max_length = backbone, tokenizer, head, max_length
-        self.head = make_head(backbone.config.hidden_size, head, dropout, 3 if read_prompt else 1).to(next(backbone.parameters()).device)
+        self.num_trainable_layers, self.combine, self.cache_bytes = num_trainable_layers, combine, cache_gb * 1e9
+        self.dropout, self.ensemble = dropout, ensemble
+        self.heads = self.fresh_heads().to(next(backbone.parameters()).device)
+        self.offsets = torch.zeros(ensemble)  # each head's mean less the mean of all: a pairwise loss leaves it free
         self.mean, self.std = 0.0, 1.0
         self.cache: dict[tuple[str, str], tuple[torch.Tensor, int]] = {}  # (prompt, completion) → (L, H) trunk states, tokens after the prompt
+        self.lent_cut: int | None = None  # where the states that a policy sampled with enter, see `load_reward_model`
+        self._check()
+
+    def fresh_heads(self) -> nn.ModuleList:
+        """The model's `ensemble` heads as they are before training."""
+        states = (4 if self.read_prompt else 1) * (2 if self.read_middle else 1)
+        return nn.ModuleList(make_head(self.backbone.config.hidden_size, self.kind, self.dropout, states) for _ in range(self.ensemble))
+
+    def _check(self) -> None:
+        if self.ensemble < 1 or self.combine not in COMBINATIONS:
+            raise SettingError(f"ensemble={self.ensemble} must be at least 1, and combine={self.combine!r} one of {', '.join(COMBINATIONS)}.")
+        trunk = self.trunk
+        if self.read_middle and not (trunk.splits and 0 < trunk.cut < len(trunk.blocks)):
+            raise SettingError(f"read_middle=True needs a trunk that ends halfway up, but num_trainable_layers={self.num_trainable_layers} "
+                               f"of {self.backbone.config.num_hidden_layers}: give read_middle=False, or fewer layers that learn.")
+        if trunk.splits and any(p.requires_grad for block in trunk.blocks[: trunk.cut] for p in block.parameters()):
+            raise SettingError(f"num_trainable_layers={self.num_trainable_layers}, but blocks below these learn too: give as many to both.")
+
+    @property
+    def trunk(self) -> Trunk:
+        """The backbone, split below its top `num_trainable_layers` blocks."""
+        trunk = Trunk(self.backbone)
+        if trunk.splits and self.num_trainable_layers:
+            trunk.cut = len(trunk.blocks) - self.num_trainable_layers
+        return trunk
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
         """(B,) float32 raw rewards of (B, L) token ids, read at the last non-padding token.
 
         after_prompt: (B,) how many tokens before that the prompt ends; used with `read_prompt` only.
         """
-        trunk = Trunk(self.backbone)
-        return self.read(trunk.upper(trunk.lower(input_ids, attention_mask), attention_mask), attention_mask, after_prompt)
+        return self.combined(self.read(self.trunk.lower(input_ids, attention_mask), attention_mask, after_prompt))
 
-    def read(self, hidden: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B,) raw rewards from (B, L, H) last hidden states."""
-        return self.head(self.states(hidden, attention_mask, after_prompt))[:, 0]
+    def combined(self, members: torch.Tensor) -> torch.Tensor:
+        """(B,) from the (B, m) rewards of the heads."""
+        return combine(members - self.offsets.to(members.device), self.combine)
 
-    def states(self, hidden: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B, H) or, with `read_prompt`, (B, 3H) float32 states that the head reads."""
-        rows, last = torch.arange(len(hidden), device=hidden.device), last_token_index(attention_mask)
-        places = [last]
-        if self.read_prompt:  # a prompt whose end was cut off is read at the first token left
-            before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))
-            places += [before, torch.minimum(before + 3, last)]
-        return torch.cat([hidden[rows, place] for place in places], dim=-1).float()
+    def read(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
+        """(B, m) rewards of the m heads from (B, L, H) trunk states."""
+        return self.read_heads(self.states(lower, attention_mask, after_prompt))
+
+    def read_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.cat([head(states) for head in self.heads], dim=1)
+
+    def states(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
+        """(B, S) float32 states that the heads read: one, four (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
+        layers = [self.trunk.upper(lower, attention_mask)] + ([lower] if self.read_middle else [])
+        rows, last = torch.arange(len(lower), device=lower.device), last_token_index(attention_mask)
+        if not self.read_prompt:
+            return torch.cat([layer[rows, last].float() for layer in layers], dim=-1)
+        before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
+        place = torch.arange(lower.shape[1], device=lower.device)
+        answer = ((place > before[:, None]) & (place <= last[:, None])).float()
+        answer = answer / answer.sum(1, keepdim=True).clamp(min=1)
+        found = [[layer[rows, at].float() for at in (last, before, torch.minimum(before + 3, last))] + [torch.einsum("bl,blh->bh", answer, layer.float())]
+                 for layer in layers]
+        return torch.cat([state for states in found for state in states], dim=-1)
+
+    def tokens(self, prompts: list[str], completions: list[str]) -> tuple[list[list[int]], list[int]]:
+        """Token ids of prompt, completion and end-of-sequence, and how many of them follow the prompt."""
+        before = [chat_prompt(self.tokenizer, prompt) for prompt in prompts]
+        asked = self.tokenizer(before, add_special_tokens=False)["input_ids"]
+        texts = [start + completion + self.tokenizer.eos_token for start, completion in zip(before, completions)]
+        whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return whole, [len(ids) - len(before) for ids, before in zip(whole, asked)]
 
     def encode(self, prompts: list[str], completions: list[str]) -> dict[str, torch.Tensor]:
-        """The arguments of `forward` for prompt, completion, end-of-sequence and question; what is too long loses its beginning."""
-        if self.question:
-            texts = [chat_prompt(self.tokenizer, p, c, self.question) for p, c in zip(prompts, completions)]
-        else:
-            texts = [chat_prompt(self.tokenizer, p) + c + self.tokenizer.eos_token for p, c in zip(prompts, completions)]
-        whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        asked = self.tokenizer([chat_prompt(self.tokenizer, p) for p in prompts], add_special_tokens=False)["input_ids"]
-        batch = self.tokenizer.pad({"input_ids": [ids[-self.max_length :] for ids in whole]}, return_tensors="pt").to(self.head_device)
-        after = torch.tensor([len(ids) - len(before) for ids, before in zip(whole, asked)], device=self.head_device)
-        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "after_prompt": after}
+        """The arguments of `forward`; what is too long loses its beginning."""
+        whole, after = self.tokens(prompts, completions)
+        batch = self.tokenizer.pad({"input_ids": [ids[-self.max_length :] for ids in whole]}, return_tensors="pt").to(self.device)
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "after_prompt": torch.tensor(after, device=self.device)}
 
     def cached(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
-        """(B,) raw rewards with gradients, from trunk states that are computed once."""
-        return self.read(*self.cached_hidden(prompts, completions))
+        """(B, m) rewards of the heads with gradients, from trunk states that are computed once."""
+        return self.read(*self.cached_lower(prompts, completions))
 
-    def cached_hidden(self, prompts: list[str], completions: list[str]) -> tuple[torch.Tensor, ...]:
-        """The arguments of `read`, with gradients; a text's trunk states are computed at its first visit and kept, in the trunk's dtype."""
-        trunk = Trunk(self.backbone)
+    def cached_lower(self, prompts: list[str], completions: list[str]) -> tuple[torch.Tensor, ...]:
+        """The arguments of `read`; a text's trunk states are computed at its first visit and kept, in the trunk's dtype."""
         texts = list(zip(prompts, completions))
-        if fresh := [text for text in dict.fromkeys(texts) if text not in self.cache]:
+        known = {text: self.cache[text] for text in texts if text in self.cache}
+        if fresh := [text for text in dict.fromkeys(texts) if text not in known]:
             batch = self.encode([p for p, _ in fresh], [c for _, c in fresh])
-            lower = trunk.lower(batch["input_ids"], batch["attention_mask"])
+            lower = self.trunk.lower(batch["input_ids"], batch["attention_mask"])
             for text, states, mask, after in zip(fresh, lower, batch["attention_mask"].bool(), batch["after_prompt"].tolist()):
-                self.cache[text] = states[mask].clone(), after
-        rows, after = zip(*(self.cache[text] for text in texts))
-        states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask = torch.arange(states.shape[1], device=states.device) < torch.tensor([[len(row)] for row in rows], device=states.device)
-        return trunk.upper(states, mask), mask, torch.tensor(after, device=states.device)
+                known[text] = states[mask].clone(), after
+                if self.cache_bytes >= known[text][0].nbytes:  # each pass comes by all texts, so the first ones are as good to keep as any
+                    self.cache[text], self.cache_bytes = known[text], self.cache_bytes - known[text][0].nbytes
+        rows, after = zip(*(known[text] for text in texts))
+        return *pad_rows(rows), torch.tensor(after, device=self.device)
+
+    def forget(self) -> None:
+        """Empties the cache."""
+        self.cache_bytes += sum(states.nbytes for states, _ in self.cache.values())
+        self.cache.clear()
 
     def train(self, mode: bool = True):
-        """Only the head's dropout follows `mode`: the backbone's would make what is cached of it one noisy draw for all epochs."""
+        """Only the heads' dropout follows `mode`: the backbone's would make what is cached of it one noisy draw for all epochs."""
         super().train(mode)
         self.backbone.eval()
         return self
 
     @property
-    def head_device(self) -> torch.device:
-        return next(self.head.parameters()).device
+    def device(self) -> torch.device:
+        return next(self.heads.parameters()).device
 
-    @torch.no_grad()
     def raw(self, prompts: list[str], completions: list[str], batch_size: int = 32) -> torch.Tensor:
         """(B,) raw rewards on the CPU, computed without dropout over batches of like length; equal texts are computed once."""
+        return self.combined(self.members(prompts, completions, batch_size))
+
+    @torch.no_grad()
+    def members(self, prompts: list[str], completions: list[str], batch_size: int = 32) -> torch.Tensor:
+        """(B, m) rewards of the m heads, as `raw` computes them."""
         was_training = self.training
         self.eval()
         texts = sorted(dict.fromkeys(zip(prompts, completions)), key=lambda text: len(text[0]) + len(text[1]))
-        found: dict[tuple[str, str], float] = {}
+        found: dict[tuple[str, str], torch.Tensor] = {}
         for start in range(0, len(texts), batch_size):
             few = texts[start : start + batch_size]
             asked, given = [p for p, _ in few], [c for _, c in few]
-            known = all(text in self.cache for text in few)
-            found |= zip(few, (self.cached(asked, given) if known else self(**self.encode(asked, given))).tolist())
+            if all(text in self.cache for text in few):
+                rewards = self.cached(asked, given)
+            else:
+                batch = self.encode(asked, given)
+                rewards = self.read(self.trunk.lower(batch["input_ids"], batch["attention_mask"]), batch["attention_mask"], batch["after_prompt"])
+            found |= zip(few, rewards.cpu())
         self.train(was_training)
-        return torch.tensor([found[text] for text in zip(prompts, completions)])
+        return torch.stack([found[text] for text in zip(prompts, completions)]) if found else torch.zeros(0, self.ensemble)
 
     def score(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         """Normalised rewards, with the signature of TRL's reward functions."""
         return ((self.raw(prompts, completions) - self.mean) / self.std).tolist()
 
+    @torch.no_grad()
+    def score_samples(self, samples: Samples, **columns) -> list[float]:
+        """`score` of answers that the policy which lent its trunk has just sampled, from the trunk states that this left behind.
+
+        Answers whose texts do not give the tokens that were sampled (another split into words, or too long) are read anew.
+        """
+        whole, after = self.tokens(samples.prompts, samples.responses)
+        known = self.lent_cut is not None and samples.ends is not None and samples.ends.dim() == 3
+        closed = samples.closed(self.tokenizer.eos_token_id) if known else []
+        same = [i for i, (ids, _) in enumerate(closed) if ids == whole[i] and len(ids) <= self.max_length]
+        rest, raw = sorted(set(range(len(whole))) - set(same)), torch.zeros(len(whole))
+        for few in torch.tensor(sorted(same, key=lambda i: len(whole[i])), dtype=torch.long).split(32) if same else ():
+            lower, mask = pad_rows([closed[i][1] for i in few.tolist()])
+            lower = self.trunk.lower_from(lower, mask, self.lent_cut)
+            raw[few] = self.combined(self.read(lower, mask, torch.tensor(after, device=self.device)[few])).cpu()
+        if rest:
+            raw[rest] = self.raw([samples.prompts[i] for i in rest], [samples.responses[i] for i in rest])
+        return ((raw - self.mean) / self.std).tolist()
+
     def normalise(self, prompts: list[str], completions: list[str]) -> None:
         """Sets `mean` and `std` so that `score` has mean 0 and standard deviation 1 on these samples of π_SFT."""
-        raw = self.raw(prompts, completions)
+        members = self.members(prompts, completions)
+        self.offsets = members.mean(0) - members.mean()
+        raw = self.combined(members)
         self.mean, self.std = raw.mean().item(), max(raw.std().item(), 1e-6)
 
     def save(self, directory: Path) -> None:
-        """Writes the backbone (adapters folded in) as a plain transformers directory, and the head and its settings beside it."""
+        """Writes the backbone (adapters folded in) as a plain transformers directory, and the heads and their settings beside it.
+
+        With one linear head that directory is an AutoModelForSequenceClassification with one label, which gives the raw
+        reward of the same tokens to whoever reads such models.
+        """
         models.save_merged(self.backbone, self.tokenizer, directory)
-        self.cache.clear()  # folding in moved the cut that the states belong to
-        save_file(self.head.state_dict(), Path(directory) / "head.safetensors")
-        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length, "question": self.question,
-                    "read_prompt": self.read_prompt}
+        self.forget()  # folding in may have moved what the trunk is
+        if self.kind == "linear" and self.ensemble == 1:
+            _save_classifier(directory, self.heads[0].weight)
+        save_file(self.heads.state_dict(), Path(directory) / "head.safetensors")
+        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length,
+                    "read_prompt": self.read_prompt, "read_middle": self.read_middle, "num_trainable_layers": self.num_trainable_layers,
+                    "ensemble": self.ensemble, "combine": self.combine, "offsets": self.offsets.tolist()}
         (Path(directory) / "reward_config.json").write_text(json.dumps(settings, indent=1))
 
 
-def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, device="cpu") -> RewardModel:
-    """A saved reward model, in evaluation mode."""
+def pad_rows(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """((B, L, H) states padded on the right, (B, L) bool mask) from rows of (length, H)."""
+    states = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([[len(row)] for row in rows], device=states.device)
+    return states, torch.arange(states.shape[1], device=states.device) < lengths
+
+
+def _save_classifier(directory: Path, weight: torch.Tensor) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=torch.float32)
+    if isinstance(getattr(model, "score", None), nn.Linear):  # the name in all families that the trunk knows
+        model.score.weight.data = weight.detach().float().cpu()
+        model.save_pretrained(directory)
+
+
+def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, device="cpu", trunk_of=None) -> RewardModel:
+    """A saved reward model, in evaluation mode. Raises ModelError for heads of another shape.
+
+    trunk_of: a policy; where its frozen lower blocks hold the same weights, the reward model takes these very modules for its own, and
+    `score_samples` goes on from the states that the policy sampled with.
+    """
     settings = json.loads((Path(directory) / "reward_config.json").read_text())
-    backbone = models.load_model(str(directory), dtype, device, AutoModel)
-    model = RewardModel(backbone, models.load_tokenizer(str(directory)), settings["head"], max_length=settings["max_length"],
-                        question=settings.get("question", ""), read_prompt=settings.get("read_prompt", False))
+    backbone = models.load_model(str(directory), dtype, device, AutoModel).requires_grad_(False)
+    names = ("head", "max_length", "read_prompt", "read_middle", "num_trainable_layers", "ensemble", "combine")
+    model = RewardModel(backbone, models.load_tokenizer(str(directory)), **{name: settings[name] for name in names if name in settings})
     try:
-        model.head.load_state_dict(load_file(Path(directory) / "head.safetensors"))
+        model.heads.load_state_dict(load_file(Path(directory) / "head.safetensors"))
     except RuntimeError:
         raise ModelError(f"The head in {Path(directory).name}/ is not of the shape that this version makes: run 03_reward_model again.") from None
-    model.mean, model.std = settings["mean"], settings["std"]
+    model.mean, model.std, model.offsets = settings["mean"], settings["std"], torch.tensor(settings["offsets"])
+    if trunk_of is not None:
+        shared, cut = share_blocks(model.trunk, Trunk(trunk_of))
+        model.lent_cut = cut if shared == cut else None
     return model.eval()
-
-
-def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """(N,) losses −log σ(r_chosen − r_rejected)."""
-    return -nn.functional.logsigmoid(chosen - rejected)
-
-
-@dataclass
-class Group:
-    """The responses to one prompt, each once, and its judged pairs as indices (chosen, rejected) into them."""
-
-    prompt: str
-    responses: list[str]
-    pairs: list[tuple[int, int]]
-
-
-def group_by_prompt(pairs: list[dict]) -> list[Group]:
-    """Preference rows gathered by prompt; a pair that several annotators judged stays as often as it was judged."""
-    groups: dict[str, Group] = {}
-    for row in pairs:
-        group = groups.setdefault(row["prompt"], Group(row["prompt"], [], []))
-        for text in (row["chosen"], row["rejected"]):
-            if text not in group.responses:
-                group.responses.append(text)
-        group.pairs.append((group.responses.index(row["chosen"]), group.responses.index(row["rejected"])))
-    return list(groups.values())
-
-
-def group_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
-    """The mean pairwise loss of a few prompts; every prompt weighs the same, however many pairs it has."""
-    return loss_of_rewards(groups, model.cached([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]))
-
-
-def loss_of_rewards(groups: list[Group], rewards: torch.Tensor) -> torch.Tensor:
-    """`group_loss` from the (R,) rewards of all responses of the groups, in order."""
-    losses = []
-    for group, own in zip(groups, rewards.split([len(g.responses) for g in groups])):
-        chosen, rejected = torch.tensor(group.pairs, device=own.device).T
-        losses.append(pairwise_loss(own[chosen], own[rejected]).mean())
-    return torch.stack(losses).mean()
-
-
-def fit_head(model: RewardModel, groups: list[Group], epochs: int, seed: int, learning_rate: float = 1e-3, weight_decay: float = 0.1,
-             track=iter) -> None:
-    """Trains the head alone on states that are computed once, and sets by what they are standardised; seconds for an epoch.
-
-    To be called before the backbone has learned anything, so that the states are those of π_SFT.
-    track: wraps the loop over the texts, which takes most of the time, to show progress.
-    """
-    texts = sorted(dict.fromkeys((g.prompt, r) for g in groups for r in g.responses), key=lambda text: len(text[0]) + len(text[1]))
-    states: dict[tuple[str, str], torch.Tensor] = {}
-    with torch.no_grad():
-        for start in track(range(0, len(texts), 32)):
-            few = texts[start : start + 32]
-            states |= zip(few, model.states(*model.cached_hidden([p for p, _ in few], [c for _, c in few])))
-    if isinstance(model.head, nn.Sequential):
-        table = torch.stack(list(states.values()))
-        model.head[0].mean, model.head[0].std = table.mean(0), table.std(0) + 1e-3
-    optimizer = torch.optim.AdamW(model.head.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    steps = [few for epoch in range(epochs) for few in batches(groups, 16, seed + epoch)]
-    model.train()
-    for number, few in enumerate(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * (1 - number / len(steps))
-        rewards = model.head(torch.stack([states[g.prompt, r] for g in few for r in g.responses]))[:, 0]
-        optimizer.zero_grad()
-        loss_of_rewards(few, rewards).backward()
-        optimizer.step()
-    optimizer.zero_grad()
-
-
-def batches(groups: list[Group], size: int, seed: int) -> list[list[Group]]:
-    """All groups in random batches; those of one batch are of like length, so that little is padded."""
-    rng = random.Random(seed)
-    shuffled, near, window = rng.sample(groups, len(groups)), [], 16 * size
-    for start in range(0, len(groups), window):
-        near += sorted(shuffled[start : start + window], key=lambda g: len(g.prompt) + max(map(len, g.responses)))
-    parts = [near[start : start + size] for start in range(0, len(near), size)]
-    rng.shuffle(parts)
-    return parts
 
 
 def pair_rewards(model: RewardModel, pairs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:

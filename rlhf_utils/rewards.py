@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from . import models
 from .annotators import load_function
 from .errors import ModelError, PPOError, SettingError
-from .reward import load_reward_model
+from .reward import RewardModel, load_reward_model
+from .sampling import Samples
 
 Reward = Callable[..., list[float]]
 
@@ -35,6 +36,23 @@ def _is_finite(score) -> bool:
         return math.isfinite(float(score))  # also numpy's and torch's scalars
     except (TypeError, ValueError):
         return False
+
+
+def score_samples(reward: Reward, samples: Samples, **columns) -> list[float]:
+    """A reward's scores of sampled answers; one that has `score_samples` may go on from the states that sampling left."""
+    if hasattr(reward, "score_samples"):
+        return reward.score_samples(samples, **columns)
+    return reward(prompts=samples.prompts, completions=samples.responses, **columns)
+
+
+class TrainedReward:
+    """The reward model of 03, which scores what its policy has just sampled without running the trunk that both share again."""
+
+    def __init__(self, model: RewardModel):
+        self.model, self.score_samples = model, model.score_samples
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
+        return self.model.score(prompts, completions)
 
 
 class ClassifierReward:
@@ -87,17 +105,22 @@ class WeightedRewards:
         self.parts = parts
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        total = [0.0] * len(prompts)
-        for weight, name, reward in self.parts:
-            scores = reward(prompts=prompts, completions=completions, **columns)
-            if len(scores) != len(prompts):
-                raise SettingError(f"The reward {name!r} gave {len(scores)} scores for {len(prompts)} answers.")
-            total = [so_far + weight * score for so_far, score in zip(total, scores)]
-        return total
+        return self._sum([reward(prompts=prompts, completions=completions, **columns) for _, _, reward in self.parts], len(prompts))
+
+    def score_samples(self, samples: Samples, **columns) -> list[float]:
+        return self._sum([score_samples(reward, samples, **columns) for _, _, reward in self.parts], len(samples.prompts))
+
+    def _sum(self, found: list[list[float]], count: int) -> list[float]:
+        for (_, name, _), scores in zip(self.parts, found):
+            if len(scores) != count:
+                raise SettingError(f"The reward {name!r} gave {len(scores)} scores for {count} answers.")
+        return [sum(weight * score for (weight, _, _), score in zip(self.parts, row)) for row in zip(*found)]
 
 
-def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = torch.float32, device="cpu") -> Reward:
+def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = torch.float32, device="cpu", trunk_of=None) -> Reward:
     """The reward that `spec` names; `trained` gives the folder of `reward_model`, and is asked for only where that is named.
+
+    trunk_of: the policy that will sample what is scored; a reward model made on the same π_SFT then shares its lower blocks.
 
     Raises SettingError for a term that cannot be read or imported, and ModelError for a model that is none.
     """
@@ -106,14 +129,14 @@ def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = tor
         weight, _, name = term.strip().rpartition("*")
         if not name or not re.fullmatch(r"([+-]?\d+(\.\d*)?)?", weight.strip()):
             raise SettingError(f"reward={spec!r}: {term!r} is no reward; write for example '0.8*reward_model + 0.2*my_rewards:politeness'.")
-        parts.append((float(weight or 1), name.strip(), _load_one(name.strip(), trained, dtype, device)))
+        parts.append((float(weight or 1), name.strip(), _load_one(name.strip(), trained, dtype, device, trunk_of)))
     return parts[0][2] if len(parts) == 1 and parts[0][0] == 1 else WeightedRewards(parts)
 
 
-def _load_one(name: str, trained: Callable[[], Path], dtype: torch.dtype, device) -> Reward:
+def _load_one(name: str, trained: Callable[[], Path], dtype: torch.dtype, device, trunk_of) -> Reward:
     folder = Path(trained() if name == "reward_model" else name).expanduser()
     if (folder / "reward_config.json").is_file():
-        return load_reward_model(folder, dtype, device).score
+        return TrainedReward(load_reward_model(folder, dtype, device, trunk_of))
     if ":" in name and not folder.exists():
         return load_function("reward", name)
     return ClassifierReward(str(folder) if folder.is_dir() else name, dtype, device)

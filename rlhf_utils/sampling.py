@@ -1,7 +1,8 @@
 """Batched sampling and scoring of responses, with float32 log-probabilities at the sampling temperature.
 
 Sampling is plain: no top-k, no top-p, no minimum length, whatever the model's own generation_config says, because PPO's
-ratio is only right if the distribution sampled from is the one that is trained. Left out: beam search, speculative decoding.
+ratio is only right if the distribution sampled from is the one that is trained. Left out: beam search, speculative decoding,
+static caches and CUDA graphs.
 """
 
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from torch import nn
 from transformers import DynamicCache
 
 from .data import chat_prompt
+from .errors import ModelError
 from .trunk import Trunk, backbone, position_ids
 
 SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
+TABLE = 1 << 22  # logits that are worked on at a time
+CHECK_EVERY = {"cuda": 8}  # tokens between looks at which rows have ended; looking makes a GPU wait for the host
 
 
 @dataclass
@@ -28,7 +32,9 @@ class Samples:
     logprobs: torch.Tensor  # (B, T) float32, 0 on padding
     ended: torch.Tensor  # (B,) bool, True where the end-of-sequence token was sampled
     responses: list[str]  # decoded without special tokens
-    trunk: torch.Tensor  # (B, P + T − 1, H) what the frozen lower blocks made of all tokens but the last; ids where the model runs whole
+    trunk: torch.Tensor | None  # (B, P + T − 1, H) what the frozen lower blocks made of all tokens but the last; ids where the model runs whole
+    cut: int  # the first block that has not yet run on `trunk`
+    ends: torch.Tensor | None = None  # (B, 2, H) `trunk` of each row's last token, and of an end-of-sequence token after it
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -43,6 +49,12 @@ class Samples:
         """(B, P + T − 1) bool, True for each token that another real one follows: all that a pass over `trunk` has to read."""
         return torch.cat([self.query_mask, self.response_mask[:, 1:]], dim=1)
 
+    def closed(self, eos_token_id: int) -> list[tuple[list[int], torch.Tensor]]:
+        """Each row's (n,) real tokens with one end-of-sequence token at the end, sampled or not, and their (n, H) states of the trunk."""
+        tails = [1 if ended else 2 for ended in self.ended.tolist()]  # the last token, and the end where there is none
+        return [(ids[mask].tolist() + [eos_token_id] * (tail - 1), torch.cat([states[real], ends[:tail]])) for ids, mask, states, real, ends, tail in
+                zip(self.input_ids, self.attention_mask, self.trunk, self.predicting, self.ends, tails)]
+
     def parts(self, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
         """The rows in parts of `size` of like length, so that little is padded."""
         return rows[self.predicting[rows].sum(1).argsort(stable=True)].split(size)
@@ -51,8 +63,11 @@ class Samples:
 def upper_hidden(trunk: Trunk, samples: Samples, rows: torch.Tensor) -> torch.Tensor:
     """(n, H) float32 states that predict the n real response tokens of `rows`, row after row, from one pass of the upper blocks.
 
-    Padding is squeezed out first: the rows' real tokens move to the left and the rest is cut.
+    Padding is squeezed out first: the rows' real tokens move to the left and the rest is cut. Raises ModelError for a model of another cut.
     """
+    if samples.trunk is None or samples.cut != trunk.cut:
+        held = "no states" if samples.trunk is None else f"states for blocks {samples.cut} and up"
+        raise ModelError(f"The samples hold {held}, but this model goes on from block {trunk.cut}: sample with the model that is to read them, and states=True.")
     real, length = samples.predicting[rows], samples.response_mask[rows].sum(1, keepdim=True)
     count = real.sum(1, keepdim=True)
     states = nn.utils.rnn.pad_sequence([row[mask] for row, mask in zip(samples.trunk[rows], real)], batch_first=True)
@@ -65,50 +80,85 @@ def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor =
 
     From bfloat16 weights the product is exact to float32 and still fast, see `models.load_model`.
     """
+    weight, bias = _float_head(model)
+    return nn.functional.linear(hidden.float(), weight, bias) / temperature
+
+
+def _float_head(model) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The head's (V, H) weight and bias in float32, cast once: the head is frozen in every stage that samples."""
     head = model.get_output_embeddings()
-    bias = None if head.bias is None else head.bias.float()
-    return nn.functional.linear(hidden.float(), _float_weight(head), bias) / temperature
-
-
-def _float_weight(head: nn.Linear) -> torch.Tensor:
-    """The head's weight in float32, cast once: the head is frozen in every stage that samples."""
-    if head.weight.dtype == torch.float32:
-        return head.weight
+    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach().float()
+    if weight.dtype == torch.float32:
+        return weight, bias
     cached = getattr(head, "_float32_weight", None)
-    if cached is None or cached.device != head.weight.device:
-        cached = head._float32_weight = head.weight.detach().float()
-    return cached
+    if cached is None or cached.device != weight.device:
+        cached = head._float32_weight = weight.float()
+    return cached, bias
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(logits)[label] and the entropy, keeping one (n, V) table for the backward pass where autograd would keep three."""
+    """log softmax(head(hidden)/temperature)[label], its entropy, and the exact KL to a reference's hidden states if there are any.
+
+    The words are summed for TABLE numbers at a time, in cache, and what the backward pass needs is computed at once:
+    ∂ log p[label] / ∂ hidden = (W[label] − Σ_v p_v W_v) / temperature, of the size of `hidden`, where a table would be 85 times as large.
+    """
 
     @staticmethod
-    def forward(ctx, logits, labels):
-        total = logits.logsumexp(1, keepdim=True)
-        chosen = logits.gather(1, labels[:, None]) - total
-        probabilities = (logits - total).exp_()
-        entropy = total[:, 0] - torch.einsum("nv,nv->n", probabilities, logits)
-        ctx.save_for_backward(probabilities, labels)
-        ctx.mark_non_differentiable(entropy)
-        return chosen[:, 0], entropy
+    def forward(ctx, hidden, labels, reference, weight, bias, temperature):
+        chosen, entropy, ref_chosen, kl = hidden.new_zeros(4, len(hidden))
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        size = max(TABLE // len(weight), 16)
+        for start in range(0, len(hidden), size):
+            rows = slice(start, start + size)
+            label = labels[rows, None]
+            logits, weights, total = _shifted(hidden[rows], weight, bias, temperature)
+            chosen[rows] = (logits.gather(1, label) - total.log())[:, 0]
+            entropy[rows] = (total.log() - _dot(weights, logits) / total)[:, 0]
+            if slope is not None:
+                slope[rows] = (weight[label[:, 0]] - weights @ weight / total) / temperature
+            if reference is not None:
+                ref_logits, _, ref_total = _shifted(reference[rows], weight, bias, temperature)
+                ref_chosen[rows] = (ref_logits.gather(1, label) - ref_total.log())[:, 0]
+                kl[rows] = (_dot(weights, logits - ref_logits) / total - total.log() + ref_total.log())[:, 0]
+        ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(entropy, ref_chosen, kl)
+        return chosen, entropy, ref_chosen, kl
 
     @staticmethod
-    def backward(ctx, gradient, _):
-        probabilities, labels = ctx.saved_tensors
-        table = probabilities * -gradient[:, None]
-        return table.scatter_add_(1, labels[:, None], gradient[:, None]), None
+    def backward(ctx, gradient, *_):
+        return ctx.saved_tensors[0] * gradient[:, None], None, None, None, None, None
 
 
-def token_logprobs(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n,) log-probabilities of the (n,) labels under (n, V) logits, with gradients, and the (n,) entropies, without."""
-    return _TokenLogprobs.apply(logits, labels)
+def _shifted(hidden, weight, bias, temperature) -> tuple[torch.Tensor, ...]:
+    """(n, V) logits over the temperature, less each row's highest; their exponentials; and the (n, 1) sums of these."""
+    logits = nn.functional.linear(hidden / temperature, weight, None if bias is None else bias / temperature)
+    logits -= logits.amax(1, keepdim=True)
+    weights = logits.exp()
+    return logits, weights, weights.sum(1, keepdim=True)
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(n, 1) scalar products of rows."""
+    return torch.einsum("nv,nv->n", a, b)[:, None]
+
+
+def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0,
+                   reference: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """(log-probabilities, entropies, reference's log-probabilities, exact KL), each (n,) float32, of (n,) labels after (n, H) states.
+
+    The first has gradients for `hidden`; `reference` are the (n, H) states of π_ref, without which the last two are 0.
+    """
+    weight, bias = _float_head(model)
+    return _TokenLogprobs.apply(hidden.float(), labels, None if reference is None else reference.float(), weight, bias, temperature)
 
 
 @torch.no_grad()
 def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float],
-           generator: torch.Generator | None = None) -> Samples:
-    """One response to each prompt, sampled in one batch; `temperature` is one number or one a prompt. Equal prompts are read once."""
+           generator: torch.Generator | None = None, states: bool = True) -> Samples:
+    """One response to each prompt, sampled in one batch; `temperature` is one number or one a prompt. Equal prompts are read once.
+
+    states: whether the trunk's states are kept, for `score_tokens` and PPO.
+    """
     device = next(model.parameters()).device
     different = list(dict.fromkeys(prompts))
     which = torch.tensor([different.index(prompt) for prompt in prompts], device=device)
@@ -122,7 +172,7 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
     logprobs = torch.zeros(rows, max_new_tokens, device=device)
     active = torch.arange(rows, device=device)  # rows in the batch; ended ones are dropped now and then
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    trunk, cache, tokens, mask, states = Trunk(model), DynamicCache(config=model.config), query_ids, query_mask, None
+    trunk, cache, tokens, mask, kept = Trunk(model), DynamicCache(config=model.config), query_ids, query_mask, None
     for step in range(max_new_tokens):
         with trunk.captured() as captured:
             hidden = backbone(model)(tokens, attention_mask=mask.long(), position_ids=position_ids(mask)[:, -tokens.shape[1]:],
@@ -130,24 +180,31 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
         read = captured[0] if trunk.splits else tokens
         if step == 0:
             cache.batch_select_indices(which)
-            hidden, mask = hidden[which], query_mask[which]
-            states = read.new_zeros(rows, width + max_new_tokens - 1, *read.shape[2:])
-            states[:, :width] = read[which]
-        else:
-            states[active, width + step - 1] = read[:, 0]
+            hidden, mask, read = hidden[which], query_mask[which], read[which]
+            if states:
+                kept = read.new_zeros(rows, width + max_new_tokens + 1, *read.shape[2:])
+                kept[:, :width] = read
+        elif states:
+            kept[active, width + step - 1] = read[:, 0]
         choice, response_logprobs = _draw(head_logits(model, hidden, temperatures[active, None]), generator)
         response[active, step] = choice
         logprobs[active, step] = response_logprobs
+        going = ~ended[active]  # before this step: the pass after a row's end reads that end
         ended[active] |= choice == tokenizer.eos_token_id
-        going = ~ended[active]
-        if not bool(going.any()):
-            break
+        going = going if states else ~ended[active]
         tokens, mask = choice[:, None], torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        if int(going.sum()) <= 0.75 * len(active):  # copying the cache costs about a step, so not for every row that ends
+        if (step + 1) % CHECK_EVERY.get(device.type, 1) == 0:
+            if bool(ended.all()):
+                break
             keep = going.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            active, tokens, mask = active[keep], tokens[keep], mask[keep]
-    return _finish(prompts, query_ids[which], query_mask[which], response, logprobs, states, tokenizer)
+            if len(keep) <= 0.75 * len(active):  # copying the cache costs about a step, so not for every row that ends
+                cache.batch_select_indices(keep)
+                active, tokens, mask = active[keep], tokens[keep], mask[keep]
+    if states:  # of the last token, and of an end where there was none
+        tokens = torch.cat([tokens, torch.full_like(tokens, max(tokenizer.eos_token_id, 0))], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
+        kept[active, width + step : width + step + 2] = trunk.lower(tokens, mask, cache)
+    return _finish(prompts, query_ids[which], query_mask[which], response, logprobs, kept, trunk.cut, tokenizer)
 
 
 def _draw(logits: torch.Tensor, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,19 +225,23 @@ def _draw(logits: torch.Tensor, generator: torch.Generator | None) -> tuple[torc
     return choice[:, 0], (logits.gather(1, choice) - highest - upto[:, -1:].log())[:, 0].float()
 
 
-def _finish(prompts, query_ids, query_mask, response, logprobs, states, tokenizer) -> Samples:
+def _finish(prompts, query_ids, query_mask, response, logprobs, states, cut, tokenizer) -> Samples:
     """Cuts each row after its first end-of-sequence token and trims columns that no row uses."""
     is_eos = response == tokenizer.eos_token_id
     mask = is_eos.cumsum(1) - is_eos.long() == 0  # a pad token drawn before the end counts: what follows attends to it
     length = max(int(mask.sum(1).max()), 1)
     response = response.masked_fill(~mask, tokenizer.pad_token_id)[:, :length]
     texts = tokenizer.batch_decode(response, skip_special_tokens=True)
+    trunk = ends = None
+    if states is not None:
+        trunk, last = states[:, : query_ids.shape[1] + length - 1].clone(), query_ids.shape[1] + mask.sum(1) - 1
+        ends = states[torch.arange(len(states), device=last.device)[:, None], torch.stack([last, last + 1], dim=1)]
     return Samples(prompts, query_ids, query_mask, response, mask[:, :length], (logprobs * mask)[:, :length],
-                   (is_eos & mask).any(1), [t.strip() for t in texts], states[:, : query_ids.shape[1] + length - 1].clone())
+                   (is_eos & mask).any(1), [t.strip() for t in texts], trunk, cut, ends)
 
 
 def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float], batch_size: int,
-                generator: torch.Generator | None = None, track=iter) -> list[Samples]:
+                generator: torch.Generator | None = None, track=iter, states: bool = False) -> list[Samples]:
     """`sample` over batches of prompts of like length, so that little is padded; `track` wraps the loop to show progress.
 
     The batches' rows are in an order of their own; each carries its prompts.
@@ -188,7 +249,7 @@ def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, tempe
     temperatures = temperature if isinstance(temperature, list) else [temperature] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [sample(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, [temperatures[i] for i in batch], generator)
+    return [sample(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, [temperatures[i] for i in batch], generator, states)
             for batch in track(batches)]
 
 
@@ -198,21 +259,17 @@ def score_tokens(model, samples: Samples, temperature: float, reference=None, ch
 
     Returns (B, T) float32 tensors, 0 on padding: `logprobs`, `entropy`, and with a reference `ref_logprobs` and `kl`, the exact
     KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)) of each position's distribution; and `hidden`, (B, T, H), the states that
-    predict the tokens. Only the upper blocks run, on `samples.trunk`, so the model must be cut where the one that sampled was; full-vocabulary rows live for `chunk` rows only.
+    predict the tokens. Only the upper blocks run, on `samples.trunk`, for `chunk` rows at a time.
     """
     trunk, mask, found = Trunk(model), samples.response_mask, {}
     for rows in samples.parts(torch.arange(len(samples.prompts), device=mask.device), chunk):
         real = mask[rows]
-        labels = samples.response_ids[rows][real]
-        part = {"hidden": upper_hidden(trunk, samples, rows)}
-        logits = head_logits(model, part["hidden"], temperature)
-        part["logprobs"], part["entropy"] = token_logprobs(logits, labels)
+        part, ref_hidden = {"hidden": upper_hidden(trunk, samples, rows)}, None
         if reference is not None:
             with reference():
-                ref_logits = head_logits(model, upper_hidden(trunk, samples, rows), temperature)
-            part["ref_logprobs"] = token_logprobs(ref_logits, labels)[0]
-            logp, ref = logits.log_softmax(1), ref_logits.log_softmax(1)
-            part["kl"] = torch.einsum("nv,nv->n", logp.exp(), logp - ref)
+                ref_hidden = upper_hidden(trunk, samples, rows)
+        values = token_logprobs(model, part["hidden"], samples.response_ids[rows][real], temperature, ref_hidden)
+        part |= zip(("logprobs", "entropy", "ref_logprobs", "kl")[: 2 if reference is None else 4], values)
         for name, value in part.items():
             table = found.setdefault(name, value.new_zeros(*mask.shape, *value.shape[1:]))
             table[rows[:, None].expand_as(real)[real], real.nonzero()[:, 1]] = value

@@ -7,6 +7,7 @@ from trl import SFTConfig, SFTTrainer
 
 from . import models
 from .data import chat_prompt
+from .lora import make_lean
 
 
 def as_dataset(tokenizer, rows: list[dict]) -> Dataset:
@@ -44,5 +45,6 @@ def make_trainer(model, tokenizer, train: list[dict], heldout: list[dict], folde
     )
     trainer = SFTTrainer(model, args=config, train_dataset=as_dataset(tokenizer, train), eval_dataset=as_dataset(tokenizer, heldout),
                          processing_class=tokenizer, peft_config=models.lora_config(model, lora_r, 2 * lora_r, num_trainable_layers))
+    make_lean(trainer.model)
     trainer.remove_callback(PrinterCallback)
     return trainer

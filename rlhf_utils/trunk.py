@@ -61,6 +61,7 @@ class Trunk:
             trained = [i for i, block in enumerate(self.blocks) if any(p.requires_grad or "lora_" in name for name, p in block.named_parameters())]
             self.cut = min(trained, default=len(self.blocks))
         else:
+            self.cut = 0
             _say_whole(family, "mixes kinds of attention" if family in FAMILIES else "is of a family whose blocks the suite cannot split")
 
     @property
@@ -72,9 +73,14 @@ class Trunk:
         return getattr(self.model, self.names[1])
 
     @torch.no_grad()
-    def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(B, L, H) states below the first trainable block; the (B, L) ids themselves for a family that runs whole."""
-        return self._run(self.blocks[: self.cut], nn.Identity(), attention_mask, input_ids=input_ids) if self.splits else input_ids
+    def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache=None) -> torch.Tensor:
+        """(B, L, H) states below the first trainable block; the (B, L) ids themselves for a family that runs whole.
+
+        With a cache of what came before, the ids are the last ones of the mask.
+        """
+        if not self.splits:
+            return input_ids
+        return self._run(self.blocks[: self.cut], nn.Identity(), attention_mask, input_ids=input_ids, past_key_values=cache, use_cache=cache is not None)
 
     @contextlib.contextmanager
     def captured(self):
@@ -95,6 +101,12 @@ class Trunk:
         if not self.splits:
             return self._forward(attention_mask, input_ids=states)
         return self._run(self.blocks[self.cut :], self.norm, attention_mask, inputs_embeds=states.to(self.norm.weight.dtype))
+
+    @torch.no_grad()
+    def lower_from(self, states: torch.Tensor, attention_mask: torch.Tensor, cut: int) -> torch.Tensor:
+        """What `lower` gives, from the (B, L, H) states that enter block number `cut`, at most as high as this trunk's."""
+        blocks = self.blocks[cut : self.cut]
+        return self._run(blocks, nn.Identity(), attention_mask, inputs_embeds=states) if blocks else states
 
     def frozen_copy(self):
         """A context manager in which the blocks above the cut, and the norm after them, are copies of what they are now."""
@@ -131,4 +143,34 @@ class Trunk:
             return self._forward(attention_mask, **inputs)
 
     def _forward(self, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
-        return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask), use_cache=False, **inputs).last_hidden_state
+        length = next(iter(inputs.values())).shape[1]
+        inputs = {"use_cache": False} | inputs
+        return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask)[:, -length:], **inputs).last_hidden_state
+
+
+def share_blocks(ours: Trunk, theirs: Trunk) -> tuple[int, int]:
+    """Puts their embeddings and lowest frozen blocks in place of ours as far as the weights are equal, bit for bit, in dtype and place.
+
+    Returns (how many blocks are now shared, where their states are cut); none where families differ or cannot be split.
+    """
+    if not (ours.splits and theirs.splits) or ours.model.config.model_type != theirs.model.config.model_type:
+        return 0, -1
+    blocks_name, _, positions_name = ours.names
+    mine, other = (trunk.model.get_input_embeddings() for trunk in (ours, theirs))
+    if not _same_weights(mine, other) or positions_name and not _same_weights(getattr(ours.model, positions_name), getattr(theirs.model, positions_name)):
+        return 0, -1
+    ours.model.set_input_embeddings(other)
+    if positions_name:
+        setattr(ours.model, positions_name, getattr(theirs.model, positions_name))
+    count = 0
+    for own, block in zip(ours.blocks[: ours.cut], theirs.blocks[: theirs.cut]):
+        if not _same_weights(own, block):
+            break
+        getattr(ours.model, blocks_name)[count] = block
+        count += 1
+    return count, theirs.cut
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and a[k].device == b[k].device and torch.equal(a[k], b[k]) for k in a)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +20,19 @@ NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name, _ in runs.STAGES.val
 SMOKE = ROOT / "notebooks" / "profiles" / "smoke.yaml"
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A finished smoke run, made by the console command."""
-    folder = tmp_path_factory.mktemp("outputs")
-    command = [sys.executable, "-m", "rlhf_utils.cli", "run", "--run", "smoke", "--profile", "smoke"]
+def rlhf_run(folder, *options):
+    """The console command, with the smoke profile."""
+    command = [sys.executable, "-m", "rlhf_utils.cli", "run", "--profile", "smoke", *options]
     result = subprocess.run(command, cwd=ROOT, env=os.environ | {"RLHF_OUTPUTS": str(folder)}, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "report.html" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A finished smoke run."""
+    folder = tmp_path_factory.mktemp("outputs")
+    rlhf_run(folder, "--run", "smoke")
     return folder / "smoke"
 
 
@@ -56,6 +62,20 @@ def test_policy_reloads_with_plain_transformers(smoke):
               "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1]); model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
               "ids = tokenizer('Hello', return_tensors='pt'); print(model.generate(**ids, max_new_tokens=4).shape); assert 'rlhf_utils' not in sys.modules")
     subprocess.run([sys.executable, "-c", script, str(smoke / "ppo/policy-merged")], check=True, cwd=smoke, capture_output=True)
+
+
+def test_whole_top_blocks_are_saved_merged_resumed_and_evaluated(smoke, tmp_path):
+    """04 with lora_r=0, then 04 again from its last checkpoint, then 05."""
+    shutil.copytree(smoke, tmp_path / "whole")
+    options = ("--run", "whole", "--from", "ppo", "-p", "lora_r=0", "-p", "learning_rate=1e-3", "-p", "more=whiten_rewards=true, gamma=0.99")
+    rlhf_run(tmp_path, *options)
+    ppo, names = tmp_path / "whole/ppo", ("policy/top.safetensors", "policy-merged/model.safetensors", "metrics.jsonl")
+    first = [(ppo / name).read_bytes() for name in names]
+    assert not (ppo / "policy/adapter_model.safetensors").exists() and first[1] != (tmp_path / "whole/sft/policy/model.safetensors").read_bytes()
+    assert [json.loads(row)["eps"] > 0 for row in first[2].splitlines()] == [True, True]
+    rlhf_run(tmp_path, *options, "-p", "resume=true")
+    assert [(ppo / name).read_bytes() for name in names] == first, "nothing was left to learn"
+    assert runs.read_json(tmp_path / "whole/evaluation/results.json")["eval.kl"] > 0
 
 
 def test_report_opens_offline(smoke):

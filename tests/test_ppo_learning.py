@@ -257,7 +257,8 @@ def test_whole_blocks_learn_and_the_reference_is_the_model_before(layers):
 
 def samples_of(model, samples):
     """The same samples with the trunk states that `model` makes of them."""
-    return dataclasses.replace(samples, trunk=Trunk(model).lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1]))
+    trunk = Trunk(model)
+    return dataclasses.replace(samples, trunk=trunk.lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1]), cut=trunk.cut)
 
 
 def test_a_head_that_would_learn_is_refused():

@@ -255,3 +255,16 @@ def test_learning_rate_falls_linearly_to_0():
     config = ppo.PPOConfig(total_episodes=640, batch_size=64, learning_rate=0.01)
     found = [ppo.learning_rate_at(config, index) for index in range(10)]
     assert found == pytest.approx([0.01, 0.009, 0.008, 0.007, 0.006, 0.005, 0.004, 0.003, 0.002, 0.001])
+
+
+def test_a_notebook_sets_fields_by_parameters_and_by_more():
+    config = ppo.PPOConfig.of({"run": "demo", "batch_size": 32, "lam": 0.9}, "gamma=0.99, whiten_rewards=true,target_kl = 0")
+    assert config == ppo.PPOConfig(batch_size=32, lam=0.9, gamma=0.99, whiten_rewards=True, target_kl=0.0)
+    assert ppo.PPOConfig.of({}) == ppo.PPOConfig()
+
+
+@pytest.mark.parametrize(("more", "told"), [("gama=1", "not 'gama'"), ("lam=0.5", "not 'lam'"), ("gamma=1, gamma=0", "not 'gamma'"), ("gamma=high", "gamma='high'"),
+                                            ("gamma=2", "gamma=2.0 must be at most 1"), ("gamma", "gamma=''")])
+def test_what_more_cannot_set_is_named(more, told):
+    with pytest.raises(Exception, match=told):
+        ppo.PPOConfig.of({"lam": 0.9}, more)

@@ -1,16 +1,17 @@
-"""The reward model against slow, independent computations; and its report card against numbers worked out by hand."""
+"""The reward model against slow, independent computations: how it reads, caches, keeps and reloads. Training: test_reward_training.py."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, GPT2Config, GPT2Model
+from transformers import AutoModel, AutoModelForSequenceClassification, GPT2Config, GPT2Model
 
 from rlhf_utils import data, models
-from rlhf_utils.reward import (Group, RewardModel, batches, fit_head, group_by_prompt, group_loss, last_token_index, load_reward_model, make_head,
-                                margins, pairwise_loss)
+from rlhf_utils.errors import SettingError
+from rlhf_utils.heads import combine, make_head
+from rlhf_utils.reward import RewardModel, last_token_index, load_reward_model, margins
+from rlhf_utils.reward_training import Group, fit_heads, group_loss
 
 GROUPS = [
     Group("Hi?", ["Hello.", "No.", "Good day to you, and what can I do?"], [(0, 1), (0, 2), (2, 1), (0, 1)]),
@@ -20,17 +21,27 @@ PROMPTS = [g.prompt for g in GROUPS for _ in g.responses]
 ANSWERS = [r for g in GROUPS for r in g.responses]
 
 
-@pytest.fixture(params=[(False, ""), (True, ""), (True, "Was that good?")], ids=["last token", "and the prompt's", "with a question"])
-def model(request) -> RewardModel:
+KINDS = {
+    "last token": {}, "and the prompt's": {"read_prompt": True}, "and the middle": {"read_prompt": True, "read_middle": True},
+    "middle only": {"read_middle": True, "ensemble": 3, "combine": "min"},
+}
+
+
+def trained(**options) -> RewardModel:
     """The tiny model in float32 with adapters on its upper block, as after some training: none of them is zero."""
     backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, 8, num_trainable_layers=1)
-    model = RewardModel(backbone, models.load_tokenizer("tiny"), read_prompt=request.param[0], question=request.param[1])
+    model = RewardModel(backbone, models.load_tokenizer("tiny"), num_trainable_layers=1, **options)
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_" in name or "head" in name:
+            if "lora_" in name or "heads" in name:
                 parameter.normal_(0, 0.1)
     return model.eval()
+
+
+@pytest.fixture(params=list(KINDS))
+def model(request) -> RewardModel:
+    return trained(**KINDS[request.param])
 
 
 def one_by_one(model: RewardModel, prompts: list[str], answers: list[str]) -> list[torch.Tensor]:
@@ -69,20 +80,28 @@ def test_shape_and_padding(model):
 
 
 def test_reward_is_read_at_the_end_of_sequence(model):
-    model.question = ""
     ids = model.encode(["Hi?"], ["Hello."])["input_ids"][0].tolist()
     assert ids[-1] == model.tokenizer.eos_token_id and "Hello." in model.tokenizer.decode(ids)
 
 
+def seen_by_hand(model: RewardModel, ids: list[int], places: list[int]) -> torch.Tensor:
+    """The mean of the heads on the states at these places of one unpadded row, by a plain pass of the whole model."""
+    inner = model.backbone.get_base_model()
+    layers = inner(torch.tensor([ids]), output_hidden_states=True)
+    read = [layers.last_hidden_state[0]] + ([layers.hidden_states[1][0]] if model.read_middle else [])
+    answer = places[1] + 1
+    states = torch.cat([state for layer in read for state in ([layer[p] for p in places] + [layer[answer:].mean(0)] if model.read_prompt else [layer[-1]])])
+    rewards = torch.stack([head(states) for head in model.heads])
+    return rewards.min() if model.combine == "min" else rewards.mean()
+
+
 def test_head_sees_the_token_before_the_answer(model):
     prompt, answer = PROMPTS[0], ANSWERS[0]
-    text = data.chat_prompt(model.tokenizer, prompt, answer, model.question) if model.question else \
-        data.chat_prompt(model.tokenizer, prompt) + answer + model.tokenizer.eos_token
-    ids = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])
-    hidden = model.backbone(ids).last_hidden_state[0]
+    text = data.chat_prompt(model.tokenizer, prompt) + answer + model.tokenizer.eos_token
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     before = len(model.tokenizer(data.chat_prompt(model.tokenizer, prompt), add_special_tokens=False)["input_ids"]) - 1
-    seen = torch.cat([hidden[-1], hidden[before], hidden[before + 3]]) if model.read_prompt else hidden[-1]
-    assert before < len(hidden) - 2 and model.raw([prompt], [answer]).item() == pytest.approx(model.head(seen).item(), abs=1e-5)
+    assert before < len(ids) - 2
+    assert model.raw([prompt], [answer]).item() == pytest.approx(seen_by_hand(model, ids, [-1, before, before + 3]).item(), abs=1e-5)
 
 
 def test_too_long_text_loses_its_beginning(model):
@@ -90,9 +109,8 @@ def test_too_long_text_loses_its_beginning(model):
     model.max_length = 16
     cut = model.encode(["Hi? " * 50, "Hi?"], ["Hello.", "Hello."])["input_ids"]
     assert cut.shape[1] <= 16 and cut[0].tolist() == whole[-16:].tolist()
-    left = model.backbone(model.encode(["Hi?"], ["Hello " * 50])["input_ids"]).last_hidden_state[0]
-    seen = torch.cat([left[-1], left[0], left[3]]) if model.read_prompt else left[-1]  # the prompt is gone: its place is taken by the first token left
-    assert model.raw(["Hi?"], ["Hello " * 50]).item() == pytest.approx(model.head(seen).item(), abs=1e-5)
+    ids = model.encode(["Hi?"], ["Hello " * 50])["input_ids"][0].tolist()  # the prompt is gone: its place is taken by the first token left
+    assert model.raw(["Hi?"], ["Hello " * 50]).item() == pytest.approx(seen_by_hand(model, ids, [-1, 0, 3]).item(), abs=1e-5)
 
 
 def test_dropout_of_the_backbone_stays_off_in_training():
@@ -100,15 +118,15 @@ def test_dropout_of_the_backbone_stays_off_in_training():
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=1024, n_embd=16, n_layer=2, n_head=2, n_positions=64)
     model = RewardModel(models.add_lora(GPT2Model(config), 4, 8, num_trainable_layers=1), models.load_tokenizer("tiny"), dropout=0.0).train()
-    assert model.head.training and torch.equal(model.cached(["Hi?"], ["Hello."]), model.cached(["Hi?"], ["Hello."]))
-    assert torch.allclose(model.cached(["Hi?"], ["Hello."]), model.raw(["Hi?"], ["Hello."]), atol=1e-6)
+    assert model.heads.training and torch.equal(model.cached(["Hi?"], ["Hello."]), model.cached(["Hi?"], ["Hello."]))
+    assert torch.allclose(model.cached(["Hi?"], ["Hello."])[:, 0], model.raw(["Hi?"], ["Hello."]), atol=1e-6)
 
 
 def test_cached_equals_forward(model):
     """Also at the second visit, for texts of other lengths in the batch, for repeated ones, and after the adapters have changed."""
     def check(rows):
         prompts, answers = [PROMPTS[i] for i in rows], [ANSWERS[i] for i in rows]
-        assert torch.allclose(model.cached(prompts, answers), torch.stack(one_by_one(model, prompts, answers)), atol=1e-5)
+        assert torch.allclose(model.combined(model.cached(prompts, answers)), torch.stack(one_by_one(model, prompts, answers)), atol=1e-5)
 
     for rows in ([0, 1], [1, 2, 1], [4, 0, 3, 2]):
         check(rows)
@@ -148,8 +166,9 @@ def test_head_layers_and_start():
     linear, mlp = make_head(1024, "linear"), make_head(1024, "mlp", dropout=0.3)
     assert [type(layer).__name__ for layer in mlp] == ["Standardise", "Dropout", "Linear", "ReLU", "Dropout", "Linear"] and mlp[4].p == 0.3
     assert mlp[2].weight.shape == (1024, 1024)
+    assert linear.bias is None and mlp[-1].bias.tolist() == [0.0]
     for last in (linear, mlp[-1]):
-        assert last.weight.shape == (1, 1024) and last.bias.tolist() == [0.0]
+        assert last.weight.shape == (1, 1024)
         assert last.weight.std().item() == pytest.approx(1025**-0.5, rel=0.1)
 
 
@@ -157,87 +176,10 @@ def test_unknown_head():
     with pytest.raises(ValueError, match="head='deep'.*'mlp' or 'linear'"):
         make_head(8, "deep")
     with pytest.raises(ValueError, match="give read_prompt=False"):
-        make_head(8, "linear", tokens=2)
+        make_head(8, "linear", states=2)
 
 
-# --- losses
-
-
-def test_pairwise_loss_by_hand():
-    chosen, rejected = torch.tensor([1.0, 0.0, -2.0, 200.0, -200.0]), torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])
-    expected = [math.log(1 + math.exp(-1)), math.log(2), math.log(1 + math.exp(3)), 0.0, 200.0]  # the last two overflow if done naively
-    assert pairwise_loss(chosen, rejected).tolist() == pytest.approx(expected, abs=1e-6)
-
-
-def slow_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
-    """A forward pass for each side of each pair; the mean over prompts of the mean over a prompt's pairs."""
-    of_prompts = []
-    for group in groups:
-        losses = []
-        for better, worse in group.pairs:
-            chosen, rejected = one_by_one(model, [group.prompt] * 2, [group.responses[better], group.responses[worse]])
-            losses.append(torch.log(1 + torch.exp(rejected - chosen)))
-        of_prompts.append(sum(losses) / len(losses))
-    return sum(of_prompts) / len(of_prompts)
-
-
-def test_group_loss_and_its_gradient_are_the_slow_ones(model):
-    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert any("lora_" in name for name in learned) and any("head" in name for name in learned)
-    fast, slow = group_loss(model, GROUPS), slow_loss(model, GROUPS)
-    assert fast.item() == pytest.approx(slow.item(), abs=1e-6)
-    gradients = zip(torch.autograd.grad(fast, list(learned.values())), torch.autograd.grad(slow, list(learned.values())))
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in gradients)
-
-
-def test_group_by_prompt():
-    rows = [{"prompt": g.prompt, "chosen": g.responses[a], "rejected": g.responses[b]} for g in GROUPS for a, b in g.pairs]
-    first, second = group_by_prompt(rows[::2] + rows[1::2])  # rows of a prompt need not be neighbours
-    assert (first.prompt, second.prompt) == (GROUPS[0].prompt, GROUPS[1].prompt)
-    texts = sorted((first.responses[a], first.responses[b]) for a, b in first.pairs)
-    assert texts == sorted((GROUPS[0].responses[a], GROUPS[0].responses[b]) for a, b in GROUPS[0].pairs)  # twice judged stays twice
-    assert len(first.responses) == 3 and second.responses == GROUPS[1].responses
-
-
-# --- training, normalising, keeping
-
-
-def test_a_few_steps_learn_separable_pairs(model):
-    prompts = ["Hi?", "How are you?", "What is this?", "Why?", "Who is there?", "Is it late?"]
-    rows = [{"prompt": p, "chosen": f"Yes, {end}", "rejected": f"No no {end}"} for p in prompts for end in ("sure.", "of course.", "it is so.")]
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    start = group_loss(model, group_by_prompt(rows)).item()
-    model.train()
-    for _ in range(25):
-        loss = group_loss(model, group_by_prompt(rows))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert loss.item() < start / 3
-    assert (margins(model, rows) > 0).all()
-    assert torch.allclose(margins(model, [dict(r, chosen=r["rejected"], rejected=r["chosen"]) for r in rows]), -margins(model, rows))
-
-
-@pytest.mark.parametrize("head", ["mlp", "linear"])
-def test_the_head_alone_learns_and_the_backbone_stays(model, head):
-    torch.manual_seed(0)
-    model = RewardModel(model.backbone, model.tokenizer, head, read_prompt=head == "mlp")
-    prompts = ["Hi?", "How are you?", "What is this?", "Why?", "Who is there?", "Is it late?"]
-    rows = [{"prompt": p, "chosen": f"Yes, {end}", "rejected": f"No no {end}"} for p in prompts for end in ("sure.", "of course.", "it is so.")]
-    before = {name: p.clone() for name, p in model.backbone.named_parameters()}
-    fit_head(model, group_by_prompt(rows), 60, seed=0, learning_rate=0.05)
-    assert (margins(model, rows) > 0).float().mean() > 0.9
-    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.backbone.named_parameters())
-    if head == "mlp":
-        assert model.head[0].std.min() > 0 and model.head[0].mean.abs().max() > 0
-
-
-def test_batches_hold_each_group_once_and_like_lengths_together():
-    groups = [Group("x" * n, ["y"], []) for n in range(100)]
-    found = batches(groups, 4, seed=1)
-    assert sorted(len(g.prompt) for few in found for g in few) == list(range(100)) and len(found) == 25
-    spread = [max(len(g.prompt) for g in few) - min(len(g.prompt) for g in few) for few in found]
-    assert max(spread) < 50 and batches(groups, 4, seed=1) == found != batches(groups, 4, seed=2)
+# --- normalising, keeping, loading
 
 
 def test_normalise(model):
@@ -249,19 +191,42 @@ def test_normalise(model):
     assert np.isfinite(model.score(PROMPTS, ANSWERS)).all()
 
 
-@pytest.mark.parametrize(("head", "read_prompt"), [("mlp", False), ("mlp", True), ("linear", False)])
-def test_saved_model_scores_the_same(model, tmp_path, head, read_prompt):
-    model = RewardModel(model.backbone, model.tokenizer, head, max_length=20, read_prompt=read_prompt).eval()
-    fit_head(model, GROUPS, 1, seed=0)
-    model.eval()
+SAVED = [{"head": "mlp"}, {"head": "mlp", "read_prompt": True}, {"head": "linear"}, {"head": "linear", "ensemble": 2, "combine": "uncertainty"},
+         {"head": "mlp", "read_prompt": True, "read_middle": True, "ensemble": 3, "combine": "min"}]
+
+
+@pytest.mark.parametrize("options", SAVED, ids=str)
+def test_saved_model_scores_the_same(tmp_path, options):
+    """To 1e-6 what the model itself gives once its adapters are folded in, and to 1e-5 what it gave before."""
+    model = trained(max_length=20, **options)
+    before_fit = [p.clone() for p in model.heads.parameters()]
+    fit_heads(model.heads, {(g.prompt, r): torch.randn(model.heads[0][2].in_features if options["head"] == "mlp" else 64) for g in GROUPS for r in g.responses},
+              GROUPS, 1, seed=0)
+    assert not all(torch.equal(a, b) for a, b in zip(before_fit, model.heads.parameters()))
     model.normalise(PROMPTS, ANSWERS)
     before = model.score(PROMPTS, ANSWERS)
     model.save(tmp_path)
     again = load_reward_model(tmp_path)
-    assert again.score(PROMPTS, ANSWERS) == pytest.approx(before, abs=1e-5)
-    assert (again.kind, again.max_length, again.read_prompt, again.training) == (head, 20, read_prompt, False)
+    assert model.score(PROMPTS, ANSWERS) == pytest.approx(before, abs=1e-5) and np.std(before) > 0.5
+    assert again.score(PROMPTS, ANSWERS) == pytest.approx(model.score(PROMPTS, ANSWERS), abs=1e-6)
+    assert again.score(PROMPTS[:1], ANSWERS[:1]) == pytest.approx(model.score(PROMPTS[:1], ANSWERS[:1]), abs=1e-6)
+    assert (again.kind, again.max_length, again.num_trainable_layers, again.training) == (options["head"], 20, 1, False)
+    assert (again.read_prompt, again.read_middle, again.combine) == (model.read_prompt, model.read_middle, model.combine)
     assert json.loads((tmp_path / "reward_config.json").read_text())["std"] == model.std
     assert not list(tmp_path.glob("adapter*")) and AutoModel.from_pretrained(tmp_path).config.num_hidden_layers == 2  # plain transformers
+
+
+def test_linear_head_is_saved_as_a_sequence_classifier(tmp_path):
+    """Whoever reads such models (transformers, TRL, vLLM) gets our raw reward as the one logit, padded or not."""
+    model = trained(head="linear")
+    model.save(tmp_path)
+    classifier, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and classifier.config.num_labels == 1
+    assert classifier.config.architectures == ["LlamaForSequenceClassification"]
+    batch = model.encode(PROMPTS, ANSWERS)
+    with torch.no_grad():
+        logits = classifier(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    assert torch.allclose(logits, model.raw(PROMPTS, ANSWERS), atol=1e-5) and logits.std() > 0.1
 
 
 def test_margins_stay_right_after_saving(model, tmp_path):
@@ -271,3 +236,47 @@ def test_margins_stay_right_after_saving(model, tmp_path):
     before = margins(model, rows)
     model.save(tmp_path)
     assert torch.allclose(margins(model, rows), before, atol=1e-5)
+
+
+# --- several heads, the middle, the bound of the cache
+
+
+def test_combine_by_hand():
+    members = torch.tensor([[1.0, 3.0], [-2.0, 0.0]])
+    assert combine(members, "mean").tolist() == [2.0, -1.0] and combine(members, "min").tolist() == [1.0, -2.0]
+    assert combine(members, "uncertainty").tolist() == [1.0, -2.0]  # the mean less a standard deviation of 1
+
+
+def test_heads_that_differ_by_a_constant_count_alike(tmp_path):
+    """A pairwise loss leaves each head's level free, so the minimum must not simply be the lowest head."""
+    model = trained(ensemble=2, combine="min")
+    model.heads[1].load_state_dict(model.heads[0].state_dict())
+    with torch.no_grad():
+        model.heads[1][-1].bias += 50.0
+    model.normalise(PROMPTS, ANSWERS)
+    level = model.members(PROMPTS, ANSWERS)[:, 0]
+    assert torch.allclose(model.raw(PROMPTS, ANSWERS), level + 25.0, atol=1e-4)
+    model.save(tmp_path)
+    assert torch.allclose(load_reward_model(tmp_path).raw(PROMPTS, ANSWERS), level + 25.0, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused():
+    backbone, tokenizer = models.load_model("tiny", auto_class=AutoModel).requires_grad_(False), models.load_tokenizer("tiny")
+    for options, told in (({"read_middle": True}, "num_trainable_layers=0"), ({"read_middle": True, "num_trainable_layers": 2}, "read_middle=False"),
+                          ({"ensemble": 0}, "ensemble=0"), ({"combine": "median"}, "combine='median'")):
+        with pytest.raises(SettingError, match=told):
+            RewardModel(backbone, tokenizer, **options)
+    with pytest.raises(SettingError, match="blocks below"):
+        RewardModel(models.add_lora(backbone, 4, 8), tokenizer, num_trainable_layers=1)
+
+
+def test_cache_keeps_to_its_bound(model):
+    whole = trained()
+    whole.cached(PROMPTS, ANSWERS)
+    sizes = [states.nbytes for states, _ in whole.cache.values()]
+    model.cache_bytes = bound = sum(sizes[:3])
+    for _ in range(2):
+        assert torch.allclose(model.combined(model.cached(PROMPTS, ANSWERS)), torch.stack(one_by_one(model, PROMPTS, ANSWERS)), atol=1e-5)
+        assert sum(states.nbytes for states, _ in model.cache.values()) <= bound and len(model.cache) == 3
+    model.forget()
+    assert model.cache_bytes == bound and not model.cache

@@ -84,7 +84,7 @@ def test_left_padding_changes_nothing(tokenizer):
     padding = int((~batch.query_mask[0]).sum())
     assert padding > 5
     alone = Samples([SHORT], batch.query_ids[:1, padding:], batch.query_mask[:1, padding:], batch.response_ids[:1], batch.response_mask[:1],
-                    batch.logprobs[:1], batch.ended[:1], batch.responses[:1], batch.trunk[:1, padding:])
+                    batch.logprobs[:1], batch.ended[:1], batch.responses[:1], batch.trunk[:1, padding:], batch.cut)
     other = copy.deepcopy(batch)
     other.trunk[~other.predicting] = 77.0  # what stands on padding must not matter
     expected = score_tokens(model, alone, 1.0, model.disable_adapter)
@@ -133,7 +133,7 @@ def test_states_captured_while_sampling_are_those_of_a_pass_of_their_own(tokeniz
 def test_a_prompt_asked_several_times_is_read_once(tokenizer):
     """Both ways of asking give the same answers, for the same random numbers."""
     model, read = lively(tokenizer), []
-    model.model.register_forward_pre_hook(lambda module, args, kwargs: read.append(len(args[0])), with_kwargs=True)
+    model.model.register_forward_pre_hook(lambda module, args: read.append(len(args[0])) if args else None)
     together = sample(model, tokenizer, [LONG, SHORT, LONG], 12, 1.0, seeded(14))
     assert read[0] == 2 and max(read[1:]) == 3
     apart = [sample(model, tokenizer, [LONG, f"{n}", LONG + " "], 12, 1.0, seeded(14)) for n in (1, 2)]
@@ -157,15 +157,27 @@ def test_logits_that_are_nan_give_a_word_all_the_same():
     assert ((choice >= 0) & (choice < 300)).all() and logprobs.isnan().all()
 
 
-def test_token_logprobs_and_their_gradient_are_those_of_log_softmax():
-    logits = 2 * torch.randn(7, 50, generator=seeded(17)).double()
-    labels, weights = torch.randint(0, 50, (7,), generator=seeded(18)), torch.randn(7, generator=seeded(19)).double()
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_logprobs_and_their_gradient_are_those_of_log_softmax(monkeypatch, temperature):
+    """In float64, sixteen states at a time, against whole tables."""
+    monkeypatch.setattr(sampling, "TABLE", 0)
+    monkeypatch.setattr(sampling, "_float_head", lambda head: (head.weight.detach(), head.bias.detach()))
+    monkeypatch.setattr(torch.Tensor, "float", lambda self: self)
+    head = torch.nn.Linear(8, 50).double()
+    hidden, other = torch.randn(2, 37, 8, generator=seeded(17), dtype=torch.float64)
+    labels, weights = torch.randint(0, 50, (37,), generator=seeded(18)), torch.randn(37, generator=seeded(19), dtype=torch.float64)
+
+    def plain(states):
+        logp, ref = (head(x).div(temperature).log_softmax(1) for x in (states, other))
+        chosen, ref_chosen = (x.gather(1, labels[:, None])[:, 0] for x in (logp, ref))
+        return chosen, -(logp.exp() * logp).sum(1), ref_chosen, (logp.exp() * (logp - ref)).sum(1)
+
     results = []
-    for function in (token_logprobs, lambda x, y: (x.log_softmax(1).gather(1, y[:, None])[:, 0], -(x.softmax(1) * x.log_softmax(1)).sum(1))):
-        leaf = logits.clone().requires_grad_()
-        logprobs, entropy = function(leaf, labels)
-        (logprobs * weights).sum().backward()
-        results.append((logprobs.detach(), entropy.detach(), leaf.grad))
+    for function in (lambda x: token_logprobs(head, x, labels, temperature, other), plain):
+        leaf = hidden.clone().requires_grad_()
+        values = function(leaf)
+        (values[0] * weights).sum().backward()
+        results.append((*(value.detach() for value in values), leaf.grad))
     for found, expected in zip(*results):
         close(found, expected, 1e-12)
 
@@ -240,7 +252,7 @@ def test_the_generation_config_of_the_model_is_ignored(tokenizer):
 
 def test_sample_many_keeps_prompts_and_temperatures_together(tokenizer):
     model, temperatures = lively(tokenizer), {SHORT: 0.4, LONG: 0.8, PROMPTS[2]: 1.2, PROMPTS[3]: 1.6}
-    batches = sample_many(model, tokenizer, PROMPTS, 12, [temperatures[p] for p in PROMPTS], 3, seeded(8))
+    batches = sample_many(model, tokenizer, PROMPTS, 12, [temperatures[p] for p in PROMPTS], 3, seeded(8), states=True)
     assert [len(batch.prompts) for batch in batches] == [3, 1]
     assert sorted(p for batch in batches for p in batch.prompts) == sorted(PROMPTS)
     for batch in batches:
@@ -293,3 +305,31 @@ def test_adapters_that_were_loaded_are_compared_with_the_reference(tokenizer, tm
     samples = sample(trained, tokenizer, PROMPTS, 8, 1.0, seeded(12))
     expected = score_tokens(trained, samples, 1.0, trained.disable_adapter)["kl"]
     close(score_tokens(loaded, samples, 1.0, loaded.disable_adapter)["kl"], expected, 1e-5)
+
+
+def test_samples_are_read_by_a_model_of_their_cut_only(tokenizer):
+    samples = sample(adapted(models.load_model("tiny")), tokenizer, PROMPTS, 4, 1.0, seeded(20))
+    with pytest.raises(models.ModelError, match="hold states for blocks 1 and up, but this model goes on from block 0"):
+        score_tokens(adapted(models.load_model("tiny"), layers=2), samples, 1.0)
+    (dropped,) = sample_many(models.load_model("tiny"), tokenizer, PROMPTS, 4, 1.0, 4, seeded(20))
+    with pytest.raises(models.ModelError, match="hold no states.*states=True"):
+        score_tokens(models.load_model("tiny"), dropped, 1.0)
+
+
+@pytest.mark.parametrize("attention", ["grouped", "fused"])  # the latter on a GPU
+def test_looking_less_often_at_what_has_ended_changes_no_more_than_the_time(tokenizer, monkeypatch, attention):
+    """As on a GPU, where a look makes it wait for the host: between looks, nothing turns a tensor into a Python number."""
+    looks = []
+    for name in ("__bool__", "__int__", "item", "tolist", "nonzero"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, *rest, name=name, plain=plain: (looks.append(name), plain(self, *rest))[1])
+    model = lively(tokenizer)
+    model.set_attn_implementation(attention)
+    monkeypatch.setitem(sampling.CHECK_EVERY, "cpu", 8)
+    samples = sample(model, tokenizer, PROMPTS * 4, 24, 0.7, seeded())
+    assert looks.count("nonzero") <= 3 and len(looks) <= 10, looks
+    assert samples.response_mask.sum(1).unique().numel() > 3 and samples.ended.any()
+    close(samples.logprobs, score_tokens(model, samples, 0.7)["logprobs"], 1e-4)
+    for ids, mask, ended in zip(samples.response_ids.tolist(), samples.response_mask.tolist(), samples.ended.tolist()):
+        length = ids.index(tokenizer.eos_token_id) + 1 if ended else 24
+        assert sum(mask) == length and mask[:length] == [True] * length

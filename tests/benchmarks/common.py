@@ -2,12 +2,14 @@
 
 import argparse
 import json
-import resource
+import re
+from pathlib import Path
 
 from rlhf_utils import data
 
 BATCH = 16  # episodes of one update, in one minibatch
 LENGTH = 32  # tokens of every response
+PART = 4  # of ours: episodes of like length in one forward or backward pass, whose gradients are added up
 EPOCHS = 4  # PPO passes over a batch
 TEMPERATURE = 0.7
 LEARNING_RATE = 3e-6  # TRL's default
@@ -17,17 +19,26 @@ TOP_LAYERS = 8  # k
 SAMPLING_CALLS = 3  # timed calls of the sampling comparison
 
 
+def positive(text: str) -> int:
+    """An argument that must be a whole number above 0."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
 def arguments() -> argparse.Namespace:
     """What the parent tells a child process: the task, the model's folder, the weights' dtype, timed updates, and what learns.
 
-    "full": everything (TRL only); "blocks": all N blocks, not embeddings and head; "top": the top k blocks; "lora": adapters on them.
+    "full": everything (TRL only); "blocks": all N blocks, not embeddings and head; "top": the top k blocks; "lora": adapters on them;
+    "lora_top" (TRL only): the same, and of the value model, which TRL trains whole, only the top k blocks.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--task", choices=("ppo", "sampling"), default="ppo")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--trains", choices=("full", "blocks", "top", "lora"), default="blocks")
+    parser.add_argument("--trains", choices=("full", "blocks", "top", "lora", "lora_top"), default="blocks")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--updates", type=int, default=1)
+    parser.add_argument("--updates", type=positive, default=1)
+    parser.add_argument("--tuned", action="store_true")
     return parser.parse_args()
 
 
@@ -42,8 +53,8 @@ def top_layers(model) -> int:
 
 
 def peak_gb() -> float:
-    """The most memory that this process has held so far, in 1e9 bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """The most memory that this process has held so far, in 1e9 bytes: its own, where ru_maxrss would begin with its parent's."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
 
 
 def say(result: dict) -> None:

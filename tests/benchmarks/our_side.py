@@ -1,7 +1,8 @@
 """One measurement of this suite's engine, as a process of its own, so that its peak of memory is its own; prints one JSON line.
 
-Embeddings and head stay frozen whatever learns (`models.unfreeze_top`), where TRL's full run trains them. The reward is a
-`RewardModel` with a linear head on a second copy of the same base model; it reads the response's text, TRL's the tokens.
+Embeddings and head stay frozen whatever learns (`models.unfreeze_top`), where TRL's full run trains them. The reward is another top of
+the same trunk, as DESIGN has it: a frozen copy of the top blocks with a linear head, which reads the last token as TRL's does; with
+k = N it is a whole second model.
 
 No response ends early: `Endless` gives the sampler an end-of-sequence id that no token has, so that EOS is a token like any other
 and every response has LENGTH tokens. That is what TRL's `stop_token=None` does.
@@ -10,14 +11,13 @@ and every response has LENGTH tokens. That is what TRL's `stop_token=None` does.
 import time
 
 import torch
-from transformers import AutoModel
 
-from common import BATCH, EPOCHS, KL_COEF, LEARNING_RATE, LENGTH, LORA_ALPHA, LORA_R, SAMPLING_CALLS, TEMPERATURE
+from common import BATCH, EPOCHS, KL_COEF, LEARNING_RATE, LENGTH, LORA_R, PART, SAMPLING_CALLS, TEMPERATURE
 from common import arguments, peak_gb, prompt_rows, say, top_layers
 from rlhf_utils import models, ppo
-from rlhf_utils.reward import RewardModel
-from rlhf_utils.sampling import sample
-from rlhf_utils.trunk import Trunk, backbone
+from rlhf_utils.heads import make_head
+from rlhf_utils.sampling import Samples, sample
+from rlhf_utils.trunk import Trunk
 
 
 class Endless:
@@ -54,45 +54,53 @@ class Phases:
 
 
 def make_policy(args) -> ppo.Policy:
-    """The policy of notebook 04, or whole top blocks."""
+    """The policy of notebook 04: adapters, or whole top blocks."""
     model = models.load_model(args.model, getattr(torch, args.dtype))
     k = 0 if args.trains == "blocks" else top_layers(model)  # 0: all
-    if args.trains != "lora":
-        return ppo.Policy(models.unfreeze_top(model, k))
-    return ppo.Policy(models.add_lora(models.float_top(model, k), LORA_R, LORA_ALPHA, k))
+    return ppo.make_policy(model, LORA_R if args.trains == "lora" else 0, k)
 
 
-def make_reward(args) -> RewardModel:
-    """A reward model with a random linear head on the same base model."""
-    torch.manual_seed(1)
-    base = models.load_model(args.model, getattr(torch, args.dtype), auto_class=AutoModel)
-    return RewardModel(base, models.load_tokenizer(args.model), head="linear", read_prompt=False).eval()
+class TopReward:
+    """A frozen copy of the policy's top blocks, and a random linear head that reads the state of the last token."""
+
+    def __init__(self, policy: ppo.Policy):
+        torch.manual_seed(1)
+        self.policy, self.swapped = policy, Trunk(policy.model).frozen_copy()
+        self.head = make_head(policy.model.config.hidden_size, "linear").requires_grad_(False)
+
+    @torch.no_grad()
+    def score_samples(self, samples: Samples, **columns) -> list[float]:
+        states = torch.cat([samples.trunk, samples.ends[:, :1]], dim=1)
+        with self.swapped():
+            hidden = Trunk(self.policy.model).upper(states, samples.attention_mask)[:, -1]
+        return self.head(hidden.float())[:, 0].tolist()
 
 
 def measure_ppo(args) -> dict:
     """Episodes/s over the timed updates, peak memory, and seconds and FLOP/s of each phase."""
     torch.manual_seed(0)
     tokenizer, rows = Endless(models.load_tokenizer(args.model)), prompt_rows()
-    policy, judge, phases = make_policy(args), make_reward(args), Phases()
+    policy, phases = make_policy(args), Phases()
+    judge = TopReward(policy)
     config = ppo.PPOConfig(
-        total_episodes=BATCH * (args.updates + 1), batch_size=BATCH, num_mini_batches=1, per_device_train_batch_size=BATCH,
+        total_episodes=BATCH * (args.updates + 1), batch_size=BATCH, num_mini_batches=1, per_device_train_batch_size=PART,
         num_ppo_epochs=EPOCHS, response_length=LENGTH, temperature=TEMPERATURE, learning_rate=LEARNING_RATE, kl_coef=KL_COEF,
         missing_eos_penalty=0, target_kl=0, max_kl=0)
     optimizer = torch.optim.Adam(policy.trainable().values(), lr=LEARNING_RATE, eps=1e-5)
     generator = torch.Generator().manual_seed(0)
     ppo.sample, ppo.score_tokens = phases.timed("sampling", ppo.sample), phases.timed("scoring", ppo.score_tokens)
-    reward, update = phases.timed("reward", judge.score), phases.timed("training", ppo.update)
+    judge.score_samples, update = phases.timed("reward", judge.score_samples), phases.timed("training", ppo.update)
     for index in range(args.updates + 1):
         if index == 1:  # the first update warms up
             phases.seconds.clear()
             start = time.perf_counter()
         optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
-        rollout = ppo.collect(policy, tokenizer, rows, reward, config, KL_COEF, generator)
+        rollout = ppo.collect(policy, tokenizer, rows, judge, config, KL_COEF, generator)
         metrics = ppo.rollout_metrics(rollout, config, KL_COEF) | update(policy, optimizer, rollout, config, generator)
     seconds, peak = time.perf_counter() - start, peak_gb()
     assert rollout.mask.shape == (BATCH, LENGTH) and bool(rollout.mask.all()) and not metrics["val/early_stop"]
     phases.seconds["rest"] = seconds - sum(phases.seconds.values())
-    counted = count_flops(policy, judge, rollout)
+    counted = count_flops(policy, rollout)
     return {"episodes_per_s": args.updates * BATCH / seconds, "peak_memory_gb": peak,
             "share": {name: value / seconds for name, value in phases.seconds.items()},
             "gflops": {name: args.updates * counted[name] / phases.seconds[name] / 1e9 for name in counted},
@@ -114,29 +122,22 @@ def size(modules, learning: bool = False) -> int:
     return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad or not learning)
 
 
-def count_flops(policy: ppo.Policy, judge: RewardModel, rollout: ppo.Rollout) -> dict[str, float]:
+def count_flops(policy: ppo.Policy, rollout: ppo.Rollout) -> dict[str, float]:
     """FLOP of each phase of one update: the passes that the engine makes, over real tokens only."""
     trunk, head = Trunk(policy.model), policy.model.get_output_embeddings().weight.numel()
     top = trunk.blocks[trunk.cut :]
     read, answered = int(rollout.samples.predicting.sum()), int(rollout.mask.sum())
-    judged = int(judge.encode(rollout.samples.prompts, rollout.samples.responses)["attention_mask"].sum())
     logits = flops(head, answered)
     return {"sampling": flops(size(trunk.blocks), read) + logits,
             "scoring": 2 * (flops(size(top), read) + logits),  # policy and reference
-            "reward": flops(size(backbone(judge.backbone).layers), judged),
+            "reward": flops(size(top), int(rollout.samples.attention_mask.sum())),
             "training": EPOCHS * (flops(size(top), read, size(top, learning=True)) + flops(head, answered, 0))}
 
 
 def matmul_gflops(dtype: torch.dtype) -> float:
     """The machine's rate: the best of square matrix products of 1024 to 4096, in GFLOP/s."""
-    best = 0.0
-    for n in (1024, 2048, 4096):
-        a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
-        for _ in range(2):
-            start = time.perf_counter()
-            a @ b
-            best = max(best, 2 * n**3 / (time.perf_counter() - start) / 1e9)
-    return best
+    with models.products_in(torch.float32):  # float32 products are float32, also in a bfloat16 run
+        return max(models.product_rate(dtype, size) for size in (1024, 2048, 4096)) / 1e9
 
 
 def measure_sampling(args) -> dict:

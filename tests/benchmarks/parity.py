@@ -17,7 +17,8 @@ from rlhf_utils import data, models, ppo
 from rlhf_utils.sampling import Samples
 from rlhf_utils.trunk import Trunk
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # of any number; and, as some are small, a share of the largest of their kind:
+SHARE, SHARE_OF_CHANGE = 1e-4, 1e-2  # the latter for weights, of their largest change: Adam makes much of gradients near 0
 SWITCHES = """Documented differences, and how each is switched to match:
  1. the score lands one place after the last token, whose value TRL also learns; ours on the last token, V = 0 after it
     -> TRL: one line of train() set to `sequence_lengths_p1 = sequence_lengths` (not where all responses have full length)
@@ -48,7 +49,7 @@ def fixed_samples(model, tokenizer, ends_early: bool) -> Samples:
     whole, whole_mask = torch.cat([batch["input_ids"], ids], 1), torch.cat([query_mask, mask], 1)
     return Samples(prompts=prompts, query_ids=batch["input_ids"], query_mask=query_mask, response_ids=ids, response_mask=mask,
                    logprobs=torch.zeros(ids.shape), ended=(ids == tokenizer.eos_token_id).any(1), responses=[""] * BATCH,
-                   trunk=Trunk(model).lower(whole[:, :-1], whole_mask[:, :-1]))
+                   trunk=Trunk(model).lower(whole[:, :-1], whole_mask[:, :-1]), cut=Trunk(model).cut)
 
 
 def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
@@ -66,11 +67,11 @@ def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
     optimizer = torch.optim.Adam(policy.trainable().values(), lr=case.learning_rate, eps=1e-5)
     gradients: dict[str, torch.Tensor] = {}
     watch_gradients(optimizer, policy.trainable(), gradients)
-    generator = torch.Generator().manual_seed(0)
+    generator, start = torch.Generator().manual_seed(0), {name: p.detach().clone() for name, p in policy.trainable().items()}
     with mock.patch.object(ppo, "sample", lambda *_: fixed_samples(model, tokenizer, case.ends_early)):
         rollout = ppo.collect(policy, tokenizer, prompt_rows(), lambda **_: raw_scores, config, KL_COEF, generator)
     return {"rollout": rollout, "metrics": ppo.update(policy, optimizer, rollout, config, generator), "gradients": gradients,
-            "weights": {name: p.detach() for name, p in policy.trainable().items()}}
+            "weights": {name: p.detach() for name, p in policy.trainable().items()}, "start": start}
 
 
 def largest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
@@ -80,7 +81,7 @@ def largest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> f
 
 
 def compare(case: Case, name: str) -> dict[str, tuple[float, float]]:
-    """(largest difference, largest size of ours) of every number compared; tensors of tokens over real tokens only."""
+    """(largest difference, largest size of ours, of weights' change) of every number compared; tensors of tokens over real tokens only."""
     theirs = run_trl(case, name)
     ours = run_ours(case, name, theirs["raw_scores"])
     rollout, metrics, found = ours["rollout"], ours["metrics"], {}
@@ -90,8 +91,8 @@ def compare(case: Case, name: str) -> dict[str, tuple[float, float]]:
         found[field] = float((mine - other).abs().max()), float(mine.abs().max())
     for ours_name, trl_name in (("loss/policy_avg", "pg_loss_stats"), ("loss/value_avg", "vf_loss_stats")):
         found[ours_name] = abs(metrics[ours_name] - float(theirs[trl_name].mean())), abs(metrics[ours_name])
-    for field in ("gradients", "weights"):
-        found[field] = largest(ours[field], theirs[field]), max(float(t.abs().max()) for t in ours[field].values())
+    found["gradients"] = largest(ours["gradients"], theirs["gradients"]), max(float(t.abs().max()) for t in ours["gradients"].values())
+    found["weights"] = largest(ours["weights"], theirs["weights"]), largest(ours["weights"], ours["start"])
     clipped = {name: float(theirs[name].mean()) for name in ("pg_clipfrac_stats", "vf_clipfrac_stats")}
     print(f"\n{case.name}: policy loss clipped at {clipped['pg_clipfrac_stats']:.0%} of the tokens, "
           f"value loss at {clipped['vf_clipfrac_stats']:.0%}")
@@ -105,9 +106,10 @@ def main() -> int:
     failed = 0
     for case in CASES:
         for what, (difference, size) in compare(case, models.resolve("tiny")).items():
-            failed += not difference <= TOLERANCE
-            print(f"  {what:16} differs by {difference:.1e} at most, largest number {size:.3g}{'' if difference <= TOLERANCE else '   FAILED'}")
-    print(f"\nparity: {'all within' if not failed else f'{failed} numbers beyond'} {TOLERANCE:g}")
+            good = difference <= min(TOLERANCE, size * (SHARE_OF_CHANGE if what == "weights" else SHARE))
+            failed += not good
+            print(f"  {what:16} differs by {difference:.1e} at most, largest {size:.3g}{'' if good else '   FAILED'}")
+    print(f"\nparity: {'all within' if not failed else f'{failed} numbers beyond'} {TOLERANCE:g} and their share")
     return int(failed > 0)
 
 

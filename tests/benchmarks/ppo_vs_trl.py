@@ -9,7 +9,8 @@
 Every measurement is a process of its own in the environment of environment.py; TRL's and ours take turns, and a round has each of
 them once. An update is sampling, scoring and training; the first of a process warms up. Ratios are ours over TRL's within a round,
 against the fastest TRL run that counts (and, for memory, the leanest); figures are medians over the rounds. TRL with the layers
-frozen that stay frozen on our side is run too and printed apart: it is not what TRL does by itself.
+frozen that stay frozen on our side is run too and printed apart: it is not what TRL does by itself. Keys that begin with `trl_` tell
+of these TRL runs: `fastest`, `leanest` (which may be two) and `frozen`.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from statistics import median
 
 import torch
 
+from common import positive
 from environment import TRL, trl_python, variables
 from rlhf_utils import models
 
@@ -56,12 +58,13 @@ class Config:
 def config(trains: str, dtype: str) -> Config:
     full = Run("trl", "full", dtype)
     if trains == "lora":
-        return Config(Run("our", trains, dtype), [Run("trl", trains, dtype), full])
+        return Config(Run("our", trains, dtype), [Run("trl", trains, dtype), full], Run("trl", "lora_top", dtype))
     return Config(Run("our", trains, dtype), [full], Run("trl", trains, dtype))
 
 
 CONFIGS = {"k8_full_fp32": config("top", "float32"), "k8_lora_fp32": config("lora", "float32"), "kN_full_fp32": config("blocks", "float32"),
            "k8_full_bf16": config("top", "bfloat16"), "k8_lora_bf16": config("lora", "bfloat16")}
+TUNED = True  # TRL with our attention and memory settings, which make it faster
 SAMPLING = [Run("trl", "full", task="sampling"), Run("our", "top", task="sampling")]
 
 
@@ -92,7 +95,7 @@ def schedule(names: list[str]) -> list[Run]:
 def measure(run: Run, python: Path, model: str, updates: int) -> dict:
     """One measurement in a process of its own. Stops the benchmark with the end of its output if it fails."""
     command = [python, HERE / f"{run.side}_side.py", "--task", run.task, "--model", model, "--trains", run.trains, "--dtype", run.dtype,
-               "--updates", str(updates)]
+               "--updates", str(updates), *(["--tuned"] if run.side == "trl" and TUNED else [])]
     done = subprocess.run(command, capture_output=True, text=True, env=variables())
     if done.returncode:
         sys.exit(f"{run} failed:\n{done.stderr[-3000:]}")
@@ -115,12 +118,13 @@ def report_config(name: str, results: Results) -> dict[str, float]:
               f"   {results.median(run, memory):6.2f} ({each(results.values(run, memory), 2)})")
     flat = {speed: results.median(this.ours, speed), f"{speed}_ratio": results.ratio(this.ours, fastest, speed),
             memory: results.median(this.ours, memory), "memory_ratio": results.ratio(this.ours, leanest, memory),
-            f"trl_{speed}": results.median(fastest, speed), f"trl_{memory}": results.median(leanest, memory)}
+            f"trl_fastest_{speed}": results.median(fastest, speed), f"trl_leanest_{memory}": results.median(leanest, memory)}
     print(f"  ratio to {fastest}: {flat[f'{speed}_ratio']:.2f} times the episodes/s; "
           f"to {leanest}: {flat['memory_ratio']:.2f} times the memory")
     if this.frozen:
-        flat[f"{speed}_ratio_frozen"] = results.ratio(this.ours, this.frozen, speed)
-        print(f"  to TRL with the same layers frozen: {flat[f'{speed}_ratio_frozen']:.2f} times the episodes/s")
+        for figure, ratio in ((speed, f"{speed}_ratio"), (memory, "memory_ratio")):
+            flat |= {f"trl_frozen_{figure}": results.median(this.frozen, figure), f"{ratio}_frozen": results.ratio(this.ours, this.frozen, figure)}
+        print(f"  to TRL with the same layers frozen: {flat[f'{speed}_ratio_frozen']:.2f} times the episodes/s, {flat['memory_ratio_frozen']:.2f} times the memory")
     return {f"{name}.{key}": value for key, value in (flat | report_phases(this.ours, results)).items()}
 
 
@@ -150,8 +154,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="built-in name or folder of a Llama model")
     parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), default=list(CONFIGS), metavar="CONFIG", help=f"of {', '.join(CONFIGS)}")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each is measured")
-    parser.add_argument("--updates", type=int, default=1, help="timed updates of a measurement")
+    parser.add_argument("--rounds", type=positive, default=2, help="how often each is measured")
+    parser.add_argument("--updates", type=positive, default=1, help="timed updates of a measurement")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as flat keys")
     parser.add_argument("--only-sampling", action="store_true", help="compare sampling only")
     parser.add_argument("--parity", action="store_true", help="compare numbers with TRL's instead of speed")

@@ -2,14 +2,14 @@
 
 Reward and value model are sequence classifiers with random heads on the same base model. "full", "blocks" and "top" (see
 common.arguments) hold for policy and value model; "lora" puts adapters on all linear layers of the policy's top k blocks (no
-reference model then: TRL switches the adapters off) and trains, as TRL does, the whole value model.
+reference model then: TRL switches the adapters off) and trains, as TRL does, the whole value model; "lora_top" only its top k blocks.
 
 bfloat16: `bf16=True` alone changes nothing, because trl 1.12.0 makes its Accelerator without it; ACCELERATE_MIXED_PRECISION, which
 `accelerate launch` would set, makes it work. As on our side, models that stay frozen are loaded in bfloat16, others in float32.
 
-With `stop_token=None` EOS is a token like any other, so every response has LENGTH tokens. All else is at the defaults, among them
-fused AdamW, torch's fused attention and glibc's memory settings (`models.load_model` changes the last two for ours). Gradient
-checkpointing, which PPOTrainer ignores, is said to be off.
+With `stop_token=None` EOS is a token like any other, so every response has LENGTH tokens. --tuned gives TRL what `models.load_model`
+gives ours: attention whose backward pass is fast on a CPU, and glibc's memory settings. All else is at the defaults, among them fused
+AdamW. Gradient checkpointing, which PPOTrainer ignores, is said to be off.
 """
 
 import os
@@ -36,10 +36,14 @@ class Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def load(name: str, auto_class, dtype: torch.dtype, seed: int, **options):
-    """The model as a TRL user loads it; the seed is that of a head that the base model lacks."""
+def load(args, auto_class, dtype: torch.dtype, seed: int, **options):
+    """The model as a TRL user loads it, or tuned; the seed is that of a head that the base model lacks."""
     torch.manual_seed(seed)
-    return auto_class.from_pretrained(name, dtype=dtype, **options)
+    model = auto_class.from_pretrained(args.model, dtype=dtype, **options)
+    if args.tuned:
+        models.keep_freed_memory()
+        model.set_attn_implementation("grouped")
+    return model
 
 
 def freeze_below(model, k: int) -> None:
@@ -58,15 +62,17 @@ def make_trainer(args, folder: str, clock: Clock):
     if half:
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
     tokenizer = models.load_tokenizer(args.model)
-    lora = args.trains == "lora"
-    policy = load(args.model, AutoModelForCausalLM, frozen if lora else torch.float32, 0)
-    reference = None if lora else load(args.model, AutoModelForCausalLM, frozen, 0)
-    reward = load(args.model, AutoModelForSequenceClassification, frozen, 1, num_labels=1)
-    value = load(args.model, AutoModelForSequenceClassification, torch.float32, 2, num_labels=1)
+    lora = args.trains.startswith("lora")
+    policy = load(args, AutoModelForCausalLM, frozen if lora else torch.float32, 0)
+    reference = None if lora else load(args, AutoModelForCausalLM, frozen, 0)
+    reward = load(args, AutoModelForSequenceClassification, frozen, 1, num_labels=1)
+    value = load(args, AutoModelForSequenceClassification, torch.float32, 2, num_labels=1)
     if args.trains in ("blocks", "top"):
         k = top_layers(policy) if args.trains == "top" else policy.config.num_hidden_layers
         freeze_below(policy, k)
         freeze_below(value, k)
+    elif args.trains == "lora_top":
+        freeze_below(value, top_layers(value))
     texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows()]
     rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
     config = PPOConfig(
@@ -107,7 +113,7 @@ def measure_ppo(args) -> dict:
 def measure_sampling(args) -> dict:
     """Tokens/s of transformers' generate, which gives tokens only."""
     tokenizer = models.load_tokenizer(args.model)
-    model = load(args.model, AutoModelForCausalLM, getattr(torch, args.dtype), 0).eval()
+    model = load(args, AutoModelForCausalLM, getattr(torch, args.dtype), 0).eval()
     model.generation_config = GenerationConfig(do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0, max_new_tokens=LENGTH,
                                                pad_token_id=tokenizer.pad_token_id)  # no eos_token_id: nothing ends early
     texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows()]

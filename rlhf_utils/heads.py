@@ -1,0 +1,51 @@
+"""The reward model's heads: from states of the backbone to one number, and from several heads' numbers to one."""
+
+import torch
+from torch import nn
+
+from .errors import SettingError
+
+COMBINATIONS = ("mean", "min", "uncertainty")
+
+
+class Standardise(nn.Module):
+    """x less the mean, over the standard deviation, of the states that the head learns from; does nothing until these are known."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+def make_head(hidden_size: int, kind: str, dropout: float = 0.1, states: int = 1) -> nn.Module:
+    """"mlp": states·hidden, standardised → hidden, ReLU, → 1, with dropout before both layers; "linear": hidden → 1.
+
+    The last layer starts with std 1/√(d+1) and bias 0; a linear head has no bias at all, as sequence classifiers have none.
+
+    Raises SettingError for another kind, and for a linear head over several states.
+    """
+    if kind not in ("mlp", "linear"):
+        raise SettingError(f"head={kind!r} is unknown: give 'mlp' or 'linear'.")
+    if kind == "linear" and states > 1:
+        raise SettingError("head='linear' reads one state only: give read_prompt=False and read_middle=False, or head='mlp'.")
+    last = nn.Linear(hidden_size, 1, bias=kind == "mlp")
+    nn.init.normal_(last.weight, std=1 / (hidden_size + 1) ** 0.5)
+    if kind == "linear":
+        return last
+    nn.init.zeros_(last.bias)
+    size = states * hidden_size
+    return nn.Sequential(Standardise(size), nn.Dropout(dropout), nn.Linear(size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
+
+
+def combine(members: torch.Tensor, how: str) -> torch.Tensor:
+    """(B,) from the (B, m) rewards of m heads: their mean, their minimum, or the mean less the standard deviation between them.
+
+    The cautious two keep PPO from answers that only some heads like (Coste 2023, arXiv 2310.02743).
+    """
+    if how == "min":
+        return members.min(1).values
+    spread = members.std(1, unbiased=False) if how == "uncertainty" else 0.0
+    return members.mean(1) - spread

@@ -1,0 +1,188 @@
+"""Training the reward model: the pairwise loss, prompts in batches, the heads alone, and when to stop.
+
+The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020, arXiv 2009.01325), over all pairs of a prompt
+in one step, as in Ouyang 2022 (arXiv 2203.02155), so that each response is encoded once. The heads learn first, on the states of
+π_SFT, then with the adapters (Kumar 2022, arXiv 2202.10054): fresh heads would spoil what the backbone knows. Options of the loss
+have TRL's names. Left out: the loop itself, which stands in the notebook.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from .errors import SettingError
+from .heads import Standardise
+from .reward import RewardModel
+
+States = dict[tuple[str, str], torch.Tensor]  # (prompt, response) → (S,) states that the heads read
+
+
+def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Tensor | float = 0.0, label_smoothing: float = 0.0,
+                  center_rewards_coefficient: float = 0.0) -> torch.Tensor:
+    """Losses −log σ(r_chosen − r_rejected) of pairs, in the shape given.
+
+    margin: the lead that the chosen one should have (Touvron 2023, arXiv 2307.09288); label_smoothing: the chance that a label is
+    wrong; center_rewards_coefficient: the price of (r_chosen + r_rejected)² (Eisenstein 2023, arXiv 2312.09244).
+    """
+    lead = chosen - rejected - margin
+    loss = -nn.functional.logsigmoid(lead)
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing * nn.functional.logsigmoid(-lead)
+    return loss + center_rewards_coefficient * (chosen + rejected) ** 2
+
+
+@dataclass
+class Group:
+    """The responses to one prompt, each once, and its judged pairs as indices (chosen, rejected) into them."""
+
+    prompt: str
+    responses: list[str]
+    pairs: list[tuple[int, int]]
+    weights: list[float] = field(default_factory=list)  # of the pairs: how confident the annotator was, ½ each way for a tie; empty: 1
+    gaps: list[float] = field(default_factory=list)  # the pairs' `margin` column, a difference in rank or rating; empty: 1
+    judged: int = 0  # judgements, of which a tie gives two pairs; 0: as many as pairs
+
+
+def group_by_prompt(rows: list[dict]) -> list[Group]:
+    """Preference rows gathered by prompt; a pair that several annotators judged stays as often as it was judged.
+
+    A row's `confidence` is its pairs' weight, `margin` its gap; a row marked `tie` counts half each way, without a gap.
+    """
+    groups: dict[str, Group] = {}
+    for row in rows:
+        group = groups.setdefault(row["prompt"], Group(row["prompt"], [], []))
+        for text in (row["chosen"], row["rejected"]):
+            if text not in group.responses:
+                group.responses.append(text)
+        pair = group.responses.index(row["chosen"]), group.responses.index(row["rejected"])
+        weight, gap = (1.0 if row.get(name) is None else float(row[name]) for name in ("confidence", "margin"))
+        tie = bool(row.get("tie"))
+        group.pairs += [pair, pair[::-1]] if tie else [pair]
+        group.weights += [weight / 2] * 2 if tie else [weight]
+        group.gaps += [0.0] * 2 if tie else [gap]
+        group.judged += 1
+    return list(groups.values())
+
+
+def group_loss(model: RewardModel, groups: list[Group], **options) -> torch.Tensor:
+    """The mean pairwise loss of a few prompts; every prompt weighs the same, however many pairs it has."""
+    return loss_of_rewards(groups, model.cached([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]), **options)
+
+
+def loss_of_rewards(groups: list[Group], rewards: torch.Tensor, margin: float = 0.0, **options) -> torch.Tensor:
+    """`group_loss` from the (R,) or (R, m) rewards of all responses of the groups, in order; of m heads, the mean of their losses.
+
+    margin: the lead asked for at each step of a pair's gap; options: those of `pairwise_loss`.
+    """
+    losses = []
+    for group, own in zip(groups, rewards.split([len(g.responses) for g in groups])):
+        chosen, rejected = torch.tensor(group.pairs, device=own.device).T
+        shape = (-1, *[1] * (own.dim() - 1))
+        lead = margin * torch.tensor(group.gaps or [1.0] * len(group.pairs), device=own.device).view(shape)
+        weights = torch.tensor(group.weights or [1.0] * len(group.pairs), device=own.device).view(shape)
+        pairs = weights * pairwise_loss(own[chosen], own[rejected], lead, **options)
+        losses.append(pairs.sum(0).mean() / (group.judged or len(group.pairs)))
+    return torch.stack(losses).mean()
+
+
+def batches(groups: list[Group], size: int, seed: int) -> list[list[Group]]:
+    """All groups in random batches; those of one batch are of like length, so that little is padded."""
+    rng = random.Random(seed)
+    shuffled, near, window = rng.sample(groups, len(groups)), [], 16 * size
+    for start in range(0, len(groups), window):
+        near += sorted(shuffled[start : start + window], key=lambda g: len(g.prompt) + max(map(len, g.responses)))
+    parts = [near[start : start + size] for start in range(0, len(near), size)]
+    rng.shuffle(parts)
+    return parts
+
+
+@torch.no_grad()
+def read_states(model: RewardModel, groups: list[Group], track=iter) -> States:
+    """What the heads read of every response, before the adapters have learned: the states of π_SFT.
+
+    track: wraps the loop over batches of texts, to show progress. Raises SettingError once the adapters have learned something.
+    """
+    if any(p.any() for name, p in model.backbone.named_parameters() if "lora_B" in name):
+        raise SettingError("The adapters have learned already, so these would not be the states of π_SFT: make the model anew first.")
+    texts = sorted(dict.fromkeys((g.prompt, r) for g in groups for r in g.responses), key=lambda text: len(text[0]) + len(text[1]))
+    states: States = {}
+    for start in track(range(0, len(texts), 32)):
+        few = texts[start : start + 32]
+        states |= zip(few, model.states(*model.cached_lower([p for p, _ in few], [c for _, c in few])))
+    return states
+
+
+def fit_heads(heads: nn.ModuleList, states: States, groups: list[Group], epochs: int, seed: int, learning_rate: float = 1e-3,
+              weight_decay: float = 0.1, prompts_per_step: int = 16, **options) -> None:
+    """Trains the heads alone on states that are computed once, and sets by what they are standardised; a second or so for an epoch."""
+    table = torch.stack([states[g.prompt, r] for g in groups for r in g.responses])
+    for layer in heads.modules():
+        if isinstance(layer, Standardise):
+            layer.mean, layer.std = table.mean(0), table.std(0) + 1e-3
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    steps = [few for epoch in range(epochs) for few in batches(groups, prompts_per_step, seed + epoch)]
+    heads.train()
+    for number, few in enumerate(steps):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - number / len(steps))
+        few_states = torch.stack([states[g.prompt, r] for g in few for r in g.responses])
+        optimizer.zero_grad()
+        loss_of_rewards(few, torch.cat([head(few_states) for head in heads], dim=1), **options).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    heads.eval()
+
+
+@torch.no_grad()
+def accuracy_of_heads(heads: nn.ModuleList, states: States, groups: list[Group]) -> float:
+    """The share of pairs that the mean of the heads orders as they were labelled, equal rewards counting half."""
+    right = []
+    for group in groups:
+        own = torch.stack([states[group.prompt, r] for r in group.responses])
+        rewards = torch.cat([head(own) for head in heads], dim=1).mean(1)
+        chosen, rejected = torch.tensor(group.pairs).T
+        right += (0.5 + 0.5 * torch.sign(rewards[chosen] - rewards[rejected])).tolist()
+    return sum(right) / len(right)
+
+
+def learning_curve(model: RewardModel, states: States, train: list[Group], heldout: list[Group], shares: tuple[float, ...], epochs: int, seed: int,
+                   **fitting) -> list[dict]:
+    """Held-out accuracy of fresh heads, on the states of π_SFT, that learn from a share of the prompts: how much more labels would bring.
+
+    fitting: the further arguments of `fit_heads`.
+    """
+    rows, order = [], random.Random(seed).sample(train, len(train))
+    for share in shares:
+        few = order[: max(round(share * len(order)), 1)]
+        heads = model.fresh_heads().to(model.device)
+        fit_heads(heads, states, few, epochs, seed, **fitting)
+        rows.append({"prompts": len(few), "pairs": sum(len(g.pairs) for g in few), "accuracy": accuracy_of_heads(heads, states, heldout)})
+    return rows
+
+
+class EarlyStopping:
+    """Keeps the weights of the lowest loss on validation prompts. `patience`: how many checks without a new lowest one end training."""
+
+    def __init__(self, parameters: list[nn.Parameter], patience: int = 1):
+        self.parameters, self.patience, self.best, self.since = parameters, patience, float("inf"), 0
+        self.kept: list[torch.Tensor] = []
+
+    def __call__(self, loss: float) -> bool:
+        """Whether to stop, after a check that gave this loss. A loss that is not a number is never the best."""
+        self.since += 1
+        if loss < self.best:
+            self.best, self.since, self.kept = loss, 0, [p.detach().clone() for p in self.parameters]
+        return self.since >= self.patience
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Puts the best weights back."""
+        for parameter, kept in zip(self.parameters, self.kept):
+            parameter.copy_(kept)
+
+
+def validation_loss(model: RewardModel, groups: list[Group]) -> float:
+    """The plain pairwise loss without dropout, in nats a pair (0.69 is guessing)."""
+    rewards = model.raw([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses])
+    return loss_of_rewards(groups, rewards).item()
