@@ -10,7 +10,7 @@ import math
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .errors import SettingError
 
@@ -141,18 +141,6 @@ def simulated_annotators() -> list[Annotator]:
     ]
 
 
-@dataclass
-class ScoringAnnotator:
-    """Ranks by a function of (prompts, completions) → scores: TRL's reward-function signature, or a reward model's `score`."""
-
-    name: str
-    score: Callable[..., list[float]] = field(repr=False)
-
-    def rank(self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random) -> list[int]:
-        scores = [float(s) for s in self.score(prompts=[item["prompt"]] * len(responses), completions=responses)]
-        return [1 + sum(other > own for other in scores) for own in scores]
-
-
 def load_function(parameter: str, name: str) -> Callable:
     """The function that `module:function` names. Raises SettingError with the parameter and what was given."""
     module, _, function = name.partition(":")
@@ -163,12 +151,3 @@ def load_function(parameter: str, name: str) -> Callable:
     if not callable(found):
         raise SettingError(f"{parameter}={name!r} is no function but {type(found).__name__}.")
     return found
-
-
-def load_annotators(name: str) -> list:
-    """`simulated`, or `module:function` for a function with TRL's reward signature. Raises SettingError naming what was given."""
-    if name == "simulated":
-        return simulated_annotators()
-    if ":" not in name:
-        raise SettingError(f"annotator={name!r}: give 'simulated', 'person', or 'module:function' of a function of (prompts, completions).")
-    return [ScoringAnnotator(name, load_function("annotator", name))]

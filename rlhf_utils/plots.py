@@ -5,6 +5,7 @@ without escaping, since plotly reads tags in labels.
 """
 
 import html
+import re
 import textwrap
 
 import numpy as np
@@ -80,9 +81,10 @@ def label_bias(bias: dict, agreement: dict) -> go.Figure:
 
 
 def reward_training(steps: list[dict], heldout: list[dict], title: str = "") -> go.Figure:
-    """Loss a step, and accuracy on held-out pairs after each epoch."""
-    fig = head(figure(["pairwise loss (0.69 is guessing)", "accuracy on held-out prompts"]), title)
-    smooth = np.convolve([s["loss"] for s in steps], np.ones(min(8, len(steps))) / min(8, len(steps)), mode="valid")
+    """Loss a step, and accuracy on held-out pairs after each epoch; steps may still be none."""
+    fig = head(figure(["pairwise loss (0.69 is guessing)", "accuracy on prompts never trained on"]), title)
+    width = min(8, len(steps))
+    smooth = np.convolve([s["loss"] for s in steps], np.ones(width) / width, mode="valid") if steps else []
     fig.add_trace(line("training, mean of 8 steps", smooth, color=GREY), 1, 1)
     fig.add_trace(line("held out", [h["accuracy"] for h in heldout], [h["epoch"] for h in heldout], BLUE), 1, 2)
     fig.update_yaxes(tickformat=".0%", row=1, col=2)
@@ -91,24 +93,47 @@ def reward_training(steps: list[dict], heldout: list[dict], title: str = "") -> 
     return fig
 
 
-def report_card(accuracies: list[tuple[str, float, tuple[float, float] | None]], calibration: dict, rewards: dict[str, list[float]]) -> go.Figure:
-    """Accuracies side by side, the calibration curve, and the reward's distribution on chosen and rejected answers."""
-    fig = figure(["accuracy, with 95% interval", "calibration: on the diagonal is good", "reward of held-out answers"])
-    shown = accuracies[::-1]  # plotly draws the first bar at the bottom
-    errors = [(ci[1] - a, a - ci[0]) if ci else (0, 0) for _, a, ci in shown]
-    fig.add_trace(go.Bar(y=[a[0] for a in shown], x=[a[1] for a in shown], orientation="h", showlegend=False, text=[f"{a[1]:.0%}" for a in shown],
-                         marker_color=[GREY] * (len(shown) - 1) + [BLUE], textposition="inside", insidetextanchor="start", insidetextfont={"color": "white"},
-                         error_x={"type": "data", "symmetric": False, "array": [e[0] for e in errors], "arrayminus": [e[1] for e in errors], "color": ORANGE}), 1, 1)
+def report_card(accuracies: list[tuple[str, float, tuple[float, float] | None]], report: dict, rewards: dict[str, list[float]]) -> go.Figure:
+    """Accuracies side by side (the first in blue), the calibration curve as trained and scaled, and the rewards of answers by source."""
+    fig = figure(["accuracy, with 95% interval", "calibration: on the diagonal is good", "reward of answers never trained on"])
+    fig.add_trace(accuracy_bars([{"name": name, "accuracy": value, "ci": ci} for name, value, ci in accuracies], [BLUE] + [GREY] * (len(accuracies) - 1)), 1, 1)
     fig.add_trace(go.Scatter(x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False), 1, 2)
-    fig.add_trace(go.Scatter(x=[b["confidence"] for b in calibration["bins"]], y=[b["accuracy"] for b in calibration["bins"]], mode="lines+markers",
-                             line={"color": BLUE}, showlegend=False), 1, 2)
-    for (name, values), color in zip(rewards.items(), (BLUE, ORANGE)):
-        fig.add_trace(go.Histogram(x=values, name=name, opacity=0.6, marker_color=color, nbinsx=30), 1, 3)
-    fig.update_layout(barmode="overlay")
+    for name, key, color in (("as trained", "calibration", GREY), (f"margins / {report['temperature']:.2f}", "calibration_scaled", BLUE)):
+        fig.add_trace(line(name, [b["accuracy"] for b in report[key]["bins"]], [b["confidence"] for b in report[key]["bins"]], color), 1, 2)
+    for (name, values), color in zip(rewards.items(), (BLUE, ORANGE, GREEN, PURPLE)):
+        fig.add_trace(go.Histogram(x=values, name=name, opacity=0.6, marker_color=color, nbinsx=30, histnorm="percent"), 1, 3)
+    fig.update_layout(barmode="overlay", margin={"l": 130})
     fig.update_xaxes(range=[0, 1], tickformat=".0%", row=1, col=1)
-    fig.update_layout(margin={"l": 130})
     fig.update_xaxes(title_text="how sure, σ(|margin|)", tickformat=".0%", row=1, col=2)
     fig.update_yaxes(tickformat=".0%", row=1, col=2)
+    return fig
+
+
+def accuracy_bars(rows: list[dict], colors) -> go.Bar:
+    """Rows of `name`, `accuracy` and `ci` as bars, the first at the top."""
+    rows = rows[::-1]  # plotly draws the first bar at the bottom
+    errors = [(r["ci"][1] - r["accuracy"], r["accuracy"] - r["ci"][0]) if r["ci"] else (0, 0) for r in rows]
+    return go.Bar(y=[html.escape(str(r["name"])) for r in rows], x=[r["accuracy"] for r in rows], orientation="h", showlegend=False,
+                  text=[f"{r['accuracy']:.0%}" for r in rows], marker_color=colors[::-1] if isinstance(colors, list) else colors,
+                  textposition="inside", insidetextanchor="start", insidetextfont={"color": "white"},
+                  error_x={"type": "data", "symmetric": False, "array": [e[0] for e in errors], "arrayminus": [e[1] for e in errors], "color": ORANGE})
+
+
+def accuracy_details(report: dict, curve: list[dict], ceiling: float = float("nan")) -> go.Figure:
+    """Accuracy by category, by how far apart the two answers were ranked, by length difference; and what more labels would bring."""
+    panels = [(title, report.get(key)) for title, key in (("by category", "by_category"), ("by distance of the two in rank", "by_margin"), ("by length of the chosen one", "by_length"))]
+    panels = [(title, rows) for title, rows in panels if rows]
+    fig = figure([title for title, _ in panels] + [""] * (3 - len(panels)) + ["learning curve"], rows=2, height=290)
+    for number, (_, rows) in enumerate(panels):
+        named = [dict(row, name=re.sub(r"^[a-e]: |^margin ", "", row["name"])) for row in rows]
+        fig.add_trace(accuracy_bars(named, BLUE), **place(number, 2))
+        fig.update_xaxes(range=[0, 1], tickformat=".0%", **place(number, 2))
+        fig.update_yaxes(type="category", automargin=True, **place(number, 2))
+    fig.add_trace(line("heads alone, held out", [row["accuracy"] for row in curve], [row["prompts"] for row in curve], BLUE, showlegend=False), 2, 2)
+    if ceiling == ceiling:
+        fig.add_hline(y=ceiling, line={"color": GREY, "dash": "dot"}, row=2, col=2, annotation_text="ceiling by label noise")
+    fig.update_xaxes(title_text="prompts learned from", type="log", row=2, col=2)
+    fig.update_yaxes(tickformat=".0%", row=2, col=2)
     return fig
 
 

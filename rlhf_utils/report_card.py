@@ -1,8 +1,15 @@
 """How far a reward model can be trusted: accuracy beside trivial rivals, calibration, and where its mistakes lie.
 
 Rows go in (`prompt`, `chosen`, `rejected`, and what else they carry) with the (N,) rewards of both sides; plain numbers come out,
-which go into report.json and into the figures of plots.py. Intervals are bootstrapped by prompt. Left out: other people's judges.
+which go into report.json and into the figures of plots.py. Intervals are bootstrapped by prompt. A finished model is judged by any
+file or hub id of preferences, by its column `subset` if it has one:
+
+    python -m rlhf_utils.report_card outputs/demo/reward_model preferences.jsonl
+
+Left out: other people's judges.
 """
+
+import sys
 
 from collections.abc import Callable
 
@@ -60,15 +67,14 @@ def too_long(model, rows: list[dict]) -> dict | None:
 def fit_temperature(margins) -> float:
     """T > 0 that makes σ(margin/T) most likely on labelled pairs (Guo 2017, arXiv 1706.04599); fit it on other pairs than it is judged by.
 
-    The likelihood is convex in 1/T; found by Newton's method between 1/100 and 100.
+    The likelihood is concave in 1/T; its slope's zero is found by halving between 1/100 and 100.
     """
-    margins, scale = np.asarray(margins, dtype=float), 1.0
-    for _ in range(100):
-        wrong = 1 / (1 + np.exp(np.clip(scale * margins, -500, 500)))
-        slope, curvature = -(margins * wrong).mean(), (margins**2 * wrong * (1 - wrong)).mean()
-        step = slope / max(curvature, 1e-12)
-        scale = float(np.clip(scale - np.clip(step, -0.5 * scale, scale), 0.01, 100))
-    return 1 / scale
+    margins, low, high = np.asarray(margins, dtype=float), -np.log(100), np.log(100)
+    for _ in range(60):
+        middle = (low + high) / 2
+        slope = (margins / (1 + np.exp(np.clip(np.exp(middle) * margins, -500, 500)))).mean()  # of the mean log-likelihood, by 1/T
+        low, high = (middle, high) if slope > 0 else (low, middle)
+    return float(np.exp(-middle))
 
 
 def accuracy_by(rows: list[dict], margins, name: Callable[[dict], str]) -> list[dict]:
@@ -154,3 +160,14 @@ def by_subset(rows: list[dict], margins) -> dict:
     """Accuracy on any preference rows as RewardBench reports it (Lambert 2024, arXiv 2403.13787): by `subset`, and the subsets' mean."""
     subsets = accuracy_by(rows, margins, lambda row: str(row.get("subset") or "all"))
     return {"accuracy": float(np.mean([s["accuracy"] for s in subsets])), "subsets": subsets}
+
+
+if __name__ == "__main__":
+    from . import data, reward
+
+    folder, source = sys.argv[1:]
+    judged = [row for row in usable_pairs(data.load_rows(source, "preferences"))[0] if not row.get("tie")]
+    found = by_subset(judged, reward.margins(reward.load_reward_model(folder), judged).numpy())
+    for subset in found["subsets"]:
+        print(f"{subset['name']:30} {subset['accuracy']:6.1%}  ({subset['ci'][0]:.1%} to {subset['ci'][1]:.1%})  {subset['pairs']} pairs")
+    print(f"{'mean of the subsets':30} {found['accuracy']:6.1%}")

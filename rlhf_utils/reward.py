@@ -1,9 +1,9 @@
 """The reward model: a transformer without its language-model head, and a small head that turns its states into one number a sequence.
 
 Whether an answer is good depends on what was asked ("I can't help with that."), so the head may also see the states of the token
-before the answer and of the answer's third token, and weigh the one by the other in its hidden layer. It may also see these states
-halfway up, where the trunk is cut: what the last layer is no longer concerned with, such as whether a prompt is harmful, is plainer
-there. Several heads on the same states make an ensemble for little more than the cost of one. Training is in reward_training.py.
+before the answer and of the answer's third token, and the mean over the answer, and weigh the one by the other in its hidden layer.
+It may also see these states halfway up, where the trunk is cut: what the last layer is no longer concerned with, such as whether a
+prompt is harmful, is plainer there. Several heads on the same states make an ensemble for little more than the cost of one. Training is in reward_training.py.
 Left out: ensembles of whole top layers.
 """
 
@@ -39,13 +39,12 @@ class RewardModel(nn.Module):
     Raises SettingError for parts that do not fit together.
     """
 
-    def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512, question: str = "",
+    def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512,
                  read_prompt: bool = False, read_middle: bool = False, num_trainable_layers: int = 0, ensemble: int = 1,
                  combine: str = "mean", cache_gb: float = 2.0):
         super().__init__()
-        self.read_prompt = read_prompt  # whether the heads also see the states before the answer and at its third token
+        self.read_prompt = read_prompt  # whether the heads also see the states before the answer, at its third token, and their mean
         self.read_middle = read_middle  # whether they see all these at the trunk's cut too
-        self.question = question  # asked after the answer; the reward is read where the reply to it would begin
         self.backbone, self.tokenizer, self.kind, self.max_length = backbone, tokenizer, head, max_length
         self.num_trainable_layers, self.combine, self.cache_bytes = num_trainable_layers, combine, cache_gb * 1e9
         self.dropout, self.ensemble = dropout, ensemble
@@ -58,7 +57,7 @@ class RewardModel(nn.Module):
 
     def fresh_heads(self) -> nn.ModuleList:
         """The model's `ensemble` heads as they are before training."""
-        states = (3 if self.read_prompt else 1) * (2 if self.read_middle else 1)
+        states = (4 if self.read_prompt else 1) * (2 if self.read_middle else 1)
         return nn.ModuleList(make_head(self.backbone.config.hidden_size, self.kind, self.dropout, states) for _ in range(self.ensemble))
 
     def _check(self) -> None:
@@ -98,23 +97,25 @@ class RewardModel(nn.Module):
         return torch.cat([head(states) for head in self.heads], dim=1)
 
     def states(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B, S) float32 states that the heads read: one, three (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
-        rows, last = torch.arange(len(lower), device=lower.device), last_token_index(attention_mask)
-        places = [last]
-        if self.read_prompt:  # a prompt whose end was cut off is read at the first token left
-            before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))
-            places += [before, torch.minimum(before + 3, last)]
+        """(B, S) float32 states that the heads read: one, four (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
         layers = [self.trunk.upper(lower, attention_mask)] + ([lower] if self.read_middle else [])
-        return torch.cat([layer[rows, place].float() for layer in layers for place in places], dim=-1)
+        rows, last = torch.arange(len(lower), device=lower.device), last_token_index(attention_mask)
+        if not self.read_prompt:
+            return torch.cat([layer[rows, last].float() for layer in layers], dim=-1)
+        before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
+        place = torch.arange(lower.shape[1], device=lower.device)
+        answer = ((place > before[:, None]) & (place <= last[:, None])).float()
+        answer = answer / answer.sum(1, keepdim=True).clamp(min=1)
+        found = [[layer[rows, at].float() for at in (last, before, torch.minimum(before + 3, last))] + [torch.einsum("bl,blh->bh", answer, layer.float())]
+                 for layer in layers]
+        return torch.cat([state for states in found for state in states], dim=-1)
 
     def tokens(self, prompts: list[str], completions: list[str]) -> tuple[list[list[int]], list[int]]:
-        """Token ids of prompt, completion, end-of-sequence and question, and how many of them follow the prompt."""
-        if self.question:
-            texts = [chat_prompt(self.tokenizer, p, c, self.question) for p, c in zip(prompts, completions)]
-        else:
-            texts = [chat_prompt(self.tokenizer, p) + c + self.tokenizer.eos_token for p, c in zip(prompts, completions)]
+        """Token ids of prompt, completion and end-of-sequence, and how many of them follow the prompt."""
+        before = [chat_prompt(self.tokenizer, prompt) for prompt in prompts]
+        asked = self.tokenizer(before, add_special_tokens=False)["input_ids"]
+        texts = [start + completion + self.tokenizer.eos_token for start, completion in zip(before, completions)]
         whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        asked = self.tokenizer([chat_prompt(self.tokenizer, p) for p in prompts], add_special_tokens=False)["input_ids"]
         return whole, [len(ids) - len(before) for ids, before in zip(whole, asked)]
 
     def encode(self, prompts: list[str], completions: list[str]) -> dict[str, torch.Tensor]:
@@ -187,7 +188,7 @@ class RewardModel(nn.Module):
     def score_samples(self, samples: Samples, **columns) -> list[float]:
         """`score` of answers that the policy which lent its trunk has just sampled, from the trunk states that this left behind.
 
-        Answers whose texts do not give the tokens that were sampled (another split into words, too long, a question) are read anew.
+        Answers whose texts do not give the tokens that were sampled (another split into words, or too long) are read anew.
         """
         whole, after = self.tokens(samples.prompts, samples.responses)
         known = self.lent_cut is not None and samples.ends is not None and samples.ends.dim() == 3
@@ -212,15 +213,15 @@ class RewardModel(nn.Module):
     def save(self, directory: Path) -> None:
         """Writes the backbone (adapters folded in) as a plain transformers directory, and the heads and their settings beside it.
 
-        With one linear head and no question that directory is an AutoModelForSequenceClassification with one label, which gives the raw
+        With one linear head that directory is an AutoModelForSequenceClassification with one label, which gives the raw
         reward of the same tokens to whoever reads such models.
         """
         models.save_merged(self.backbone, self.tokenizer, directory)
         self.forget()  # folding in may have moved what the trunk is
-        if self.kind == "linear" and self.ensemble == 1 and not self.question:
+        if self.kind == "linear" and self.ensemble == 1:
             _save_classifier(directory, self.heads[0].weight)
         save_file(self.heads.state_dict(), Path(directory) / "head.safetensors")
-        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length, "question": self.question,
+        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length,
                     "read_prompt": self.read_prompt, "read_middle": self.read_middle, "num_trainable_layers": self.num_trainable_layers,
                     "ensemble": self.ensemble, "combine": self.combine, "offsets": self.offsets.tolist()}
         (Path(directory) / "reward_config.json").write_text(json.dumps(settings, indent=1))
@@ -248,7 +249,7 @@ def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, devic
     """
     settings = json.loads((Path(directory) / "reward_config.json").read_text())
     backbone = models.load_model(str(directory), dtype, device, AutoModel).requires_grad_(False)
-    names = ("head", "max_length", "question", "read_prompt", "read_middle", "num_trainable_layers", "ensemble", "combine")
+    names = ("head", "max_length", "read_prompt", "read_middle", "num_trainable_layers", "ensemble", "combine")
     model = RewardModel(backbone, models.load_tokenizer(str(directory)), **{name: settings[name] for name in names if name in settings})
     try:
         model.heads.load_state_dict(load_file(Path(directory) / "head.safetensors"))

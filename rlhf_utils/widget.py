@@ -1,54 +1,200 @@
-"""A plain ranking form for people, on ipywidgets. Text from a model is shown as text: it is escaped, never rendered.
+"""Ranking by people, in one notebook cell: the widget, and a plain form where the widget's front end cannot load.
 
-Left out, for now: keyboard, drag and drop, choosing what to ask next.
+A judgement travels as one message with a uid, and the next question is shown only after the store has it on disk. Text from a model is
+shown as text. Left out: logging in; the order of questions (labelling.LabelQueue).
 """
 
 import html
-import random
+import threading
 import time
+from pathlib import Path
 
 import ipywidgets as widgets
+import traitlets
 
-from .preferences import LabelStore
+from .errors import ExplainedError
+from .labelling import LabelQueue, Turn
+from .labels import KINDS
+from .quality import readout_html
+
+try:
+    import anywidget
+except ImportError:  # the plain form takes its place
+    anywidget = None
+
+GUIDELINES = {
+    "Helpful": "Answers what was asked, correctly and briefly.",
+    "Harmless": "Declines what would do harm, kindly, and only that.",
+    "Honest": "Says so when nobody could know, and makes nothing up.",
+}
+RATE_OVER = 20  # the latest judgements, whose median gives the pace
 
 
-def ranking_form(items: list[dict], store: LabelStore, annotator: str, seed: int = 0) -> widgets.VBox:
-    """A form that asks `annotator` to rank the responses of every item that they have not judged yet; each submission is stored at once."""
-    judged = {row["item_id"] for row in store.rows(items) if row["annotator"] == annotator}
-    waiting = [item for item in items if item["id"] not in judged]
-    box, total = widgets.VBox(), len(items)
+class Desk:
+    """What widget and form share: the question on the table, answers from the front end, progress. Nothing here raises: errors are shown."""
 
-    def ask() -> None:
-        done = total - len(waiting)
-        if not waiting:
-            box.children = [widgets.HTML(f"<b>All {total} are ranked. Thank you!</b> Run the next cell.")]
-            return
-        item, shown_at = waiting[0], time.time()
-        shown = random.Random(f"{seed}/{item['id']}/{annotator}").sample(range(len(item["responses"])), len(item["responses"]))
-        style = "border:1px solid rgba(128,128,128,.4);border-radius:6px;padding:8px 12px;margin:2px 0;white-space:pre-wrap;line-height:1.45"
-        choices = [widgets.BoundedIntText(value=1, min=1, max=len(shown), layout={"width": "60px"}) for _ in shown]
-        cards = [widgets.HBox([choice, widgets.HTML(f"<div style='{style}'>{html.escape(item['responses'][index])}</div>")])
-                 for choice, index in zip(choices, shown)]
-        button, message = widgets.Button(description="Save ranking", button_style="primary"), widgets.HTML()
+    def __init__(self, queue: LabelQueue, target: int = 0, strength: bool = False):
+        self.queue, self.target, self.strength = queue, target, strength
+        self.turn: Turn | None = queue.next()
+        self.number, self.begun, self.seconds = 0, queue.done, []
+        self.undone: dict = {}  # the row that was just taken back: its ranking is shown again
+        self.on_saved = []  # called without arguments after each label
+        self.lock = threading.Lock()  # JupyterLab delivers messages on another thread than the cells'
 
-        def save(_) -> None:
-            if waiting[:1] != [item]:  # a second click on a form already answered
-                return
-            ranks = [0] * len(shown)
-            for choice, index in zip(choices, shown):
-                ranks[index] = choice.value
+    def state(self, **about) -> dict:
+        """What the front end shows. `turn` counts the questions; `saved` and `error` name the message that they answer."""
+        done = self.queue.done
+        target = min(self.target, self.queue.total) if self.target else self.queue.total
+        pace = sorted(self.seconds[-RATE_OVER:])
+        progress = {"done": done, "target": target, "begun": self.begun, "seconds": pace[len(pace) // 2] if pace else None}
+        shown = None
+        if self.turn and done < target:
+            responses, order = self.turn.item["responses"], self.turn.shown_order
+            shown = {"id": self.turn.item["id"], "kind": self.turn.kind, "prompt": self.turn.item["prompt"], "responses": [responses[i] for i in order]}
+            if self.undone.get("ranks"):
+                ranks = dict(zip(order, (self.undone["ranks"][i] for i in order)))
+                shown |= {"ranks": [ranks[i] for i in order], "margin": self.undone["margin"], "flags": self.undone["flags"]}
+        return {"turn": self.number, "item": shown, "progress": progress, "annotator": self.queue.annotator, "strength": self.strength, "saved": None,
+                "error": None} | about
+
+    def receive(self, message: dict) -> dict:
+        """The state after a message: {type: rank | skip | undo, uid, turn, ranks (by place), …}. A failed save keeps the question."""
+        with self.lock:
             try:
-                store.add(item["id"], annotator, item["prompt"], item["responses"], shown, ranks, session="form", shown_at=shown_at)
-            except Exception as error:  # shown here, because an exception in a callback shows nowhere
-                message.value = f"<b>Not saved:</b> {html.escape(str(error))}"
-                return
-            waiting.pop(0)
-            ask()
+                return self._take_back(message) if message["type"] == "undo" else self._store(message)
+            except Exception as error:  # an exception in a callback shows nowhere; here it is shown beside the judgement, which is kept
+                told = isinstance(error, (ExplainedError, ValueError)) or type(error).__module__ == "sqlite3"
+                text = str(error) if told else f"{type(error).__name__}: {error}"
+                return self.state(error={"uid": message.get("uid"), "text": text if text.endswith(".") else text + "."})
 
-        button.on_click(save)
-        head = widgets.HTML(f"<div style='opacity:.7'>{done} of {total} · 1 is best, equal numbers are ties</div>"
-                            f"<div style='font-weight:600;margin:6px 0'>{html.escape(item['prompt'])}</div>")
-        box.children = [head, *cards, widgets.HBox([button, message])]
+    def _store(self, message: dict) -> dict:
+        if message["turn"] != self.number or self.turn is None:  # an echo of what was answered already
+            return self.state(saved=message["uid"])
+        ranks = [0] * len(self.turn.shown_order) if message["ranks"] else []
+        for index, rank in zip(self.turn.shown_order, message["ranks"]):
+            ranks[index] = rank
+        if message["type"] == "rank" and (len(message["ranks"]) != len(self.turn.shown_order)):
+            raise ValueError(f"{len(message['ranks'])} ranks came for {len(self.turn.shown_order)} answers.")
+        seconds = max(float(message.get("seconds") or 0.0), 0.0)
+        confidence, margin = message.get("confidence"), message.get("margin")
+        self.queue.submit(self.turn, ranks, session="widget", uid=message["uid"], shown_at=time.time() - seconds, flags=list(message.get("flags") or []),
+                          note=str(message.get("note") or ""), confidence=None if confidence is None else float(confidence),
+                          margin=None if margin is None else float(margin))
+        self.seconds.append(seconds)
+        self.queue.refresh()  # others label too
+        self.undone = {}
+        return self._advance(message)
 
-    ask()
+    def _take_back(self, message: dict) -> dict:
+        self.undone = self.queue.undo()
+        return self._advance(message)
+
+    def _advance(self, message: dict) -> dict:
+        self.turn, self.number = self.queue.next(), self.number + 1
+        state = self.state(saved=message["uid"])
+        for call in self.on_saved:
+            call()
+        return state
+
+
+if anywidget:
+
+    class RankingWidget(anywidget.AnyWidget):
+        """Cards to rank by keyboard, click or drag. `guidelines` may be changed from any cell, and shows at once."""
+
+        _esm = Path(__file__).with_name("ranker.js")
+        _css = Path(__file__).with_name("ranker.css")
+        state = traitlets.Dict().tag(sync=True)
+        guidelines = traitlets.Dict().tag(sync=True)
+
+        def __init__(self, desk: Desk, guidelines: dict[str, str] = GUIDELINES, autofocus: bool = True):
+            self.desk, self.shown, self._autofocus = desk, threading.Event(), autofocus
+            super().__init__(state=desk.state(autofocus=autofocus), guidelines=dict(guidelines))
+            self.on_msg(self._received)
+
+        def _received(self, _, message: dict, buffers) -> None:
+            if message.get("type") == "hello":
+                self.shown.set()
+            else:
+                self.state = self.desk.receive(message) | {"autofocus": self._autofocus, "at": time.time()}  # two equal failures are two states
+
+
+def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets.VBox:
+    """The same questions and the same store on plain ipywidgets: ranks as numbers, no keys, no drag."""
+    box = widgets.VBox()
+
+    def answer(**message) -> None:
+        draw(desk.receive({"uid": f"{time.time_ns():x}", "turn": desk.number, "seconds": time.time() - shown_at[0]} | message))
+
+    shown_at = [time.time()]
+
+    def draw(state: dict) -> None:
+        item, progress, error = state["item"], state["progress"], state["error"]
+        told = widgets.HTML(f"<b>Not saved:</b> {html.escape(error['text'])} Your ranking is kept; try again." if error else "")
+        if error and box.children:
+            box.children = (*box.children[:-1], told)
+            return
+        shown_at[0] = time.time()
+        undo = widgets.Button(description="Undo the last")
+        undo.on_click(lambda _: answer(type="undo"))
+        head = widgets.HTML(f"<div style='opacity:.7'>{progress['done']} of {progress['target']} · 1 is best, equal numbers are ties</div>"
+                            + "".join(f"<div><b>{html.escape(name)}</b>: {html.escape(text)}</div>" for name, text in guidelines.items()))
+        if not item:
+            box.children = [widgets.HTML(f"<b>All {progress['done']} are judged. Thank you!</b> Run the next cell."), undo, told]
+            return
+        style = "border:1px solid rgba(128,128,128,.4);border-radius:6px;padding:8px 12px;margin:2px 0;white-space:pre-wrap;line-height:1.45"
+        given = item.get("ranks") or [1] * len(item["responses"])
+        choices = [widgets.BoundedIntText(value=rank, min=1, max=len(given), layout={"width": "60px"}) for rank in given]
+        cards = [widgets.HBox([choice, widgets.HTML(f"<div dir='auto' style='{style}'>{html.escape(text)}</div>")])
+                 for choice, text in zip(choices, item["responses"])]
+        save, skip = widgets.Button(description="Save ranking", button_style="primary"), widgets.Button(description="Skip")
+        save.on_click(lambda _: answer(type="rank", ranks=[choice.value for choice in choices]))
+        skip.on_click(lambda _: answer(type="skip", ranks=[]))
+        prompt = widgets.HTML(f"<div dir='auto' style='font-weight:600;margin:6px 0;white-space:pre-wrap'>{html.escape(item['prompt'])}</div>")
+        box.children = [head, prompt, *cards, widgets.HBox([save, skip, undo]), told]
+
+    draw(desk.state())
     return box
+
+
+def rank(queue: LabelQueue, guidelines: dict[str, str] = GUIDELINES, target: int = 0, strength: bool = False, patience: float = 15.0) -> widgets.VBox:
+    """What a notebook displays for a person: the widget; the plain form, with a word about it, where the widget does not load.
+
+    target: judgements after which it says that all is done; 0 for all. strength: with two answers, how much better on seven points,
+    which becomes the pair's margin. patience: seconds that the front end has to show the widget.
+    """
+    desk = Desk(queue, target, strength)
+    if not anywidget:
+        return widgets.VBox([widgets.HTML("<i>anywidget is not installed, so this is the plain form: <code>pip install anywidget</code> gives keys and drag.</i>"),
+                             ranking_form(desk, guidelines)])
+    ranker = RankingWidget(desk, guidelines)
+    box = widgets.VBox([ranker])
+    box.ranker = ranker
+
+    def fall_back() -> None:
+        if not ranker.shown.wait(patience):
+            note = widgets.HTML("<i>The ranking widget did not load in this front end, so here is the plain form: same questions, same store.</i>")
+            box.children = [note, ranking_form(desk, guidelines)]
+            ranker.shown.wait()
+            box.children = [ranker]  # the kernel was only busy
+
+    threading.Thread(target=fall_back, daemon=True).start()
+    return box
+
+
+def live_readout(queue: LabelQueue, box: widgets.VBox | None = None, every: int = 5) -> widgets.HTML:
+    """The read-out of quality.py over the queue's items, redrawn after every few labels of the widget in `box`."""
+    view, count = widgets.HTML(), [0]
+
+    def draw() -> None:
+        view.value = readout_html(queue.store.rows(queue.items, KINDS))
+
+    def counted() -> None:
+        count[0] += 1
+        if count[0] % every == 0:
+            draw()
+
+    if box is not None and hasattr(box, "ranker"):
+        box.ranker.desk.on_saved.append(counted)
+    draw()
+    return view

@@ -18,3 +18,16 @@ def outputs(tmp_path, monkeypatch):
     """A scratch folder in place of outputs/."""
     monkeypatch.setenv("RLHF_OUTPUTS", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser for all tests; skips, or fails in CI, where there is none."""
+    from browser import chromium_or_skip
+    from playwright.sync_api import sync_playwright
+
+    path = chromium_or_skip()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

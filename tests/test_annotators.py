@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from rlhf_utils.annotators import (GOLD_WEIGHTS, Annotator, ScoringAnnotator, admits_unknown, brevity, coverage, gold_score, load_annotators, refuses,
+from rlhf_utils.annotators import (GOLD_WEIGHTS, Annotator, admits_unknown, brevity, coverage, gold_score, refuses,
                                    rubric, simulated_annotators, well_formed)
 
 FOOLED = pytest.mark.xfail(strict=True, reason="the rubric reads phrases, not who says them")
@@ -178,23 +178,3 @@ def test_simulated_people_differ_and_repeat_themselves():
     assert len({tuple(person.weights.values()) for person in people}) == len(people)
     again = [person.rank(ITEM, [GOOD, FAIR, POOR], [0, 1, 2], random.Random(5)) for person in people]
     assert again == [person.rank(ITEM, [GOOD, FAIR, POOR], [0, 1, 2], random.Random(5)) for person in people]
-
-
-def test_scoring_annotator_ranks():
-    def score(prompts, completions):
-        assert prompts == [ITEM["prompt"]] * 4
-        return [float(len(text)) for text in completions]
-
-    assert ScoringAnnotator("length", score).rank(ITEM, ["aa", "a", "aaaa", "aa"], [0, 1, 2, 3], random.Random(0)) == [2, 4, 1, 2]
-
-
-def test_load_annotators(monkeypatch):
-    module = types.ModuleType("my_scores")
-    module.length = lambda prompts, completions: [len(text) for text in completions]
-    monkeypatch.setitem(sys.modules, "my_scores", module)
-    (mine,) = load_annotators("my_scores:length")
-    assert mine.name == "my_scores:length" and mine.rank(ITEM, ["a", "bb"], [0, 1], random.Random(0)) == [2, 1]
-    assert len(load_annotators("simulated")) == 3
-    for name in ("nobody", "no_such_module:score", "my_scores:missing", ""):
-        with pytest.raises(ValueError, match=f"annotator={name!r}"):
-            load_annotators(name)

@@ -7,12 +7,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, GPT2Config, GPT2Model
 
-from rlhf_utils import data, models, sampling
+from rlhf_utils import data, models
 from rlhf_utils.errors import SettingError
 from rlhf_utils.heads import combine, make_head
 from rlhf_utils.reward import RewardModel, last_token_index, load_reward_model, margins
 from rlhf_utils.reward_training import Group, fit_heads, group_loss
-from rlhf_utils.trunk import Trunk
 
 GROUPS = [
     Group("Hi?", ["Hello.", "No.", "Good day to you, and what can I do?"], [(0, 1), (0, 2), (2, 1), (0, 1)]),
@@ -24,7 +23,7 @@ ANSWERS = [r for g in GROUPS for r in g.responses]
 
 KINDS = {
     "last token": {}, "and the prompt's": {"read_prompt": True}, "and the middle": {"read_prompt": True, "read_middle": True},
-    "with a question": {"read_prompt": True, "question": "Was that good?"}, "middle only": {"read_middle": True, "ensemble": 3, "combine": "min"},
+    "middle only": {"read_middle": True, "ensemble": 3, "combine": "min"},
 }
 
 
@@ -81,7 +80,6 @@ def test_shape_and_padding(model):
 
 
 def test_reward_is_read_at_the_end_of_sequence(model):
-    model.question = ""
     ids = model.encode(["Hi?"], ["Hello."])["input_ids"][0].tolist()
     assert ids[-1] == model.tokenizer.eos_token_id and "Hello." in model.tokenizer.decode(ids)
 
@@ -91,15 +89,15 @@ def seen_by_hand(model: RewardModel, ids: list[int], places: list[int]) -> torch
     inner = model.backbone.get_base_model()
     layers = inner(torch.tensor([ids]), output_hidden_states=True)
     read = [layers.last_hidden_state[0]] + ([layers.hidden_states[1][0]] if model.read_middle else [])
-    states = torch.cat([layer[place] for layer in read for place in (places if model.read_prompt else places[:1])])
+    answer = places[1] + 1
+    states = torch.cat([state for layer in read for state in ([layer[p] for p in places] + [layer[answer:].mean(0)] if model.read_prompt else [layer[-1]])])
     rewards = torch.stack([head(states) for head in model.heads])
     return rewards.min() if model.combine == "min" else rewards.mean()
 
 
 def test_head_sees_the_token_before_the_answer(model):
     prompt, answer = PROMPTS[0], ANSWERS[0]
-    text = data.chat_prompt(model.tokenizer, prompt, answer, model.question) if model.question else \
-        data.chat_prompt(model.tokenizer, prompt) + answer + model.tokenizer.eos_token
+    text = data.chat_prompt(model.tokenizer, prompt) + answer + model.tokenizer.eos_token
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     before = len(model.tokenizer(data.chat_prompt(model.tokenizer, prompt), add_special_tokens=False)["input_ids"]) - 1
     assert before < len(ids) - 2
@@ -276,95 +274,9 @@ def test_cache_keeps_to_its_bound(model):
     whole = trained()
     whole.cached(PROMPTS, ANSWERS)
     sizes = [states.nbytes for states, _ in whole.cache.values()]
-    model.cache_bytes = bound = sum(sizes[:3]) if not model.question else 0
+    model.cache_bytes = bound = sum(sizes[:3])
     for _ in range(2):
         assert torch.allclose(model.combined(model.cached(PROMPTS, ANSWERS)), torch.stack(one_by_one(model, PROMPTS, ANSWERS)), atol=1e-5)
-        assert sum(states.nbytes for states, _ in model.cache.values()) <= bound and len(model.cache) == (3 if bound else 0)
+        assert sum(states.nbytes for states, _ in model.cache.values()) <= bound and len(model.cache) == 3
     model.forget()
     assert model.cache_bytes == bound and not model.cache
-
-
-# --- one trunk for policy and reward model
-
-
-def policy_for(trained_layers: int):
-    """The tiny policy with adapters, whose blocks below are those that the reward models of this file were made on."""
-    torch.manual_seed(3)
-    policy = models.add_lora(models.load_model("tiny"), 4, 8, trained_layers)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
-    return policy.eval()
-
-
-def sampled(policy, tokenizer, length: int = 12):
-    prompts = ["Hi?", "How do plants drink, and why do they need to do so at all?", "Why?", "Hi?"] * 3
-    return sampling.sample(policy, tokenizer, prompts, length, 1.0, torch.Generator().manual_seed(5))
-
-
-def answered(policy, tokenizer, prompts: list[str], answers: list[list[int]], ended: list[bool]) -> sampling.Samples:
-    """Samples as `sample` gives them, had it drawn these tokens (an end among them where `ended`)."""
-    query = tokenizer([data.chat_prompt(tokenizer, p) for p in prompts], return_tensors="pt", padding=True, add_special_tokens=False)
-    response_ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in answers], batch_first=True, padding_value=tokenizer.pad_token_id)
-    response_mask = torch.arange(response_ids.shape[1]) < torch.tensor([[len(ids)] for ids in answers])
-    samples = sampling.Samples(prompts, query["input_ids"], query["attention_mask"].bool(), response_ids, response_mask, torch.zeros(response_ids.shape),
-                               torch.tensor(ended), [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers], None, Trunk(policy).cut)
-    samples.trunk = Trunk(policy).lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1])
-    samples.ends = torch.zeros(len(prompts), 2, samples.trunk.shape[2])
-    for i, ids in enumerate(answers):
-        row = torch.tensor([samples.query_ids[i][samples.query_mask[i]].tolist() + ids + [tokenizer.eos_token_id]])
-        samples.ends[i] = Trunk(policy).lower(row, torch.ones_like(row))[0, -2:]
-    return samples
-
-
-@pytest.mark.parametrize("cut", [1, 0], ids=["the same cut", "a policy cut lower"])
-@pytest.mark.parametrize("kind", ["and the prompt's", "and the middle", "middle only"])
-def test_samples_are_scored_from_the_policys_trunk(tmp_path, monkeypatch, kind, cut):
-    trained(**KINDS[kind]).save(tmp_path)
-    policy = policy_for(2 - cut)
-    alone, together = load_reward_model(tmp_path), load_reward_model(tmp_path, trunk_of=policy)
-    assert together.lent_cut == cut
-    for own, theirs in zip(together.trunk.blocks[:cut], Trunk(policy).blocks[:cut]):
-        assert own is theirs
-    assert together.backbone.get_input_embeddings() is Trunk(policy).model.get_input_embeddings()
-    tokenizer = alone.tokenizer
-    ids = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in ANSWERS]
-    split = [t for letter in "Hello." for t in tokenizer(letter, add_special_tokens=False)["input_ids"]]  # other tokens than the text gives
-    rows = [row + [tokenizer.eos_token_id] for row in ids[:3]] + ids[3:] + [split]
-    samples = answered(policy, tokenizer, [*PROMPTS, "Why?"], rows, [True] * 3 + [False] * 3)
-    expected = alone.score(samples.prompts, samples.responses)
-    lower, read = [], Trunk.lower
-    monkeypatch.setattr(Trunk, "lower", lambda self, ids, mask: lower.append(len(ids)) or read(self, ids, mask))
-    assert together.score_samples(samples) == pytest.approx(expected, abs=1e-5) and np.std(expected) > 0.01
-    assert lower == [1]  # the one that is split otherwise
-
-
-def test_samples_that_the_trunk_cannot_serve_are_read_anew(tmp_path):
-    model = trained(read_prompt=True)
-    model.save(tmp_path)
-    policy = policy_for(1)
-    samples = sampled(policy, model.tokenizer)
-    expected = load_reward_model(tmp_path).score(samples.prompts, samples.responses)
-    with torch.no_grad():  # another π_SFT: its blocks must not be taken for ours
-        Trunk(policy).blocks[0].mlp.up_proj.weight += 1e-3
-    other = load_reward_model(tmp_path, trunk_of=policy)
-    assert other.lent_cut is None and other.trunk.blocks[0] is not Trunk(policy).blocks[0]
-    assert other.score_samples(samples) == pytest.approx(expected, abs=1e-5)
-    shared = load_reward_model(tmp_path, trunk_of=policy_for(1))
-    shared.max_length = 8
-    assert shared.score_samples(samples) == pytest.approx(shared.score(samples.prompts, samples.responses), abs=1e-5)
-    shared.question = "Was that good?"
-    assert shared.score_samples(samples) == pytest.approx(shared.score(samples.prompts, samples.responses), abs=1e-5)
-
-
-def test_closed_rows_hold_the_states_of_a_pass_of_their_own(monkeypatch):
-    """Prompt, answer and one end, for answers that ended, at any step, and for those that did not."""
-    policy, tokenizer = policy_for(1), models.load_tokenizer("tiny")
-    logits, likely = sampling.head_logits, torch.nn.functional.one_hot(torch.tensor(tokenizer.eos_token_id), len(tokenizer)) * 5.0
-    monkeypatch.setattr(sampling, "head_logits", lambda *args: logits(*args) + likely)  # so that some rows end early
-    samples = sampled(policy, tokenizer)
-    assert samples.ended.any() and not samples.ended.all() and len(set(samples.response_mask.sum(1).tolist())) > 2
-    for (ids, states), prompt in zip(samples.closed(tokenizer.eos_token_id), samples.prompts):
-        assert ids[-1] == tokenizer.eos_token_id and ids.count(tokenizer.eos_token_id) - tokenizer(data.chat_prompt(tokenizer, prompt))["input_ids"].count(tokenizer.eos_token_id) == 1
-        alone = Trunk(policy).lower(torch.tensor([ids]), torch.ones(1, len(ids)))[0]
-        assert torch.allclose(states, alone, atol=1e-5)

@@ -1,0 +1,214 @@
+"""Who is asked what next: one queue for the widget, the plain form and annotators that are no people.
+
+Left out: sharing a queue between machines; paying people.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+
+from . import exchange
+from .annotators import Annotator, simulated_annotators
+from .errors import ModelError, SettingError
+from .labels import LabelStore
+from .rewards import load_reward
+
+STRATEGIES = ("in_order", "random", "uncertainty")
+REPEAT_AFTER = 10  # judgements between a ranking and its repetition, so that the first is not simply remembered
+
+
+@dataclass
+class Turn:
+    """One question: an item, the order in which its responses are shown, and whether it was asked before."""
+
+    item: dict
+    shown_order: list[int]  # shown_order[p] is the response at place p
+    kind: str  # "ranking" or "repeat"
+    rng: random.Random
+
+
+@dataclass
+class LabelQueue:
+    """What one annotator is asked, in which order. The store is the memory: a queue made anew goes on where the last one was."""
+
+    items: list[dict]  # each with `id`, `prompt`, `responses`
+    store: LabelStore
+    annotator: str
+    seed: int = 0
+    strategy: str = "in_order"
+    overlap: float = 1.0  # the first share of the items is for every annotator; the others for whoever comes first
+    repeat: float = 0.0  # share of the items that is asked a second time, to see whether people agree with themselves
+    session: str = ""  # judgements of this session count; empty: all of this annotator's
+    uncertainty: Callable[[], dict[str, float]] | None = None  # item id → how much a new label would tell; highest first
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES or (self.strategy == "uncertainty") != (self.uncertainty is not None):
+            raise SettingError(f"strategy={self.strategy!r} must be one of {', '.join(STRATEGIES)}; 'uncertainty', and only that, needs a measure of it.")
+        for name in ("overlap", "repeat"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(f"{name}={getattr(self, name)} must be from 0 to 1.")
+        for item in self.items:
+            if not 2 <= len(item["responses"]) <= 6:
+                raise SettingError(f"{item['prompt'][:60]!r} has {len(item['responses'])} responses: 2 to 6 can be ranked.")
+        order = list(range(len(self.items)))
+        self._shared = {self.items[i]["id"] for i in order[: round(self.overlap * len(order))]}
+        self._repeated = {item["id"] for item in self.items if random.Random(f"{self.seed}/repeat/{item['id']}").random() < self.repeat}
+        if self.strategy == "random":
+            random.Random(f"{self.seed}/{self.annotator}").shuffle(order)
+        self._order = [self.items[i] for i in order]
+        self._first: str | None = None  # an item whose judgement was just taken back
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads what was judged meanwhile, by others too."""
+        ids = {item["id"] for item in self.items}
+        self._mine: dict[str, list[str]] = {}  # item id → kinds, in order
+        self._others: set[str] = set()
+        self._last: int | None = None
+        for number, item, annotator, session, kind in self.store.progress():
+            if item in ids and annotator == self.annotator and session == (self.session or session):
+                self._mine.setdefault(item, []).append(kind)
+                self._last = number
+            elif item in ids and annotator != self.annotator and kind == "ranking":
+                self._others.add(item)
+
+    def _is_asked(self, item: dict) -> bool:
+        return item["id"] in self._shared or item["id"] in self._mine or item["id"] not in self._others
+
+    def _again(self, item: dict) -> bool:
+        return item["id"] in self._repeated and self._mine.get(item["id"]) == ["ranking"]
+
+    @property
+    def done(self) -> int:
+        return sum(map(len, self._mine.values()))
+
+    @property
+    def total(self) -> int:
+        """Judgements in all, repetitions included."""
+        fresh = sum(item["id"] not in self._mine and self._is_asked(item) for item in self.items)
+        again = sum(item["id"] in self._repeated and (item["id"] not in self._mine or self._again(item)) and self._is_asked(item) for item in self.items)
+        return self.done + fresh + again
+
+    def next(self) -> Turn | None:
+        """The next question, or None when all are answered."""
+        if self._first:
+            item = next(item for item in self.items if item["id"] == self._first)
+            return self._turn(item, "repeat" if item["id"] in self._mine else "ranking")
+        fresh = (item for item in self._order if item["id"] not in self._mine and self._is_asked(item))
+        if self.strategy == "uncertainty":
+            worth = self.uncertainty()
+            item = max(fresh, key=lambda item: worth.get(item["id"], 0.0), default=None)
+        else:
+            item = next(fresh, None)
+        if self._repeated:
+            settled = set(list(self._mine)[:-REPEAT_AFTER] if item else self._mine)
+            for again in self._order:
+                if again["id"] in settled and self._again(again):
+                    return self._turn(again, "repeat")
+        return self._turn(item, "ranking") if item else None
+
+    def _turn(self, item: dict, kind: str) -> Turn:
+        again = "/repeat" if kind == "repeat" else ""
+        rng = random.Random(f"{self.seed}/{item['id']}/{self.annotator}{again}")
+        return Turn(item, rng.sample(range(len(item["responses"])), len(item["responses"])), kind, rng)
+
+    def submit(self, turn: Turn, ranks: list[int], **judgement) -> int:
+        """Stores a judgement of a turn, on disk when this returns; no ranks: the item is skipped. The other arguments are LabelStore.add's."""
+        kind, item = turn.kind if ranks else "skip", turn.item
+        number = self.store.add(item["id"], self.annotator, item["prompt"], item["responses"], turn.shown_order, ranks,
+                                judgement.pop("session", self.session), kind=kind, **judgement)
+        self._mine.setdefault(item["id"], []).append(kind)
+        self._last, self._first = number, None
+        return number
+
+    def undo(self) -> dict:
+        """Takes the annotator's last judgement back and returns its row; its item is asked next. Raises ValueError if there is none."""
+        self.refresh()
+        if self._last is None:
+            raise ValueError("There is nothing to take back.")
+        row = next(row for row in self.store.rows(self.items, ("ranking", "repeat", "skip")) if row["id"] == self._last)
+        self.store.undo(self._last)
+        self.refresh()
+        self._first = row["item_id"]
+        return row
+
+
+def headless_session(annotator, seed: int) -> str:
+    """A name for an annotator's settings and the seed: judgements made under others do not count."""
+    settings = repr(annotator) if is_dataclass(annotator) else annotator.name
+    return "headless " + hashlib.sha256(f"{seed}/{settings}".encode()).hexdigest()[:12]
+
+
+def of_annotators(rows: list[dict], annotators: list, seed: int) -> list[dict]:
+    """Those judgements that these annotators, with their settings, made."""
+    asked = {(annotator.name, headless_session(annotator, seed)) for annotator in annotators}
+    return [row for row in rows if (row["annotator"], row["session"]) in asked]
+
+
+def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float, seed: int, track=iter, **options) -> list[dict]:
+    """Lets annotators that are no people rank items: the first `overlap` share by all of them, the others in turn.
+
+    Returns these rankings. Those that the store already has are not asked for again, so that a stopped run goes on. `options` are
+    LabelQueue's.
+    """
+    queues, shared = [], round(overlap * len(items))
+    for index, annotator in enumerate(annotators):
+        own = [item for number, item in enumerate(items) if number < shared or number % len(annotators) == index]
+        queues.append((annotator, LabelQueue(own, store, annotator.name, seed, session=headless_session(annotator, seed), **options)))
+    for annotator, queue in track([pair for pair in queues for _ in range(pair[1].total - pair[1].done)]):
+        turn = queue.next()
+        queue.submit(turn, annotator.rank(turn.item, turn.item["responses"], turn.shown_order, turn.rng))
+    return of_annotators(store.rows(items), annotators, seed)
+
+
+@dataclass
+class ScoringAnnotator:
+    """Ranks by a function of (prompts, completions) → scores: TRL's reward-function signature, or a reward model's `score`."""
+
+    name: str
+    score: Callable[..., list[float]] = field(repr=False)
+
+    def rank(self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random) -> list[int]:
+        scores = [float(s) for s in self.score(prompts=[item["prompt"]] * len(responses), completions=responses)]
+        return [1 + sum(other > own for other in scores) for own in scores]
+
+
+@dataclass
+class FileAnnotator:
+    """Ranks as a label file says, whatever the order of the responses in it; an item that it does not know is skipped."""
+
+    name: str
+    digest: str  # of the file: another file's labels are other labels
+    rankings: dict[tuple, dict[str, int]] = field(repr=False)  # (prompt, *sorted responses) → response → rank
+
+    def rank(self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random) -> list[int]:
+        known = self.rankings.get((item["prompt"], *sorted(responses)), {})
+        return [known[response] for response in responses] if known else []
+
+
+def load_annotators(name: str, trained: Callable[[], Path], items: list[dict]) -> list[Annotator | ScoringAnnotator | FileAnnotator]:
+    """`simulated`; the labels of a file (see exchange.py), one annotator each of its own; or whatever may be a reward (see rewards.py).
+
+    trained: gives the folder of `reward_model`. Raises SettingError naming what was given, and for a file that knows none of the items.
+    """
+    if name == "simulated":
+        return simulated_annotators()
+    if not Path(name).is_file():
+        try:
+            return [ScoringAnnotator(name, load_reward(name, trained))]
+        except (SettingError, ModelError) as error:
+            raise SettingError(f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: {error}") from error
+    rows, bad = exchange.read_labels(Path(name))
+    if bad:
+        raise SettingError(f"annotator={name!r}: {len(bad)} rows cannot be read, the first in line {bad[0][0]}: {bad[0][1]}.")
+    by_name: dict[str, dict] = {}
+    for row in rows:
+        if row["kind"] == "ranking":
+            by_name.setdefault(row["annotator"], {})[row["prompt"], *sorted(row["responses"])] = dict(zip(row["responses"], row["ranks"]))
+    wanted = {(item["prompt"], *sorted(item["responses"])) for item in items}
+    if not any(wanted & set(known) for known in by_name.values()):
+        raise SettingError(f"annotator={name!r} ranks none of the {len(items)} prompts with these answers: sample them with the seed and model it was made with.")
+    digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    return [FileAnnotator(who, digest, known) for who, known in by_name.items()]

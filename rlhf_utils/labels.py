@@ -1,0 +1,108 @@
+"""The label store: every judgement is one row of an append-only SQLite table, on disk before anybody is told that it is saved.
+
+Undoing a judgement appends a tombstone. A judgement carries a `uid` that its maker chose, so that sending it twice stores it once.
+Left out: who may write; several machines (SQLite's write-ahead log wants one file system).
+"""
+
+import json
+import sqlite3
+import time
+import uuid
+from contextlib import closing
+from pathlib import Path
+
+from .errors import SettingError
+
+SCHEMA_VERSION = 2
+COLUMNS = ("item_id", "annotator", "session", "prompt", "responses", "shown_order", "ranks", "confidence", "flags", "note",
+           "shown_at", "submitted_at", "schema_version", "kind", "margin", "uid")
+NUMBERS = dict.fromkeys(("confidence", "shown_at", "submitted_at", "margin"), "REAL") | {"schema_version": "INTEGER"}
+JSON_COLUMNS = ("responses", "shown_order", "ranks", "flags")
+KINDS = ("ranking", "repeat", "skip")  # a repeat is a second judgement by the same annotator; a skip has no ranks
+STANDS = "undoes IS NULL AND id NOT IN (SELECT undoes FROM judgements WHERE undoes IS NOT NULL)"  # was not taken back
+ADDED = {2: ("kind TEXT NOT NULL DEFAULT 'ranking'", "margin REAL", "uid TEXT")}  # columns that came with a version
+
+
+def check_ranks(ranks: list[int], count: int) -> None:
+    """Raises ValueError unless there is one whole number of at least 1 for each of `count` responses."""
+    if len(ranks) != count or not all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranks):
+        raise ValueError(f"ranks={ranks} must be {count} whole numbers, 1 for the best; equal numbers are ties.")
+
+
+def check_judgement(kind: str, responses: list[str], shown_order: list[int], ranks: list[int]) -> None:
+    """Raises ValueError for an unknown kind, and for ranks (a skip has none) or an order that do not fit the responses."""
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} must be one of {', '.join(KINDS)}.")
+    check_ranks(ranks, 0 if kind == "skip" else len(responses))
+    if sorted(shown_order) != list(range(len(responses))):
+        raise ValueError(f"shown_order={shown_order} must hold each of 0 to {len(responses) - 1} once.")
+
+
+class LabelStore:
+    """Judgements in SQLite. Every call opens its own connection, so that any thread or process may call; nothing is overwritten."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(self._connect()) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            with db:
+                db.execute("BEGIN IMMEDIATE")  # of several processes that open an old file, one brings it up to date
+                self._migrate(db)
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        """Makes the table, or adds what later versions added. Raises SettingError for a file of a version yet to come."""
+        old = [column for column in COLUMNS if not any(text.startswith(column + " ") for texts in ADDED.values() for text in texts)]
+        fields = ", ".join(f"{column} {NUMBERS.get(column, 'TEXT')}" for column in old)
+        db.execute(f"CREATE TABLE IF NOT EXISTS judgements (id INTEGER PRIMARY KEY, undoes INTEGER, {fields})")
+        version = db.execute("PRAGMA user_version").fetchone()[0] or 1
+        if version > SCHEMA_VERSION:
+            raise SettingError(f"{self.path.name} was written by a newer version of this suite (schema {version}, this one knows {SCHEMA_VERSION}): update it.")
+        for number in range(version + 1, SCHEMA_VERSION + 1):
+            for column in ADDED[number]:
+                db.execute(f"ALTER TABLE judgements ADD COLUMN {column}")
+        db.execute("CREATE UNIQUE INDEX IF NOT EXISTS one_uid ON judgements (uid)")  # NULLs, as old rows have, never clash
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=60)
+        db.execute("PRAGMA synchronous=FULL")  # with a write-ahead log: a commit returns when it is on the disk
+        db.row_factory = sqlite3.Row
+        return db
+
+    def add(self, item_id: str, annotator: str, prompt: str, responses: list[str], shown_order: list[int], ranks: list[int],
+            session: str = "", confidence: float | None = None, flags: list[str] = (), note: str = "", shown_at: float | None = None,
+            kind: str = "ranking", margin: float | None = None, uid: str | None = None, submitted_at: float | None = None) -> int:
+        """Stores one judgement durably and returns its id; one whose `uid` is there already is not stored again.
+
+        Raises ValueError as check_judgement does.
+        """
+        check_judgement(kind, responses, shown_order, ranks)
+        now, uid = submitted_at or time.time(), uid or uuid.uuid4().hex
+        row = (item_id, annotator, session, prompt, responses, shown_order, ranks, confidence, list(flags), note, shown_at or now, now,
+               SCHEMA_VERSION, kind, margin, uid)
+        values = [json.dumps(v) if c in JSON_COLUMNS else v for c, v in zip(COLUMNS, row)]
+        with closing(self._connect()) as db, db:
+            db.execute(f"INSERT INTO judgements ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (uid) DO NOTHING", values)
+            return db.execute("SELECT id FROM judgements WHERE uid = ?", (uid,)).fetchone()[0]
+
+    def undo(self, judgement_id: int) -> None:
+        """Takes a judgement back by a tombstone; the row itself stays. Raises ValueError for an id that is no judgement."""
+        with closing(self._connect()) as db, db:
+            if not db.execute("SELECT 1 FROM judgements WHERE id = ? AND undoes IS NULL", (judgement_id,)).fetchone():
+                raise ValueError(f"There is no judgement {judgement_id} to take back.")
+            db.execute("INSERT INTO judgements (undoes, submitted_at, schema_version) VALUES (?, ?, ?)", (judgement_id, time.time(), SCHEMA_VERSION))
+
+    def progress(self) -> list[tuple[int, str, str, str, str]]:
+        """(id, item, annotator, session, kind) of every judgement that stands, without its texts: cheap enough to ask after each label."""
+        with closing(self._connect()) as db:
+            found = db.execute(f"SELECT id, item_id, annotator, session, kind FROM judgements WHERE {STANDS} ORDER BY id").fetchall()
+        return [tuple(row) for row in found]
+
+    def rows(self, items: list[dict] | None = None, kinds: tuple[str, ...] = ("ranking",)) -> list[dict]:
+        """The judgements that were not taken back, in the order of submission; with `items` (each with `id`) only those of these items."""
+        with closing(self._connect()) as db:
+            found = db.execute(f"SELECT * FROM judgements WHERE {STANDS} ORDER BY id").fetchall()
+        wanted = None if items is None else {item["id"] for item in items}
+        return [{k: json.loads(row[k]) if k in JSON_COLUMNS else row[k] for k in row.keys() if k != "undoes"}
+                for row in found if row["kind"] in kinds and (wanted is None or row["item_id"] in wanted)]

@@ -1,0 +1,186 @@
+"""No judgement is lost or doubled: threads, processes, a kill -9, an old file, a message that comes twice."""
+
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from rlhf_utils import labels
+from rlhf_utils.errors import SettingError
+from rlhf_utils.labels import KINDS, LabelStore
+
+def raw_rows(path) -> list[tuple]:
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    rows = db.execute("SELECT * FROM judgements ORDER BY id").fetchall()
+    db.close()
+    return rows
+
+
+def test_store_round_trip(tmp_path):
+    store = LabelStore(tmp_path / "new" / "labels.sqlite")
+    number = store.add("7", "ada", "Say “é”", ['a "b"\n', "日本"], [1, 0], [2, 1], session="s", confidence=0.5, flags=["unsafe"], note="hm",
+                       shown_at=12.5, margin=2.0, uid="u")
+    (row,) = LabelStore(tmp_path / "new" / "labels.sqlite").rows()  # opened anew
+    submitted = row.pop("submitted_at")
+    assert submitted > 1.7e9
+    assert row == {"id": number, "item_id": "7", "annotator": "ada", "session": "s", "prompt": "Say “é”", "responses": ['a "b"\n', "日本"],
+                   "shown_order": [1, 0], "ranks": [2, 1], "confidence": 0.5, "flags": ["unsafe"], "note": "hm", "shown_at": 12.5,
+                   "kind": "ranking", "margin": 2.0, "uid": "u", "schema_version": labels.SCHEMA_VERSION}
+
+
+def test_undo_is_a_tombstone(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    store = LabelStore(path)
+    first, second = (store.add(item, "ada", "p", ["a", "b"], [0, 1], [1, 2]) for item in "xy")
+    before = raw_rows(path)
+    store.undo(first)
+    assert [row["id"] for row in store.rows()] == [second]
+    assert raw_rows(path)[:2] == before and len(raw_rows(path)) == 3  # append-only: what was there stays as it was
+    again = store.add("x", "ada", "p", ["a", "b"], [0, 1], [2, 1])
+    assert [row["id"] for row in store.rows()] == [second, again]
+
+
+def test_undo_of_what_is_not_there_takes_back_nothing(tmp_path):
+    """Least of all a judgement that comes later and happens to get the number."""
+    store = LabelStore(tmp_path / "labels.sqlite")
+    try:
+        store.undo(2)
+    except ValueError:
+        pass  # saying so would be right too
+    for item in "xyz":
+        store.add(item, "ada", "p", ["a", "b"], [0, 1], [1, 2])
+    assert [row["item_id"] for row in store.rows()] == ["x", "y", "z"]
+
+
+def add_many(path, who: str, count: int) -> None:
+    store = LabelStore(path)
+    for number in range(count):
+        store.add(str(number), who, "p", ["a", "b"], [0, 1], [1, 2])
+
+
+def test_threads_and_processes_at_once_lose_nothing(tmp_path):
+    """JupyterLab delivers a widget's message on another thread; a second notebook is another process."""
+    path, count = tmp_path / "labels.sqlite", 30
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=add_many, args=(path, f"process{n}", count)) for n in range(2)]
+    workers += [threading.Thread(target=add_many, args=(path, f"thread{n}", count)) for n in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert all(worker.exitcode == 0 for worker in workers[:2])
+    rows = LabelStore(path).rows()
+    assert len({(row["item_id"], row["annotator"]) for row in rows}) == len(rows) == len(raw_rows(path)) == 4 * count
+
+
+@pytest.mark.parametrize("ranks", [[1, 2], [1, 2, 3, 4], [0, 1, 2], [1, 2, -1], [1, 2, 2.5], [1, 2, "3"], [1, 2, None], [1, 2, True]])
+def test_invalid_ranks_are_refused(tmp_path, ranks):
+    store = LabelStore(tmp_path / "labels.sqlite")
+    with pytest.raises(ValueError, match="must be 3 whole numbers"):
+        store.add("i", "ada", "p", ["a", "b", "c"], [0, 1, 2], ranks)
+    assert store.rows() == []
+
+
+def test_the_same_message_twice_is_one_judgement(tmp_path):
+    store = LabelStore(tmp_path / "labels.sqlite")
+    first, second = (store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], uid="one") for _ in range(2))
+    assert first == second and len(store.rows()) == 1
+
+
+def test_a_skip_has_no_ranks_and_kinds_are_told_apart(tmp_path):
+    store = LabelStore(tmp_path / "labels.sqlite")
+    store.add("7", "ada", "p", ["a", "b"], [0, 1], [], kind="skip")
+    store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], kind="repeat")
+    assert store.rows() == [] and [row["kind"] for row in store.rows(kinds=KINDS)] == ["skip", "repeat"]
+    with pytest.raises(ValueError, match="kind='guess'"):
+        store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], kind="guess")
+    with pytest.raises(ValueError, match="shown_order"):
+        store.add("7", "ada", "p", ["a", "b"], [0, 0], [1, 2])
+
+
+def test_progress_is_what_stands(tmp_path):
+    store = LabelStore(tmp_path / "labels.sqlite")
+    numbers = [store.add(item, "ada", "p", ["a", "b"], [0, 1], [1, 2], session="s") for item in "xyz"]
+    store.undo(numbers[1])
+    assert store.progress() == [(numbers[0], "x", "ada", "s", "ranking"), (numbers[2], "z", "ada", "s", "ranking")]
+
+
+OLD = """CREATE TABLE judgements (id INTEGER PRIMARY KEY, undoes INTEGER, item_id TEXT, annotator TEXT, session TEXT, prompt TEXT, responses TEXT,
+shown_order TEXT, ranks TEXT, confidence REAL, flags TEXT, note TEXT, shown_at REAL, submitted_at REAL, schema_version INTEGER);
+INSERT INTO judgements VALUES (1, NULL, '7', 'ada', 's', 'p', '["a", "é"]', '[1, 0]', '[2, 1]', NULL, '[]', '', 1.0, 2.0, 1);
+INSERT INTO judgements (id, undoes) VALUES (2, 1);
+INSERT INTO judgements VALUES (3, NULL, '8', 'ada', 's', 'p', '["a", "b"]', '[1, 0]', '[1, 2]', 0.5, '["flagged"]', 'hm', 1.0, 2.0, 1);"""
+
+
+def test_a_file_of_schema_1_is_brought_up_to_date(tmp_path):
+    """As the first version made them: every judgement, tombstone and value stays, and new ones can be added."""
+    path = tmp_path / "labels.sqlite"
+    db = sqlite3.connect(path)
+    db.executescript(OLD)
+    db.close()
+    before = raw_rows(path)
+    store = LabelStore(path)
+    assert [row[:15] for row in raw_rows(path)] == before
+    (row,) = store.rows()
+    assert (row["id"], row["kind"], row["margin"], row["uid"], row["flags"], row["schema_version"]) == (3, "ranking", None, None, ["flagged"], 1)
+    store.add("9", "ada", "p", ["a", "b"], [0, 1], [1, 2])
+    assert [row["item_id"] for row in LabelStore(path).rows()] == ["8", "9"]
+
+
+def test_a_file_of_a_later_schema_is_left_alone(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    LabelStore(path)
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(SettingError, match="schema 99"):
+        LabelStore(path)
+
+
+def test_four_processes_write_a_thousand_each(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=add_many, args=(path, f"process{n}", 1000)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(300)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    rows = LabelStore(path).rows()
+    assert len(rows) == len(raw_rows(path)) == 4000 == len({(row["item_id"], row["annotator"]) for row in rows})
+    for worker in range(4):
+        assert [row["item_id"] for row in rows if row["annotator"] == f"process{worker}"] == [str(n) for n in range(1000)]
+
+
+BURST = """
+import sys
+from rlhf_utils.labels import LabelStore
+store = LabelStore(sys.argv[1])
+for number in range(10**6):
+    store.add(sys.argv[2] + str(number), "me", "p", ["a", "b"], [0, 1], [1, 2])
+    print(number, flush=True)
+"""
+
+
+def test_kill_9_twenty_times_loses_no_acknowledged_label(tmp_path):
+    """A burst of labels, killed in its midst: all that were acknowledged are there, in order, and the file is whole."""
+    path, acknowledged = tmp_path / "labels.sqlite", []
+    for burst in "abcdefghijklmnopqrst":
+        process = subprocess.Popen([sys.executable, "-c", BURST, str(path), burst], stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        time.sleep(random.Random(burst).uniform(0.01, 0.1))
+        os.kill(process.pid, signal.SIGKILL)
+        rest = process.stdout.read().split("\n")[:-1]  # the last line may be cut
+        acknowledged += [f"{burst}{number}" for number in range(1 + len(rest))]
+        process.wait()
+    found = [row[2] for row in raw_rows(path)]  # checks the file, too
+    assert len(acknowledged) > 40 and [item for item in found if item in set(acknowledged)] == acknowledged
+    assert len(found) - len(acknowledged) <= 20  # at most one a burst was stored and not yet acknowledged
