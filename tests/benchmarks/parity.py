@@ -89,8 +89,8 @@ def compare(case: Case, name: str) -> dict[str, tuple[float, float]]:
         mask = rollout.mask if getattr(rollout, field).dim() == 2 else ...
         mine, other = getattr(rollout, field)[mask], theirs[field][mask]
         found[field] = float((mine - other).abs().max()), float(mine.abs().max())
-    for ours_name, trl_name in (("loss/policy_avg", "pg_loss_stats"), ("loss/value_avg", "vf_loss_stats")):
-        found[ours_name] = abs(metrics[ours_name] - float(theirs[trl_name].mean())), abs(metrics[ours_name])
+    for what, trl_name, size in (("loss/policy_avg", "pg_loss_stats", found["advantages"][1]), ("loss/value_avg", "vf_loss_stats", metrics["loss/value_avg"])):
+        found[what] = abs(metrics[what] - float(theirs[trl_name].mean())), size  # the mean of whitened advantages is 0
     found["gradients"] = largest(ours["gradients"], theirs["gradients"]), max(float(t.abs().max()) for t in ours["gradients"].values())
     found["weights"] = largest(ours["weights"], theirs["weights"]), largest(ours["weights"], ours["start"])
     clipped = {name: float(theirs[name].mean()) for name in ("pg_clipfrac_stats", "vf_clipfrac_stats")}
