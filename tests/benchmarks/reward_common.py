@@ -1,7 +1,6 @@
 """What both sides of the reward benchmark share: data, splits, sizes, and what a child process is told."""
 
 import argparse
-import gzip
 import json
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from rlhf_utils.report_card import usable_pairs
 FILES = {"hh": "hh_harmless.jsonl.gz", "instructions": "instructions_with_preferences.jsonl"}
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
 HELDOUT, VALIDATION = 0.2, 0.1  # shares of the prompts, and of those that are left
-TURN = "\n\nAssistant:"
 
 
 def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -34,16 +32,7 @@ def rows_of(name: str, folder: Path) -> list[dict]:
     path = folder / FILES[name]
     if not path.is_file():
         raise SystemExit(f"There is no {path}: give the folder of {FILES[name]} with --folder, or leave {name!r} out of --data.")
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as stream:
-        found = [json.loads(line) for line in stream if line.strip()]
-    return usable_pairs([row for row in map(dialogue if name == "hh" else instruction, found) if row])[0]
-
-
-def dialogue(row: dict) -> dict | None:
-    """A pair of whole dialogues as one prompt and two last answers; None if they differ before these."""
-    (before, _, chosen), (other, _, rejected) = (row[side].rpartition(TURN) for side in ("chosen", "rejected"))
-    return {"prompt": before.removeprefix("\n\nHuman:").strip(), "chosen": chosen.strip(), "rejected": rejected.strip()} if before == other else None
+    return usable_pairs(data.load_rows(str(path), "preferences") if name == "hh" else [instruction(json.loads(line)) for line in path.open(encoding="utf-8")])[0]
 
 
 def instruction(row: dict) -> dict:
