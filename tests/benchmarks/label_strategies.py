@@ -100,7 +100,7 @@ def main() -> None:
         import plotly.graph_objects as go
 
         figure = go.Figure([go.Scatter(x=SIZES, y=[100 * v for v in values], name=name, mode="lines+markers") for name, values in means.items()])
-        figure.update_layout(template="plotly_white", xaxis_title="rankings", yaxis_title="held-out pairs ordered right, %", width=720, height=420,
+        figure.update_layout(template="plotly_white", margin={"t": 50, "r": 20, "b": 50}, xaxis_title="rankings", yaxis_title="held-out pairs ordered right, %", width=720, height=420,
                              title=f"Asking at random or where the heads disagree, {args.seeds} seeds")
         figure.write_image(str(args.plot), scale=2)
 
