@@ -12,17 +12,17 @@ from rlhf_utils.strategies import Uncertainty, answer_features, fit_head, inform
 def test_fit_head_finds_the_optimum_that_gradient_descent_finds():
     torch.manual_seed(0)
     differences, weights = torch.randn(60, 5), torch.randint(0, 4, (60,)).float()
-    slow = torch.zeros(5, requires_grad=True)
+    prior, slow = torch.randn(5), torch.zeros(5, requires_grad=True)
     optimizer = torch.optim.LBFGS([slow], max_iter=500, tolerance_grad=1e-9)
 
     def closure():
         optimizer.zero_grad()
-        loss = (weights * torch.nn.functional.softplus(-differences @ slow)).sum() + 0.5 * 2.0 * slow.square().sum()
+        loss = (weights * torch.nn.functional.softplus(-differences @ slow)).sum() + 0.5 * 5 * (slow - prior).square().sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    assert torch.allclose(fit_head(differences, weights, ridge=2.0), slow.detach(), atol=1e-4)
+    assert torch.allclose(fit_head(differences, weights, prior), slow.detach(), atol=1e-4)
 
 
 def test_information_by_hand():

@@ -30,7 +30,7 @@ def accuracy(table: dict[str, torch.Tensor], rows: list[dict], heldout: list[dic
     def differences(judged):
         return torch.stack([table[pair["item_id"]][pair["chosen_at"]] - table[pair["item_id"]][pair["rejected_at"]] for pair in judged])
 
-    head = fit_head(differences(places(rows)), torch.ones(len(places(rows))), ridge=3.0)
+    head = fit_head(differences(places(rows)), torch.ones(len(places(rows))))
     return float((differences(heldout) @ head > 0).float().mean())
 
 
