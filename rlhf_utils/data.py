@@ -4,8 +4,11 @@ Rows are plain dicts with TRL's column names: `prompt`/`completion`, `prompt`/`c
 `category` and `key_points` where the rubric can use them. Left out: streaming, images, multi-turn dialogues.
 """
 
+import gzip
 import json
+import os
 import random
+import zlib
 from pathlib import Path
 
 from .errors import DataError
@@ -18,6 +21,7 @@ REQUIRED = {
     "heldout": ("prompt",),
     "preferences": ("prompt", "chosen", "rejected"),
 }
+TURN = "\n\nAssistant:"
 ALIASES = {"response": "completion", "output": "completion", "instruction": "prompt"}
 
 
@@ -29,7 +33,7 @@ def load_rows(source: str, kind: str) -> list[dict]:
     if source == "builtin":
         source = str(BUILTIN / f"{kind}.jsonl")
     path = Path(source).expanduser()
-    if path.suffix == ".jsonl":
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
         rows = _read_jsonl(path)
     elif path.suffix in (".json", ".csv", ".parquet"):
         _must_exist(path)
@@ -54,7 +58,9 @@ def _read_jsonl(path: Path) -> list[dict]:
     _must_exist(path)
     rows = []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise DataError(f"{path.name} cannot be unpacked: it is damaged, or no gzip file.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8.") from None
     for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split at U+2028 inside a text
@@ -89,9 +95,12 @@ def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
         if not isinstance(row, dict):
             raise DataError(f"{source}, row {number} is not an object but {type(row).__name__}.")
         row = {key if ALIASES.get(key, key) in row else ALIASES[key]: value for key, value in row.items()}
+        row = _whole_dialogues(row) if kind == "preferences" and "prompt" not in row else row
         for column in REQUIRED[kind]:
             if column not in row:
                 raise DataError(f"{source}, row {number} has no column {column!r}; it has {sorted(row)}.")
+            if kind == "preferences" and column != "prompt" and not isinstance(row[column], list):
+                continue  # odd answers are counted and told with the whole, by report_card.usable_pairs
             row[column] = _plain_text(row[column])
             if not row[column].strip():
                 raise DataError(f"{source}, row {number}: {column!r} is empty.")
@@ -104,6 +113,17 @@ def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
             raise DataError(f"{source}, row {number}: 'key_points' is {points!r}, but must be a list of texts.")
         checked.append(row)
     return checked
+
+
+def _whole_dialogues(row: dict) -> dict:
+    """Two whole dialogues ("… Assistant: …", as HH-RLHF has them) as the prompt that they share and two last answers; others stay as they are."""
+    sides = [row.get("chosen"), row.get("rejected")]
+    shared = os.path.commonprefix([side if isinstance(side, str) else "" for side in sides])
+    cut = shared.rfind(TURN)
+    if cut < 0:
+        return row
+    chosen, rejected = (side[cut + len(TURN) :].strip() for side in sides)
+    return {**row, "prompt": shared[:cut].removeprefix("\n\nHuman:").strip(), "chosen": chosen, "rejected": rejected}
 
 
 def _plain_text(value) -> str:

@@ -3,7 +3,7 @@
 
 const WAITING_MS = 1500; // after which an unanswered message is told to the annotator, and keys no longer count for the next card
 const LEVELS = ["much better", "better", "slightly better", "equal", "slightly better", "better", "much better"];
-const SPLIT = /(\s+)/;
+const CONFIDENCE = [[null, "–"], [0.33, "low"], [0.67, "medium"], [1, "high"]];
 
 export function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -30,7 +30,7 @@ export const without = (tiers, place) => tiers.map((tier) => tier.filter((p) => 
 
 // Words of `text` that are not in its longest common subsequence with `other`: [word or space, whether it differs]
 export function differences(text, other) {
-  const a = text.split(SPLIT), words = a.filter((w) => w.trim()), others = other.split(/\s+/).filter(Boolean);
+  const a = text.split(/(\s+)/), words = a.filter((w) => w.trim()), others = other.split(/\s+/).filter(Boolean);
   if (words.length * others.length > 4e6) return a.map((word) => [word, false]); // too long to compare while somebody waits
   const table = Array.from({ length: words.length + 1 }, () => new Uint32Array(others.length + 1));
   for (let i = words.length - 1; i >= 0; i--)
@@ -50,17 +50,14 @@ const minutes = (s) => (s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round
 
 function render({ model, el }) {
   const root = make("div", { class: "rk", tabindex: "0", role: "region", "aria-label": "Rank answers", "data-lm-suppress-shortcuts": "true" });
-  const live = make("div", { class: "rk-status", role: "status", "aria-live": "polite" });
-  const alarm = make("div", { class: "rk-alarm", role: "alert" });
+  const live = make("div", { class: "rk-status", role: "status", "aria-live": "polite" }), alarm = make("div", { class: "rk-alarm", role: "alert" });
   const body = make("div");
   root.append(body, live, alarm);
   el.append(root);
-  let tiers, compared, flagged, confidence, note, strength, bothBad, pending = null, typed = [], shownAt, turn = null, timer;
+  let tiers, compared, flagged, confidence, note, strength, bothBad, pending = null, typed = [], shownAt, turn, timer, stored; // stored: the key of the draft on the table
 
-  const state = () => model.get("state");
-  const item = () => state().item;
-  const count = () => item().responses.length;
-  const pairwise = () => count() === 2;
+  const state = () => model.get("state"), item = () => state().item;
+  const count = () => item().responses.length, pairwise = () => count() === 2;
   const draftKey = () => `rlhf-draft/${state().annotator}/${item().id}/${item().kind}`;
   const say = (text) => { live.textContent = text; };
 
@@ -145,10 +142,14 @@ function render({ model, el }) {
     alarm.replaceChildren();
     say("Saving …");
     root.setAttribute("aria-busy", "true");
+    dispatch();
+    draw();
+  }
+
+  function dispatch() {
     clearTimeout(timer);
     timer = setTimeout(waiting, WAITING_MS);
     model.send(pending);
-    draw();
   }
 
   function waiting() {
@@ -160,10 +161,8 @@ function render({ model, el }) {
 
   function again() { // the same uid: what was saved already is not saved twice
     if (!pending) return;
-    clearTimeout(timer);
-    timer = setTimeout(waiting, WAITING_MS);
     alarm.replaceChildren();
-    model.send(pending);
+    dispatch();
   }
 
   const uid = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
@@ -178,11 +177,6 @@ function render({ model, el }) {
     send({ type: "rank", ranks: ranksOf(tiers, count()), margin: state().strength && strength ? Math.abs(strength) : null, ...common() });
   }
 
-  function flag() {
-    flagged = !flagged;
-    changed(flagged ? "Flagged: saved with your ranking, or with a skip." : "Flag removed.");
-  }
-
   function received() { // a new state from the kernel: an acknowledgement, a failure, or a first sight
     const { saved, error } = state();
     if (error) {
@@ -195,7 +189,7 @@ function render({ model, el }) {
     if (pending && saved !== pending.uid) return;
     clearTimeout(timer);
     if (pending) {
-      try { sessionStorage.removeItem(draftKeyOf); } catch { /* no storage */ }
+      try { sessionStorage.removeItem(stored); } catch { /* no storage */ }
       say(pending.type === "undo" ? "Taken back: rank it again." : pending.type === "skip" ? "Skipped." : "Saved.");
     }
     pending = null;
@@ -209,15 +203,14 @@ function render({ model, el }) {
     for (const key of typed.splice(0)) press(key);
   }
 
-  let draftKeyOf = "";
-  const CONFIDENCES = [null, 0.33, 0.67, 1];
   const KEYS = {
-    Enter: submit, Backspace: back, t: tie, f: flag, b: both,
+    Enter: submit, Backspace: back, t: tie, b: both,
+    f: () => { flagged = !flagged; changed(flagged ? "Flagged: saved with your ranking, or with a skip." : "Flag removed."); },
     s: () => send({ type: "skip", ranks: [], ...common() }),
     u: () => send({ type: "undo", uid: uid() }),
     n: () => root.querySelector(".rk-note")?.focus(),
     g: () => root.querySelector("details summary")?.click(),
-    c: () => { confidence = CONFIDENCES[(CONFIDENCES.indexOf(confidence) + 1) % 4]; changed(); },
+    c: () => { confidence = CONFIDENCE[(CONFIDENCE.findIndex(([value]) => value === confidence) + 1) % 4][0]; changed(); },
     Escape: () => root.blur(),
   };
 
@@ -246,8 +239,8 @@ function render({ model, el }) {
   });
 
   const focus = () => root.focus({ preventScroll: true });
-  const button = (key, label, action, pressed) => make("button", {
-    type: "button", class: "rk-do", "aria-pressed": pressed === undefined ? null : String(pressed), "aria-keyshortcuts": key,
+  const button = (key, label, action, pressed, primary) => make("button", {
+    type: "button", class: `rk-do${primary ? " rk-primary" : ""}`, "aria-pressed": pressed === undefined ? null : String(pressed), "aria-keyshortcuts": key,
     disabled: Boolean(pending), onclick: () => { focus(); action(); },
   }, make("kbd", {}, key), ` ${label}`);
 
@@ -309,10 +302,8 @@ function render({ model, el }) {
   }
 
   function extras() {
-    const levels = [["", "–"], ["0.33", "low"], ["0.67", "medium"], ["1", "high"]];
-    const choose = (event) => { confidence = event.target.value ? Number(event.target.value) : null; keep(); };
-    const select = make("select", { "aria-label": "Confidence", onchange: choose },
-      ...levels.map(([value, label]) => make("option", { value, selected: value === String(confidence ?? "") }, label)));
+    const select = make("select", { "aria-label": "Confidence", onchange: (event) => { [confidence] = CONFIDENCE[event.target.selectedIndex]; keep(); } },
+      ...CONFIDENCE.map(([value, label]) => make("option", { selected: value === confidence }, label)));
     const field = make("input", { class: "rk-note", type: "text", placeholder: "note (optional)", "aria-label": "Note", maxlength: "2000",
       oninput: (event) => { note = event.target.value; keep(); } });
     field.value = note;
@@ -337,25 +328,25 @@ function render({ model, el }) {
       body.replaceChildren(head, make("div", { class: "rk-done" }, `All ${done} are judged. Thank you! Run the next cell.`), make("div", { class: "rk-bar" }, undo));
       return;
     }
-    draftKeyOf = draftKey();
+    stored = draftKey();
+    const ranked = tiers.flat().length === count();
     body.replaceChildren(head, guide,
       make("div", { class: "rk-prompt", dir: "auto", tabindex: item().prompt.length > 600 ? "0" : null }, item().prompt),
-      make("ol", { class: "rk-cards" }, ...item().responses.map((_, place) => card(place))),
+      make("ol", { class: "rk-cards", style: `--columns: ${count() % 2 ? 3 : 2}` }, ...item().responses.map((_, place) => card(place))),
       pairwise() && state().strength ? scale() : lane(),
-      make("div", { class: "rk-bar" }, button("Enter", "submit", submit), button("⌫", "back", back), button("t", "tie", tie),
-        button("s", "skip", KEYS.s), button("f", "flag", flag, flagged), pairwise() && button("b", "both bad", both, bothBad), undo),
+      make("div", { class: "rk-bar" }, button("Enter", "submit", submit, undefined, ranked), button("⌫", "back", back), button("t", "tie", tie),
+        button("s", "skip", KEYS.s), button("f", "flag", KEYS.f, flagged), pairwise() && button("b", "both bad", both, bothBad), undo),
       extras());
   }
 
-  const relabel = () => draw();
   model.on("change:state", received);
-  model.on("change:guidelines", relabel);
+  model.on("change:guidelines", draw);
   turn = state().turn;
   start();
   draw();
   model.send({ type: "hello" });
   if (state().autofocus && state().progress.done === state().progress.begun) root.focus({ preventScroll: true });
-  return () => { clearTimeout(timer); model.off("change:state", received); model.off("change:guidelines", relabel); };
+  return () => { clearTimeout(timer); model.off("change:state", received); model.off("change:guidelines", draw); };
 }
 
 export default { render };

@@ -26,11 +26,14 @@ def usable_pairs(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     Raises DataError if nothing is left.
     """
     kinds: dict[tuple[str, str], list[dict]] = {}
-    judged = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
+    def is_text(row: dict) -> bool:
+        return all(isinstance(row[name], str) for name in ("prompt", "chosen", "rejected"))
+
+    judged = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows if is_text(row)}
     kept = []
     for row in rows:
         sides = [row["chosen"], row["rejected"]]
-        if not all(isinstance(text, str) for text in (row["prompt"], *sides)):
+        if not is_text(row):
             kinds.setdefault(("not text", "left out"), []).append(row)
         elif not all(text.strip() for text in sides):
             kinds.setdefault(("an empty answer", "left out"), []).append(row)
@@ -162,12 +165,18 @@ def by_subset(rows: list[dict], margins) -> dict:
     return {"accuracy": float(np.mean([s["accuracy"] for s in subsets])), "subsets": subsets}
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
+    """Prints how a saved reward model judges a file or hub id of preferences. Raises DataError for other than these two arguments."""
     from . import data, reward
 
-    folder, source = sys.argv[1:]
-    judged = [row for row in usable_pairs(data.load_rows(source, "preferences"))[0] if not row.get("tie")]
-    found = by_subset(judged, reward.margins(reward.load_reward_model(folder), judged).numpy())
+    if len(arguments) != 2:
+        raise DataError("Give two arguments: the folder of a reward model, and a file or hub id of preferences.")
+    judged = [row for row in usable_pairs(data.load_rows(arguments[1], "preferences"))[0] if not row.get("tie")]
+    found = by_subset(judged, reward.margins(reward.load_reward_model(arguments[0]), judged).numpy())
     for subset in found["subsets"]:
         print(f"{subset['name']:30} {subset['accuracy']:6.1%}  ({subset['ci'][0]:.1%} to {subset['ci'][1]:.1%})  {subset['pairs']} pairs")
     print(f"{'mean of the subsets':30} {found['accuracy']:6.1%}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -166,7 +166,7 @@ class RewardModel(nn.Module):
         """(B, m) rewards of the m heads, as `raw` computes them."""
         was_training = self.training
         self.eval()
-        texts = sorted(dict.fromkeys(zip(prompts, completions)), key=lambda text: len(text[0]) + len(text[1]))
+        texts = sorted(dict.fromkeys(zip(prompts, completions)), key=lambda text: (text in self.cache, len(text[0]) + len(text[1])))
         found: dict[tuple[str, str], torch.Tensor] = {}
         for start in range(0, len(texts), batch_size):
             few = texts[start : start + batch_size]
@@ -191,7 +191,7 @@ class RewardModel(nn.Module):
         Answers whose texts do not give the tokens that were sampled (another split into words, or too long) are read anew.
         """
         whole, after = self.tokens(samples.prompts, samples.responses)
-        known = self.lent_cut is not None and samples.ends is not None and samples.ends.dim() == 3
+        known = self.lent_cut is not None and samples.cut == self.lent_cut and samples.ends is not None and samples.ends.dim() == 3
         closed = samples.closed(self.tokenizer.eos_token_id) if known else []
         same = [i for i, (ids, _) in enumerate(closed) if ids == whole[i] and len(ids) <= self.max_length]
         rest, raw = sorted(set(range(len(whole))) - set(same)), torch.zeros(len(whole))

@@ -25,7 +25,11 @@ def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Te
 
     margin: the lead that the chosen one should have (Touvron 2023, arXiv 2307.09288); label_smoothing: the chance that a label is
     wrong; center_rewards_coefficient: the price of (r_chosen + r_rejected)² (Eisenstein 2023, arXiv 2312.09244).
+
+    Raises SettingError for a label_smoothing outside 0 to ½.
     """
+    if not 0 <= label_smoothing < 0.5:
+        raise SettingError(f"label_smoothing={label_smoothing} must be at least 0 and below 0.5, where labels would say nothing.")
     lead = chosen - rejected - margin
     loss = -nn.functional.logsigmoid(lead)
     if label_smoothing:
@@ -165,6 +169,8 @@ class EarlyStopping:
     """Keeps the weights of the lowest loss on validation prompts. `patience`: how many checks without a new lowest one end training."""
 
     def __init__(self, parameters: list[nn.Parameter], patience: int = 1):
+        if patience < 1:
+            raise SettingError(f"early_stopping_patience={patience} must be at least 1: without a check training cannot end early.")
         self.parameters, self.patience, self.best, self.since = parameters, patience, float("inf"), 0
         self.kept: list[torch.Tensor] = []
 

@@ -86,6 +86,14 @@ class Notebook:
         self.page.wait_for_function("n => document.querySelector('.rk-progress span')?.textContent.startsWith(n + ' of ')", arg=count)
 
 
+def test_a_persons_run_without_anybody_there_ends_with_a_sentence(lab, monkeypatch):
+    """Nothing waits: the widget's cell ends, and the next one says that there is nothing to go on with."""
+    _, folder = lab
+    monkeypatch.setenv("RLHF_OUTPUTS", str(folder / "outputs"))
+    with pytest.raises(Exception, match="No ranking is stored yet"):
+        execute_notebook(str(folder / "02.ipynb"), str(folder / "x.ipynb"), progress_bar=False, cwd=str(ROOT))
+
+
 def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     address, folder = lab
     context = chromium.new_context(viewport={"width": 1280, "height": 800})

@@ -1,6 +1,7 @@
 """The built-in rows are what the design promises, and rows of a user come in whole or with a sentence that says what is wrong."""
 
 import itertools
+import gzip
 import json
 import re
 from collections import Counter, defaultdict
@@ -159,6 +160,26 @@ def test_aliases_and_conversational_form(tmp_path):
              "completion": [{"role": "assistant", "content": "Hello."}], "category": "x"}]
     path = write(tmp_path / "x.jsonl", *map(json.dumps, rows))
     assert data.load_rows(path, "demonstrations") == [{"prompt": "Hi?", "completion": "Hello.", "category": "x"}] * 2
+
+
+def test_whole_dialogues_are_split_at_the_last_turn_they_share(tmp_path):
+    """As HH-RLHF has them, packed or not; rows with a prompt of their own stay as they are."""
+    start = "\n\nHuman: Hi?\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
+    row = {"chosen": start + " Because.", "rejected": start + " Be quiet."}
+    (tmp_path / "hh.jsonl.gz").write_bytes(gzip.compress((json.dumps(row) + "\n").encode()))
+    expected = {"prompt": "Hi?\n\nAssistant: Hello.\n\nHuman: Why?", "chosen": "Because.", "rejected": "Be quiet."}
+    assert data.load_rows(str(tmp_path / "hh.jsonl.gz"), "preferences") == [expected]
+    other = {"chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n\nHuman: Sure?\n\nAssistant: Yes."}
+    assert data.check_rows([other], "preferences")[0]["rejected"] == "No.\n\nHuman: Sure?\n\nAssistant: Yes."
+    assert data.check_rows([dict(row, prompt="p")], "preferences") == [dict(row, prompt="p")]
+    (tmp_path / "bad.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(data.DataError, match="bad.jsonl.gz cannot be unpacked"):
+        data.load_rows(str(tmp_path / "bad.jsonl.gz"), "preferences")
+
+
+def test_odd_answers_are_left_to_the_report(tmp_path):
+    rows = [{"prompt": "Hi?", "chosen": "", "rejected": 3}, {"prompt": "Hi?", "chosen": [{"role": "assistant", "content": "Hello."}], "rejected": None}]
+    assert [(r["chosen"], r["rejected"]) for r in data.check_rows(rows, "preferences")] == [("", 3), ("Hello.", None)]
 
 
 def test_preferences_need_their_columns():

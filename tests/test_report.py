@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlhf_utils import evaluate, plots, report, show, widget
-from rlhf_utils.preferences import LabelStore
+from rlhf_utils.labels import LabelStore
 
 SCRIPT, IMAGE = "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'
 HOSTILE = [SCRIPT, IMAGE]

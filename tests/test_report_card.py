@@ -1,13 +1,16 @@
 """The report card against numbers worked out by hand and slow forms; and what it says about rows that are odd."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from test_reward import trained
 
 from rlhf_utils import plots, report_card
 from rlhf_utils.errors import DataError
+from rlhf_utils.reward import margins
 
 PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."}
 
@@ -17,12 +20,12 @@ PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."}
 
 def test_odd_pairs_are_counted_with_an_example():
     rows = [PAIR, dict(PAIR, chosen="No.", rejected="Hello."), dict(PAIR, prompt="Same?", chosen="Yes. ", rejected="Yes."), dict(PAIR, prompt="Empty?", rejected=" "),
-            dict(PAIR, prompt="Number?", chosen=3), dict(PAIR, prompt="Tie?", tie=True)]
+            dict(PAIR, prompt="Number?", chosen=3), dict(PAIR, prompt="Number?", rejected={"no": "text"}), dict(PAIR, prompt="Tie?", tie=True)]
     kept, found = report_card.usable_pairs(rows)
-    assert kept == [rows[0], rows[1], rows[5]]
+    assert kept == [rows[0], rows[1], rows[6]]
     assert {row["finding"]: (row["pairs"], row["what happens"], row["example"]) for row in found} == {
         "judged both ways": (2, "kept", "Hi?"), "both answers equal": (1, "left out", "Same?"), "an empty answer": (1, "left out", "Empty?"),
-        "not text": (1, "left out", "Number?"), "a tie": (1, "half a pair each way; not in the report card", "Tie?")}
+        "not text": (2, "left out", "Number?"), "a tie": (1, "half a pair each way; not in the report card", "Tie?")}
     assert report_card.usable_pairs([PAIR]) == ([PAIR], [])
     with pytest.raises(DataError, match="None of 2 pairs can be used: 2 both answers equal"):
         report_card.usable_pairs([dict(PAIR, chosen="No.")] * 2)
@@ -124,6 +127,18 @@ def test_subsets_weigh_alike():
     found = report_card.by_subset(rows, np.array([1.0, 1.0, -1.0, -1.0]))
     assert found["accuracy"] == pytest.approx((2 / 3 + 0) / 2) and [s["name"] for s in found["subsets"]] == ["chat", "safety"]
     assert report_card.by_subset([PAIR], np.array([1.0]))["subsets"][0]["name"] == "all"
+
+
+def test_a_saved_model_judges_any_file(tmp_path, capsys):
+    model = trained(head="linear")
+    model.save(tmp_path / "model")
+    rows = [dict(PAIR, subset="chat"), dict(PAIR, prompt="Why?", chosen="Because.", rejected="So.", subset="safety"), dict(PAIR, rejected=PAIR["chosen"])]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report_card.main([str(tmp_path / "model"), str(tmp_path / "rows.jsonl")])
+    right = (margins(model, rows[:2]) > 0).float().tolist()
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in printed[:2]] == [f"{share:.1%}" for share in right]
+    assert printed[2].split()[-1] == f"{sum(right) / 2:.1%}"
 
 
 # --- figures

@@ -55,6 +55,13 @@ def test_options_of_the_loss_by_hand():
     assert pairwise_loss(one, zero, center_rewards_coefficient=0.1).item() == pytest.approx(math.log(1 + math.exp(-1.5)) + 0.1 * 6.25, abs=1e-6)
 
 
+def test_settings_that_cannot_work():
+    with pytest.raises(SettingError, match="label_smoothing=0.5"):
+        pairwise_loss(torch.ones(1), torch.zeros(1), label_smoothing=0.5)
+    with pytest.raises(SettingError, match="early_stopping_patience=0"):
+        EarlyStopping([], 0)
+
+
 def test_weights_gaps_and_ties_by_hand():
     """A confidence of ¼ counts a quarter; a lead of margin·gap is asked for; a tie is half a pair each way, without a lead."""
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "confidence": 0.25, "margin": 2}, {"prompt": "p", "chosen": "a", "rejected": "c", "confidence": None, "margin": None},

@@ -1,0 +1,104 @@
+"""This suite's reward model against TRL's RewardTrainer: the same model, pairs, tokens, epochs, batch and dtype.
+
+    python tests/benchmarks/reward_vs_trl.py --json bench.json                               all of it: hours on 2 cores
+    python tests/benchmarks/reward_vs_trl.py --model tiny --pairs 40 --heldout 40            a smoke check: whether it runs
+    python tests/benchmarks/reward_vs_trl.py --data hh --splits 5 --trl-splits 2 --pairs 900
+    python tests/benchmarks/reward_vs_trl.py --data hh --trl-splits 0                        ours and the baselines only
+
+Every run is a process of its own. Ours and the baselines are measured on every split (by prompt, 80/20), TRL on the first
+--trl-splits, with each of its learning rates, of which the better one by accuracy on these splits counts. accuracy is the mean over
+the splits that both have; time_ratio is TRL's seconds for an epoch over ours once states are cached, time_ratio_run the same for a
+run with caching and heads counted, and memory_ratio our peak memory over TRL's.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean
+
+import torch
+
+from environment import variables
+from reward_common import FILES, arguments, rows_of, split
+from rlhf_utils import evaluate
+from rlhf_utils.report_card import bag_of_words
+
+HERE = Path(__file__).resolve().parent
+SHARED = ("model", "folder", "pairs", "heldout", "max_length", "batch", "dtype", "epochs", "judge")
+
+
+def measure(side: str, name: str, seed: int, learning_rate: float, args, *further: str) -> dict:
+    """One run in a process of its own. Stops the benchmark with the end of its output if it fails."""
+    shared = [text for key in SHARED for text in (f"--{key.replace('_', '-')}", str(getattr(args, key)))]
+    command = [sys.executable, HERE / f"{side}.py", "--name", name, "--seed", str(seed), "--learning-rate", str(learning_rate), *shared, *further]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables())
+    if done.returncode:
+        sys.exit(f"{side} failed:\n{done.stderr[-3000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name} split {seed}, {side}, learning rate {learning_rate:g}: " + ", ".join(f"{key} {value:.3f}" for key, value in found.items()), flush=True)
+    return found
+
+
+def baselines(name: str, seed: int, args) -> dict:
+    """Accuracies on the same pairs of the longer answer and of single words."""
+    train, validation, heldout = split(rows_of(name, args.folder), seed, args)
+    judged = heldout if args.judge == "heldout" else validation
+    return {"length": float(evaluate.correct(evaluate.longer_of_pairs(judged)).mean()), "bag_of_words": float(evaluate.correct(bag_of_words(train, judged)).mean())}
+
+
+def averaged(runs: list[dict], key: str) -> float:
+    return mean(run[key] for run in runs) if runs else float("nan")
+
+
+def compare(name: str, args) -> dict[str, float]:
+    """All runs of one data set; its flat keys."""
+    rows = rows_of(name, args.folder)
+    print(f"\n{name}: {len(rows)} pairs of {len({row['prompt'] for row in rows})} prompts", flush=True)
+    ours, simple, trl = [], [], {rate: [] for rate in args.trl_learning_rates}
+    for seed in range(args.splits):
+        further = ("--k", str(args.k), "--head-epochs", str(args.head_epochs), "--ensemble", str(args.ensemble))
+        ours.append(measure("reward_side", name, seed, args.learning_rate, args, *further))
+        simple.append(baselines(name, seed, args))
+        for rate in args.trl_learning_rates if seed < args.trl_splits else ():
+            trl[rate].append(measure("reward_trl_side", name, seed, rate, args, *(["--checkpointing"] if args.checkpointing else [])))
+    best = max(trl.values(), key=lambda runs: averaged(runs, "accuracy")) if args.trl_splits else []
+    both = ours[: len(best)] or ours
+    flat = {"ours.accuracy": averaged(both, "accuracy"), "ours.accuracy_all_splits": averaged(ours, "accuracy"), "ours.heads_alone": averaged(ours, "heads_alone"),
+            "ours.ece": averaged(ours, "ece"), "trl.accuracy": averaged(best, "accuracy"), "time_ratio": averaged(best, "epoch_s") / averaged(both, "epoch_s"),
+            "time_ratio_run": averaged(best, "run_s") / averaged(both, "run_s"), "memory_ratio": averaged(both, "peak_memory_gb") / averaged(best, "peak_memory_gb")}
+    flat |= {f"{kind}.accuracy": averaged(simple, kind) for kind in ("length", "bag_of_words")}
+    flat["length.accuracy_shorter"] = 1 - flat["length.accuracy"]
+    flat |= {f"{side}.{key}": averaged(runs, key) for side, runs in (("ours", both), ("trl", best)) for key in ("epoch_s", "run_s", "peak_memory_gb")}
+    for key, value in flat.items():
+        print(f"  {key:28} {value:9.3f}")
+    return {f"{name}.{key}": value for key, value in flat.items() if value == value}  # what was not measured is left out
+
+
+def main() -> None:
+    parser = arguments(argparse.ArgumentParser(description=__doc__.splitlines()[0]))
+    parser.add_argument("--data", nargs="+", choices=list(FILES), default=list(FILES))
+    parser.add_argument("--splits", type=int, default=5, help="splits for ours and the baselines")
+    parser.add_argument("--trl-splits", type=int, default=2, help="of these, how many for TRL")
+    parser.add_argument("--k", type=int, default=8, help="top layers with adapters")
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="ours")
+    parser.add_argument("--head-epochs", type=int, default=10, help="ours")
+    parser.add_argument("--ensemble", type=int, default=2, help="ours: heads")
+    parser.add_argument("--trl-learning-rates", nargs="+", type=float, default=[1e-5, 2e-5])
+    parser.add_argument("--checkpointing", action="store_true", help="TRL: recompute activations, which saves memory and costs time")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as flat keys")
+    args = parser.parse_args()
+    if args.splits < max(args.trl_splits, 1):
+        parser.error(f"--splits {args.splits} must be at least 1 and --trl-splits.")
+    print(f"{args.model} on {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.dtype}, {args.max_length} tokens")
+    flat = {}
+    for name in args.data:
+        flat |= compare(name, args)
+        if args.json:
+            args.json.write_text(json.dumps(flat, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
