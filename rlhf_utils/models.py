@@ -154,21 +154,17 @@ def add_lora(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: 
 
 
 def unfreeze_top(model, num_trainable_layers: int = 0):
-    """The model with its top blocks (0: all of them) and the norm after them trainable, in float32; embeddings and head stay frozen."""
-    model.requires_grad_(False)
-    return float_top(model, num_trainable_layers, trainable=True)
+    """The model with its top blocks (0: all of them) and the norm after them trainable; embeddings and head stay frozen.
 
-
-def float_top(model, num_trainable_layers: int = 0, trainable: bool = False):
-    """The model with its top blocks and last norm in float32, whatever the frozen blocks below are kept in.
-
-    A model that the trunk cannot split is left as it is.
+    What learns is float32, whatever the blocks below are kept in: an optimizer's small steps would be lost in bfloat16. A model that
+    the trunk cannot split stays frozen.
     """
+    model.requires_grad_(False)
     trunk = Trunk(model)
     if trunk.splits:
         top = [*trunk.blocks[lowest_layer(model, num_trainable_layers) :], trunk.norm]
         for module in top:
-            module.float().requires_grad_(trainable)
+            module.float().requires_grad_(True)
         if next(trunk.model.parameters()).dtype != torch.float32:
             top[0].register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))  # these families give the states first
     return model

@@ -74,9 +74,12 @@ class Policy(nn.Module):
 
 
 def make_policy(model, lora_r: int, num_trainable_layers: int = 0) -> Policy:
-    """The policy with adapters of rank `lora_r` on the top layers of π_SFT, or with whole top layers that learn where it is 0."""
+    """The policy with adapters of rank `lora_r` on the top layers of π_SFT, or with whole top layers that learn where it is 0.
+
+    What learns is float32. The frozen weights beside adapters stay as they are: in float32 an update would take 40% longer.
+    """
     if lora_r:
-        return Policy(models.add_lora(models.float_top(model, num_trainable_layers), lora_r, 2 * lora_r, num_trainable_layers))
+        return Policy(models.add_lora(model, lora_r, 2 * lora_r, num_trainable_layers))
     return Policy(models.unfreeze_top(model, num_trainable_layers))
 
 

@@ -16,7 +16,7 @@ from .errors import ModelError
 from .trunk import Trunk, backbone, position_ids
 
 SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
-TABLE = 1 << 22  # logits that are worked on at a time
+TABLE = 1 << 23  # logits that are worked on at a time: 33 MB
 CHECK_EVERY = {"cuda": 8}  # tokens between looks at which rows have ended; looking makes a GPU wait for the host
 
 
@@ -99,7 +99,7 @@ def _float_head(model) -> tuple[torch.Tensor, torch.Tensor | None]:
 class _TokenLogprobs(torch.autograd.Function):
     """log softmax(head(hidden)/temperature)[label], its entropy, and the exact KL to a reference's hidden states if there are any.
 
-    The words are summed for TABLE numbers at a time, in cache, and what the backward pass needs is computed at once:
+    TABLE logits live at a time, and what the backward pass needs is computed at once:
     ∂ log p[label] / ∂ hidden = (W[label] − Σ_v p_v W_v) / temperature, of the size of `hidden`, where a table would be 85 times as large.
     """
 
@@ -110,16 +110,14 @@ class _TokenLogprobs(torch.autograd.Function):
         size = max(TABLE // len(weight), 16)
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
-            label = labels[rows, None]
-            logits, weights, total = _shifted(hidden[rows], weight, bias, temperature)
-            chosen[rows] = (logits.gather(1, label) - total.log())[:, 0]
-            entropy[rows] = (total.log() - _dot(weights, logits) / total)[:, 0]
+            label, logp = labels[rows, None], _log_softmax(hidden[rows], weight, bias, temperature)
+            p = logp.exp()
+            chosen[rows], entropy[rows] = logp.gather(1, label)[:, 0], -torch.linalg.vecdot(p, logp)
             if slope is not None:
-                slope[rows] = (weight[label[:, 0]] - weights @ weight / total) / temperature
+                slope[rows] = (weight[label[:, 0]] - p @ weight) / temperature
             if reference is not None:
-                ref_logits, _, ref_total = _shifted(reference[rows], weight, bias, temperature)
-                ref_chosen[rows] = (ref_logits.gather(1, label) - ref_total.log())[:, 0]
-                kl[rows] = (_dot(weights, logits - ref_logits) / total - total.log() + ref_total.log())[:, 0]
+                ref_logp = _log_softmax(reference[rows], weight, bias, temperature)
+                ref_chosen[rows], kl[rows] = ref_logp.gather(1, label)[:, 0], torch.linalg.vecdot(p, logp - ref_logp)
         ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(entropy, ref_chosen, kl)
         return chosen, entropy, ref_chosen, kl
@@ -129,17 +127,9 @@ class _TokenLogprobs(torch.autograd.Function):
         return ctx.saved_tensors[0] * gradient[:, None], None, None, None, None, None
 
 
-def _shifted(hidden, weight, bias, temperature) -> tuple[torch.Tensor, ...]:
-    """(n, V) logits over the temperature, less each row's highest; their exponentials; and the (n, 1) sums of these."""
-    logits = nn.functional.linear(hidden / temperature, weight, None if bias is None else bias / temperature)
-    logits -= logits.amax(1, keepdim=True)
-    weights = logits.exp()
-    return logits, weights, weights.sum(1, keepdim=True)
-
-
-def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(n, 1) scalar products of rows."""
-    return torch.einsum("nv,nv->n", a, b)[:, None]
+def _log_softmax(hidden, weight, bias, temperature) -> torch.Tensor:
+    """(n, V) log-probabilities after (n, H) states."""
+    return nn.functional.linear(hidden / temperature, weight, None if bias is None else bias / temperature).log_softmax(1)
 
 
 def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0,

@@ -170,3 +170,16 @@ def test_measuring_leaves_the_precision_of_products_as_it_was():
     before = torch.get_float32_matmul_precision()
     assert models.product_rate(torch.float32, size=64) > 1e6
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_adapters_of_a_bfloat16_model_are_float32_and_its_ratio_is_1():
+    run = fresh_run()
+    run.policy = ppo.make_policy(models.load_model("tiny", torch.bfloat16), lora_r=8, num_trainable_layers=1)
+    run.optimizer = torch.optim.Adam(run.policy.trainable().values(), lr=1e-2)
+    assert {p.dtype for p in run.policy.trainable().values()} == {torch.float32}
+    for _ in range(2):  # in the first one lora_B is 0
+        rollout = collect(run)
+        assert {getattr(rollout, name).dtype for name in ("logprobs", "ref_logprobs", "values", "kl_full", "advantages")} == {torch.float32}
+        metrics = ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)
+        assert metrics["val/ratio_first"] == pytest.approx(1.0, abs=1e-6)
+    assert collect(run).kl_full.sum() > 0

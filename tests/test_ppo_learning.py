@@ -270,7 +270,7 @@ def test_float32_tops_on_a_bfloat16_trunk():
     """The states come from bfloat16 blocks, all after them is float32; sampling's whole passes agree with split ones but for bfloat16 rotations."""
     run = fresh_run()
     model = models.load_model("tiny", torch.bfloat16)
-    run.policy = ppo.Policy(models.add_lora(models.float_top(model, 1), r=8, alpha=16, num_trainable_layers=1))
+    run.policy = ppo.make_policy(model, lora_r=0, num_trainable_layers=1)
     assert {p.dtype for p in run.policy.trainable().values()} == {torch.float32}
     rollout = collect(run)
     assert rollout.samples.trunk.dtype == torch.bfloat16
