@@ -1,11 +1,9 @@
 """Sampling and scoring against whole unpadded models, on the built-in `tiny` model, in float32."""
 
 import copy
-import math
 
 import pytest
 import torch
-from peft import PeftModel
 from tokenizers.processors import TemplateProcessing
 
 from rlhf_utils import models, sampling
@@ -259,61 +257,6 @@ def test_sample_many_keeps_prompts_and_temperatures_together(tokenizer):
         for row, prompt in enumerate(batch.prompts):
             assert prompt in tokenizer.decode(batch.query_ids[row])
             close(batch.logprobs[row], score_tokens(model, batch, temperatures[prompt])["logprobs"][row], 1e-4)
-
-
-# --- Scoring ---
-
-
-def test_kl_and_entropy_are_sums_over_the_vocabulary(tokenizer):
-    model = adapted(lively(tokenizer))
-    samples = sample(model, tokenizer, PROMPTS[:2], 6, 0.7, seeded(9))
-    found = score_tokens(model, samples, 0.7, model.disable_adapter)
-    assert found["kl"].max() > 0.01
-    for row in range(2):
-        policy = slow_logprobs(model, samples, row, 0.7).tolist()
-        with model.disable_adapter():
-            reference = slow_logprobs(model, samples, row, 0.7).tolist()
-        for t, (new, old) in enumerate(zip(policy, reference)):
-            assert found["kl"][row, t].item() == pytest.approx(sum(math.exp(p) * (p - q) for p, q in zip(new, old)), abs=1e-5)
-            assert found["entropy"][row, t].item() == pytest.approx(-sum(math.exp(p) * p for p in new), abs=1e-4)
-            assert found["ref_logprobs"][row, t].item() == pytest.approx(old[samples.response_ids[row, t]], abs=1e-4)
-    for name in ("logprobs", "ref_logprobs", "kl", "entropy"):
-        assert found[name].dtype == torch.float32 and not found[name][~samples.response_mask].any()
-
-
-def test_fresh_adapters_are_the_reference(tokenizer):
-    model = models.add_lora(lively(tokenizer), r=4, alpha=8, num_trainable_layers=1).eval()
-    samples = sample(model, tokenizer, PROMPTS, 12, 0.7, seeded(10))
-    found = score_tokens(model, samples, 0.7, model.disable_adapter)
-    assert torch.equal(found["kl"], torch.zeros_like(found["kl"]))
-    assert torch.equal(found["logprobs"], found["ref_logprobs"])
-
-
-def test_the_chunk_of_scoring_does_not_matter(tokenizer):
-    model = adapted(lively(tokenizer))
-    samples = sample(model, tokenizer, PROMPTS + [SHORT], 12, 1.0, seeded(11))
-    whole, parts = (score_tokens(model, samples, 1.0, model.disable_adapter, chunk=chunk) for chunk in (16, 2))
-    for name in whole:
-        assert whole[name].shape == parts[name].shape
-        close(whole[name], parts[name], 1e-5)
-
-
-def test_adapters_that_were_loaded_are_compared_with_the_reference(tokenizer, tmp_path):
-    trained = adapted(models.load_model("tiny"))
-    trained.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(models.load_model("tiny"), tmp_path).eval()
-    samples = sample(trained, tokenizer, PROMPTS, 8, 1.0, seeded(12))
-    expected = score_tokens(trained, samples, 1.0, trained.disable_adapter)["kl"]
-    close(score_tokens(loaded, samples, 1.0, loaded.disable_adapter)["kl"], expected, 1e-5)
-
-
-def test_samples_are_read_by_a_model_of_their_cut_only(tokenizer):
-    samples = sample(adapted(models.load_model("tiny")), tokenizer, PROMPTS, 4, 1.0, seeded(20))
-    with pytest.raises(models.ModelError, match="hold states for blocks 1 and up, but this model goes on from block 0"):
-        score_tokens(adapted(models.load_model("tiny"), layers=2), samples, 1.0)
-    (dropped,) = sample_many(models.load_model("tiny"), tokenizer, PROMPTS, 4, 1.0, 4, seeded(20))
-    with pytest.raises(models.ModelError, match="hold no states.*states=True"):
-        score_tokens(models.load_model("tiny"), dropped, 1.0)
 
 
 @pytest.mark.parametrize("attention", ["grouped", "fused"])  # the latter on a GPU
