@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from datasets import Dataset
+
 from .errors import DataError
 from .labels import COLUMNS, KINDS, LabelStore, check_judgement
 from .preferences import item_id, judgements_to_pairs, ranking_to_pairs
@@ -23,42 +25,41 @@ ABOUT = [column for column in COLUMNS if column not in ("prompt", "responses", "
 Bad = tuple[int, str]  # line number from 1 and the reason
 
 
+def to_rows(judgements: list[dict], format: str = "rankings") -> list[dict]:
+    """Judgements (LabelStore.rows) as rows of a format; `datasets.Dataset.from_list` makes a Dataset of them. Raises DataError."""
+    if format not in FORMATS:
+        raise DataError(f"format={format!r} must be one of {', '.join(FORMATS)}.")
+    if format == "pairs":
+        return [pair for row in judgements for pair in _pairs(row)]
+    make = {"rankings": lambda row: {c: row[c] for c in COLUMNS}, "argilla": _to_argilla, "label_studio": _to_label_studio}[format]
+    return [make(row) for row in judgements]
+
+
 def export_labels(judgements: list[dict], path: Path, format: str = "rankings") -> int:
-    """Writes judgements (LabelStore.rows) to a file and returns how many it holds: JSONL or, by its suffix, parquet; JSON for the last two.
+    """Writes judgements to a file and returns how many it holds: JSONL or, by its suffix, parquet; JSON for Argilla and Label Studio.
 
     Raises DataError for an unknown format, and for a file that the format cannot be.
     """
-    path = Path(path)
-    _check_format(path, format)
-    if format == "pairs":
-        kept = [row for row in judgements if ranking_to_pairs(row["ranks"])]
-        rows = [pair for row in kept for pair in _pairs(row)]
-    else:
-        make = {"rankings": lambda row: {c: row[c] for c in COLUMNS}, "argilla": _to_argilla, "label_studio": _to_label_studio}[format]
-        kept, rows = judgements, [make(row) for row in judgements]
+    path, rows = Path(path), to_rows(judgements, format)
+    suffixes = (".json",) if format in ("argilla", "label_studio") else (".jsonl", ".parquet")
+    if path.suffix not in suffixes:
+        raise DataError(f"{path.name}: labels as {format!r} go into a file ending in {' or '.join(suffixes)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        to_dataset(rows).to_parquet(path)
-    elif format in ("argilla", "label_studio"):
+        Dataset.from_list(rows).to_parquet(path)
+    elif path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1))
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return len(kept)
+    return len(judgements) if format != "pairs" else sum(bool(ranking_to_pairs(row["ranks"])) for row in judgements)
 
 
-def to_dataset(rows: list[dict]):
-    """A `datasets.Dataset` of rows, for example of `judgements_to_pairs`."""
-    from datasets import Dataset
-
-    return Dataset.from_list(rows)
-
-
-def import_labels(path: Path, store: LabelStore) -> tuple[int, int, list[Bad]]:
-    """Stores a file's judgements. Returns how many were new, how many were there already, and the bad rows: (line, reason) each.
+def import_labels(source: Path | Dataset, store: LabelStore) -> tuple[int, int, list[Bad]]:
+    """Stores the judgements of a file or a Dataset. Returns how many were new, how many were there already, and the bad rows: (line, reason) each.
 
     The good rows of a file with bad ones are stored: mend the bad ones and import the file again, nothing is stored twice.
     """
-    rows, bad = read_labels(path)
+    rows, bad = read_labels(source)
     before = {row["uid"] for row in store.rows(kinds=KINDS)}
     for row in rows:
         store.add(**{column: row[column] for column in COLUMNS if column != "schema_version"})
@@ -66,13 +67,13 @@ def import_labels(path: Path, store: LabelStore) -> tuple[int, int, list[Bad]]:
     return new, len(rows) - new, bad
 
 
-def read_labels(path: Path) -> tuple[list[dict], list[Bad]]:
-    """The judgements of a file in any of the formats, told apart by their columns, and its bad rows with their reasons.
+def read_labels(source: Path | Dataset) -> tuple[list[dict], list[Bad]]:
+    """The judgements of a file or Dataset in any of the formats, told apart by their columns, and its bad rows with their reasons.
 
     Raises DataError for a file that is no JSON, JSONL or parquet at all.
     """
     rows, bad, pairs, seen = [], [], {}, Counter()
-    for line, record in _records(Path(path)):
+    for line, record in enumerate(source, 1) if isinstance(source, Dataset) else _records(Path(source)):
         try:
             if isinstance(record, Exception):
                 raise record
@@ -94,14 +95,6 @@ def read_labels(path: Path) -> tuple[list[dict], list[Bad]]:
         except ValueError as error:
             bad.append((line, str(error)))
     return rows, sorted(bad)
-
-
-def _check_format(path: Path, format: str) -> None:
-    suffixes = (".json",) if format in ("argilla", "label_studio") else (".jsonl", ".parquet")
-    if format not in FORMATS:
-        raise DataError(f"format={format!r} must be one of {', '.join(FORMATS)}.")
-    if path.suffix not in suffixes:
-        raise DataError(f"{path.name}: labels as {format!r} go into a file ending in {' or '.join(suffixes)}.")
 
 
 def _records(path: Path) -> Iterator[tuple[int, object]]:

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from datasets import Dataset
 
 from rlhf_utils.errors import DataError
-from rlhf_utils.exchange import export_labels, import_labels, read_labels, to_dataset
+from rlhf_utils.exchange import export_labels, import_labels, read_labels, to_rows
 from rlhf_utils.labels import COLUMNS, KINDS, LabelStore
 from rlhf_utils.preferences import judgements_to_pairs
 
@@ -46,7 +47,14 @@ def test_pairs_are_what_trl_reads(store, tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["chosen"], row["rejected"]) for row in rows if row["prompt"] == "p"] == [("y", "x")] and [row["margin"] for row in rows if row["prompt"] == "p"] == [3.0]
     assert len(rows) == 5 + 1  # four answers with one tie give five
-    assert to_dataset(rows).column_names[:3] == ["prompt", "chosen", "rejected"]
+    assert Dataset.from_list(rows).column_names[:3] == ["prompt", "chosen", "rejected"]
+
+
+@pytest.mark.parametrize("format", ["rankings", "pairs"])
+def test_a_dataset_goes_round_too(store, tmp_path, format):
+    made, back = [row for row in store.rows() if judgements_to_pairs([row])], LabelStore(tmp_path / "back.sqlite")
+    assert import_labels(Dataset.from_list(to_rows(made, format)), back) == (len(made), 0, [])
+    assert content(back.rows()) == content(made)
 
 
 def test_pairs_of_others(tmp_path):
