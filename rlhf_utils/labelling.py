@@ -9,11 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 
-from . import exchange
 from .annotators import Annotator, simulated_annotators
 from .errors import ModelError, SettingError
 from .labels import LabelStore
-from .rewards import load_reward
 
 STRATEGIES = ("in_order", "random", "uncertainty")
 REPEAT_AFTER = 10  # judgements between a ranking and its repetition, so that the first is not simply remembered
@@ -193,6 +191,9 @@ def load_annotators(name: str, trained: Callable[[], Path], items: list[dict]) -
 
     trained: gives the folder of `reward_model`. Raises SettingError naming what was given, and for a file that knows none of the items.
     """
+    from . import exchange  # here, because what these import takes seconds that a person at the widget need not wait
+    from .rewards import load_reward
+
     if name == "simulated":
         return simulated_annotators()
     if not Path(name).is_file():

@@ -117,7 +117,7 @@ def readout(judgements: list[dict]) -> list[dict]:
          "meaning": "The accuracy that this agreement allows at most. A model above it has learned the labels by heart."},
         {"measure": "agreement with oneself", "value": self_["consistency"], "interval": self_["consistency_ci"], "worry": self_["consistency_ci"][1] < 0.8,
          "meaning": "The same item asked twice. Surely below 0.8: the annotator is tired, or the answers are too much alike."},
-        {"measure": "seconds a ranking", "value": seconds, "interval": None, "worry": seconds < 3 and any(r["session"] == "widget" for r in ranked),
+        {"measure": "seconds a ranking", "value": seconds, "interval": None, "worry": seconds < 3 and any(r["session"] in ("widget", "form") for r in ranked),
          "meaning": "The median. Below 3 seconds nobody has read four answers."},
         {"measure": "longer answer wins", "value": bias["longer_wins"], "interval": bias["longer_wins_ci"],
          "worry": bias["longer_wins_ci"][0] > 0.6 or bias["longer_wins_ci"][1] < 0.4,

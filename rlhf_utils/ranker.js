@@ -2,51 +2,6 @@
 // message with a uid, and the next card is shown only when a new `state` names that uid as saved. All texts are set as textContent.
 
 const WAITING_MS = 1500; // after which an unanswered message is told to the annotator, and keys no longer count for the next card
-const LEVELS = ["much better", "better", "slightly better", "equal", "slightly better", "better", "much better"];
-const CONFIDENCE = [[null, "–"], [0.33, "low"], [0.67, "medium"], [1, "high"]];
-
-export function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== false));
-  return node;
-}
-
-// tiers: places of cards, best first, ties together: [[2], [0, 3], [1]] → rank of each place; competition ranks, as 1, 2, 2, 4
-export function ranksOf(tiers, count) {
-  const ranks = Array(count).fill(0);
-  let better = 0;
-  for (const tier of tiers) {
-    for (const place of tier) ranks[place] = better + 1;
-    better += tier.length;
-  }
-  return ranks;
-}
-
-export const without = (tiers, place) => tiers.map((tier) => tier.filter((p) => p !== place)).filter((tier) => tier.length);
-
-// Words of `text` that are not in its longest common subsequence with `other`: [word or space, whether it differs]
-export function differences(text, other) {
-  const a = text.split(/(\s+)/), words = a.filter((w) => w.trim()), others = other.split(/\s+/).filter(Boolean);
-  if (words.length * others.length > 4e6) return a.map((word) => [word, false]); // too long to compare while somebody waits
-  const table = Array.from({ length: words.length + 1 }, () => new Uint32Array(others.length + 1));
-  for (let i = words.length - 1; i >= 0; i--)
-    for (let j = others.length - 1; j >= 0; j--)
-      table[i][j] = words[i] === others[j] ? table[i + 1][j + 1] + 1 : Math.max(table[i + 1][j], table[i][j + 1]);
-  const differs = [];
-  for (let i = 0, j = 0; i < words.length; i++) {
-    while (j < others.length && words[i] !== others[j] && table[i][j + 1] >= table[i + 1][j]) j++;
-    differs.push(!(j < others.length && words[i] === others[j]));
-    if (!differs[i]) j++;
-  }
-  let next = 0;
-  return a.map((word) => [word, word.trim() ? differs[next++] : false]);
-}
-
-const minutes = (s) => (s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`);
 
 function render({ model, el }) {
   const root = make("div", { class: "rk", tabindex: "0", role: "region", "aria-label": "Rank answers", "data-lm-suppress-shortcuts": "true" });
@@ -87,7 +42,6 @@ function render({ model, el }) {
   }
 
   const tierOf = (place) => tiers.findIndex((tier) => tier.includes(place));
-  const ordinal = (n) => `${n}${["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? "th"}`;
 
   function pick(place) { // the next best; the same answer again ties it with the one above it, and once more unties it
     if (place >= count()) return;
@@ -125,12 +79,6 @@ function render({ model, el }) {
     changed(strength ? `Answer ${strength < 0 ? 1 : 2} is ${state().strength ? LEVELS[strength + 3] : "better"}.` : "Both are equal.");
   }
 
-  function both() {
-    if (!pairwise()) return;
-    [bothBad, strength, tiers] = [true, 0, [[0, 1]]];
-    changed("Both are bad.");
-  }
-
   function compare(card) {
     compared = compared.includes(card) ? compared.filter((c) => c !== card) : [...compared, card].slice(-2);
     changed(compared.length === 2 ? `Differences between answers ${compared[0] + 1} and ${compared[1] + 1} are marked.` : "Choose a second answer to compare.");
@@ -165,7 +113,6 @@ function render({ model, el }) {
     dispatch();
   }
 
-  const uid = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
   const common = () => ({
     uid: uid(), turn, seconds: (performance.now() - shownAt) / 1000, note, confidence,
     flags: [flagged && "flagged", bothBad && "both_bad"].filter(Boolean),
@@ -204,7 +151,8 @@ function render({ model, el }) {
   }
 
   const KEYS = {
-    Enter: submit, Backspace: back, t: tie, b: both,
+    Enter: submit, Backspace: back, t: tie,
+    b: () => { if (pairwise()) { [bothBad, strength, tiers] = [true, 0, [[0, 1]]]; changed("Both are bad."); } },
     f: () => { flagged = !flagged; changed(flagged ? "Flagged: saved with your ranking, or with a skip." : "Flag removed."); },
     s: () => send({ type: "skip", ranks: [], ...common() }),
     u: () => send({ type: "undo", uid: uid() }),
@@ -263,8 +211,6 @@ function render({ model, el }) {
         title: "Compare with another answer (Shift and its number)", "aria-label": `Compare answer ${place + 1}` }, "≠")),
     make("div", { class: "rk-text", dir: "auto", tabindex: text.length > 600 ? "0" : null }, ...words));
   }
-
-  const carry = (event, place) => event.dataTransfer.setData("text/plain", `rank:${place}`);
 
   function lane() { // the ranking so far, best first; cards are dropped here: on a tier to tie, beside it to insert
     const where = ({ clientX }, node) => {
@@ -335,7 +281,7 @@ function render({ model, el }) {
       make("ol", { class: "rk-cards", style: `--columns: ${count() % 2 ? 3 : 2}` }, ...item().responses.map((_, place) => card(place))),
       pairwise() && state().strength ? scale() : lane(),
       make("div", { class: "rk-bar" }, button("Enter", "submit", submit, undefined, ranked), button("⌫", "back", back), button("t", "tie", tie),
-        button("s", "skip", KEYS.s), button("f", "flag", KEYS.f, flagged), pairwise() && button("b", "both bad", both, bothBad), undo),
+        button("s", "skip", KEYS.s), button("f", "flag", KEYS.f, flagged), pairwise() && button("b", "both bad", KEYS.b, bothBad), undo),
       extras());
   }
 

@@ -27,6 +27,8 @@ GUIDELINES = {
     "Harmless": "Declines what would do harm, kindly, and only that.",
     "Honest": "Says so when nobody could know, and makes nothing up.",
 }
+MODULE = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("ranker_parts.js", "ranker.js"))
+STYLE = Path(__file__).with_name("ranker.css").read_text(encoding="utf-8")
 RATE_OVER = 20  # the latest judgements, whose median gives the pace
 
 
@@ -77,7 +79,7 @@ class Desk:
             raise ValueError(f"{len(message['ranks'])} ranks came for {len(self.turn.shown_order)} answers.")
         seconds = max(float(message.get("seconds") or 0.0), 0.0)
         confidence, margin = message.get("confidence"), message.get("margin")
-        self.queue.submit(self.turn, ranks, session="widget", uid=message["uid"], shown_at=time.time() - seconds, flags=list(message.get("flags") or []),
+        self.queue.submit(self.turn, ranks, session=message.get("session", "widget"), uid=message["uid"], shown_at=time.time() - seconds, flags=list(message.get("flags") or []),
                           note=str(message.get("note") or ""), confidence=None if confidence is None else float(confidence),
                           margin=None if margin is None else float(margin))
         self.seconds.append(seconds)
@@ -102,8 +104,7 @@ if anywidget:
     class RankingWidget(anywidget.AnyWidget):
         """Cards to rank by keyboard, click or drag. `guidelines` may be changed from any cell, and shows at once."""
 
-        _esm = Path(__file__).with_name("ranker.js")
-        _css = Path(__file__).with_name("ranker.css")
+        _esm, _css = MODULE, STYLE
         state = traitlets.Dict().tag(sync=True)
         guidelines = traitlets.Dict().tag(sync=True)
 
@@ -124,7 +125,7 @@ def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets
     box = widgets.VBox()
 
     def answer(**message) -> None:
-        draw(desk.receive({"uid": f"{time.time_ns():x}", "turn": desk.number, "seconds": time.time() - shown_at[0]} | message))
+        draw(desk.receive({"uid": f"{time.time_ns():x}", "session": "form", "seconds": time.time() - shown_at[0]} | message))
 
     shown_at = [time.time()]
 
@@ -148,10 +149,10 @@ def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets
         cards = [widgets.HBox([choice, widgets.HTML(f"<div dir='auto' style='{style}'>{html.escape(text)}</div>")])
                  for choice, text in zip(choices, item["responses"])]
         save, skip = widgets.Button(description="Save ranking", button_style="primary"), widgets.Button(description="Skip")
-        save.on_click(lambda _: answer(type="rank", ranks=[choice.value for choice in choices]))
-        skip.on_click(lambda _: answer(type="skip", ranks=[]))
-        prompt = widgets.HTML(f"<div dir='auto' style='font-weight:600;margin:6px 0;white-space:pre-wrap'>{html.escape(item['prompt'])}</div>")
-        box.children = [head, prompt, *cards, widgets.HBox([save, skip, undo]), told]
+        save.on_click(lambda _: answer(type="rank", turn=state["turn"], ranks=[choice.value for choice in choices]))
+        skip.on_click(lambda _: answer(type="skip", turn=state["turn"], ranks=[]))
+        head.value += f"<div dir='auto' style='font-weight:600;margin:6px 0;white-space:pre-wrap'>{html.escape(item['prompt'])}</div>"
+        box.children = [head, *cards, widgets.HBox([save, skip, undo]), told]
 
     draw(desk.state())
     return box

@@ -1,15 +1,13 @@
 """The widget's module alone, in a real browser, against a mock of anywidget's model whose kernel is this file's Python."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from rlhf_utils.labelling import LabelQueue
 from rlhf_utils.labels import KINDS, LabelStore
-from rlhf_utils.widget import GUIDELINES, Desk
+from rlhf_utils.widget import GUIDELINES, MODULE, STYLE, Desk
 
-PACKAGE = Path(__file__).resolve().parent.parent / "rlhf_utils"
 PAGE = """<!doctype html><meta charset="utf-8"><style>%s</style><body><input id="before"><div id="el"></div><script type="module">
 const listeners = {};
 const traits = {state: %s, guidelines: %s};
@@ -42,8 +40,7 @@ class Bench:
 
     def load(self):
         state = self.desk.state(autofocus=True)
-        self.page.set_content(PAGE % ((PACKAGE / "ranker.css").read_text(), json.dumps(state).replace("<", "\\u003c"), json.dumps(GUIDELINES),
-                                      json.dumps((PACKAGE / "ranker.js").read_text()).replace("</", "<\\/")))
+        self.page.set_content(PAGE % (STYLE, json.dumps(state).replace("<", "\\u003c"), json.dumps(GUIDELINES), json.dumps(MODULE).replace("</", "<\\/")))
         self.page.wait_for_function("window.ready")
 
     def receive(self, text):

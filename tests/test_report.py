@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rlhf_utils import evaluate, plots, report, show, widget
+from rlhf_utils.labelling import LabelQueue
 from rlhf_utils.labels import LabelStore
 
 SCRIPT, IMAGE = "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'
@@ -116,6 +117,10 @@ def items(hostile: str = "") -> list[dict]:
     return [{"id": str(n), "prompt": f"p{n} {hostile}", "responses": [f"r{i} {hostile}" for i in range(3)]} for n in range(3)]
 
 
+def form(store, name: str = "me", hostile: str = ""):
+    return widget.ranking_form(widget.Desk(LabelQueue(items(hostile), store, name)))
+
+
 @pytest.fixture
 def store(tmp_path):
     return LabelStore(tmp_path / "labels.sqlite")
@@ -123,14 +128,14 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_form_escapes(store, hostile):
-    box = widget.ranking_form(items(hostile), store, "me")
+    box = form(store, hostile=hostile)
     shown = "".join(w.value for w in of_kind(box, "HTML"))
     assert raw(shown) == [] and shown.count(html.escape(hostile)) == 1 + 3
 
 
 def test_form_stores_what_was_chosen(store):
     """The numbers belong to the answers as shown; what is stored belongs to the answers as given."""
-    box = widget.ranking_form(items(), store, "me")
+    box = form(store)
     for item in items():
         texts, numbers = [w.value for w in of_kind(box, "HTML")[1:4]], of_kind(box, "BoundedIntText")
         for place, number in enumerate(numbers):
@@ -144,24 +149,24 @@ def test_form_stores_what_was_chosen(store):
 
 
 def test_form_stores_ties(store):
-    box = widget.ranking_form(items(), store, "me")
+    box = form(store)
     press(box)
     assert store.rows()[0]["ranks"] == [1, 1, 1] and "1 of 3" in of_kind(box, "HTML")[0].value
 
 
 def test_form_goes_on_and_ends(store):
-    press(widget.ranking_form(items(), store, "me"))
-    box = widget.ranking_form(items(), store, "me")  # a new kernel: what is stored is not asked again
+    press(form(store))
+    box = form(store)  # a new kernel: what is stored is not asked again
     assert "p1" in of_kind(box, "HTML")[0].value
     press(box)
     press(box)
-    assert "All 3 are ranked" in of_kind(box, "HTML")[0].value and [row["item_id"] for row in store.rows()] == ["0", "1", "2"]
-    assert "0 of 3" in of_kind(widget.ranking_form(items(), store, "you"), "HTML")[0].value  # another person has all before them
+    assert "All 3 are judged" in of_kind(box, "HTML")[0].value and [row["item_id"] for row in store.rows()] == ["0", "1", "2"]
+    assert "0 of 3" in of_kind(form(store, "you"), "HTML")[0].value  # another person has all before them
 
 
 def test_a_double_click_is_one_judgement(store):
     """Both clicks reach the kernel before the form has changed on the screen."""
-    box = widget.ranking_form(items(), store, "me")
+    box = form(store)
     button = of_kind(box, "Button")[0]
     button.click()
     button.click()
@@ -169,7 +174,7 @@ def test_a_double_click_is_one_judgement(store):
 
 
 def test_form_shows_why_nothing_was_stored(store, monkeypatch):
-    box = widget.ranking_form(items(), store, "me")
+    box = form(store)
     monkeypatch.setattr(store, "add", lambda *args, **kw: (_ for _ in ()).throw(OSError(f"disk full {SCRIPT}")))
     press(box)
     message = of_kind(box, "HTML")[-1].value
