@@ -27,9 +27,9 @@ from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
     "sft": ("01_sft", 6.0),
-    "preferences": ("02_preferences", 4.5),
-    "reward_model": ("03_reward_model", 9.0),
-    "ppo": ("04_ppo", 8.0),
+    "preferences": ("02_preferences", 8.0),
+    "reward_model": ("03_reward_model", 11.0),
+    "ppo": ("04_ppo", 7.0),
     "evaluation": ("05_evaluation", 1.0),
 }
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
