@@ -160,4 +160,4 @@ def readout_html(judgements: list[dict]) -> str:
         rows.append(line((f"{'⚠ ' if row['worry'] else ''}{row['measure']}", f"<b>{number(row['value'])}</b>", interval, row["meaning"])))
     people = by_annotator(judgements)
     table = [line(people[0], "th"), *(line(number(value) for value in row.values()) for row in people)] if people else []
-    return f"<table>{''.join(rows)}</table><table style='margin-top:10px'>{''.join(table)}</table>"
+    return f"<table style='line-height:1.4'>{''.join(rows)}</table><table style='line-height:1.4;margin-top:10px'>{''.join(table)}</table>"
