@@ -7,6 +7,8 @@ shown as text. Left out: logging in; the order of questions (labelling.LabelQueu
 import html
 import threading
 import time
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -39,6 +41,8 @@ class Desk:
         self.queue, self.target, self.strength = queue, target, strength
         self.turn: Turn | None = queue.next()
         self.number, self.begun, self.seconds = 0, queue.done, []
+        self.past: dict[int, Turn] = {}  # questions answered, by number
+        self.answered: set[str] = set()  # uids of messages
         self.undone: dict = {}  # the row that was just taken back: its ranking is shown again
         self.on_saved = []  # called without arguments after each label
         self.lock = threading.Lock()  # JupyterLab delivers messages on another thread than the cells'
@@ -70,28 +74,34 @@ class Desk:
                 return self.state(error={"uid": message.get("uid"), "text": text if text.endswith(".") else text + "."})
 
     def _store(self, message: dict) -> dict:
-        if message["turn"] != self.number or self.turn is None:  # an echo of what was answered already
+        late = message["turn"] != self.number  # sent again, or from a second view of the same widget
+        turn = self.past.get(message["turn"]) if late else self.turn
+        if message["uid"] in self.answered or late and message["type"] == "skip":
             return self.state(saved=message["uid"])
-        ranks = [0] * len(self.turn.shown_order) if message["ranks"] else []
-        for index, rank in zip(self.turn.shown_order, message["ranks"]):
+        if turn is None:
+            raise ValueError("There is no such question here: run the cell again.")
+        ranks = [0] * len(turn.shown_order) if message["ranks"] else []
+        for index, rank in zip(turn.shown_order, message["ranks"]):
             ranks[index] = rank
-        if message["type"] == "rank" and (len(message["ranks"]) != len(self.turn.shown_order)):
-            raise ValueError(f"{len(message['ranks'])} ranks came for {len(self.turn.shown_order)} answers.")
+        if message["type"] == "rank" and len(message["ranks"]) != len(turn.shown_order):
+            raise ValueError(f"{len(message['ranks'])} ranks came for {len(turn.shown_order)} answers.")
         seconds = max(float(message.get("seconds") or 0.0), 0.0)
         confidence, margin = message.get("confidence"), message.get("margin")
-        self.queue.submit(self.turn, ranks, session=message.get("session", "widget"), uid=message["uid"], shown_at=time.time() - seconds, flags=list(message.get("flags") or []),
-                          note=str(message.get("note") or ""), confidence=None if confidence is None else float(confidence),
-                          margin=None if margin is None else float(margin))
+        self.queue.submit(replace(turn, kind="repeat") if late else turn, ranks, session=message.get("session", "widget"), uid=message["uid"],
+                          shown_at=time.time() - seconds, flags=list(message.get("flags") or []), note=str(message.get("note") or ""),
+                          confidence=None if confidence is None else float(confidence), margin=None if margin is None else float(margin))
+        self.answered.add(message["uid"])
         self.seconds.append(seconds)
         self.queue.refresh()  # others label too
         self.undone = {}
-        return self._advance(message)
+        return self.state(saved=message["uid"]) if late else self._advance(message)
 
     def _take_back(self, message: dict) -> dict:
         self.undone = self.queue.undo()
         return self._advance(message)
 
     def _advance(self, message: dict) -> dict:
+        self.past[self.number] = self.turn
         self.turn, self.number = self.queue.next(), self.number + 1
         state = self.state(saved=message["uid"])
         for call in self.on_saved:
@@ -125,7 +135,7 @@ def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets
     box = widgets.VBox()
 
     def answer(**message) -> None:
-        draw(desk.receive({"uid": f"{time.time_ns():x}", "session": "form", "seconds": time.time() - shown_at[0]} | message))
+        draw(desk.receive({"session": "form", "seconds": time.time() - shown_at[0]} | message))
 
     shown_at = [time.time()]
 
@@ -137,7 +147,8 @@ def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets
             return
         shown_at[0] = time.time()
         undo = widgets.Button(description="Undo the last")
-        undo.on_click(lambda _: answer(type="undo"))
+        uid = uuid.uuid4().hex  # of this question's answer, however often its button is pressed
+        undo.on_click(lambda _: answer(type="undo", uid=uid))
         head = widgets.HTML(f"<div style='opacity:.7'>{progress['done']} of {progress['target']} · 1 is best, equal numbers are ties</div>"
                             + "".join(f"<div><b>{html.escape(name)}</b>: {html.escape(text)}</div>" for name, text in guidelines.items()))
         if not item:
@@ -149,8 +160,8 @@ def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets
         cards = [widgets.HBox([choice, widgets.HTML(f"<div dir='auto' style='{style}'>{html.escape(text)}</div>")])
                  for choice, text in zip(choices, item["responses"])]
         save, skip = widgets.Button(description="Save ranking", button_style="primary"), widgets.Button(description="Skip")
-        save.on_click(lambda _: answer(type="rank", turn=state["turn"], ranks=[choice.value for choice in choices]))
-        skip.on_click(lambda _: answer(type="skip", turn=state["turn"], ranks=[]))
+        save.on_click(lambda _: answer(type="rank", uid=uid, turn=state["turn"], ranks=[choice.value for choice in choices]))
+        skip.on_click(lambda _: answer(type="skip", uid=uid, turn=state["turn"], ranks=[]))
         head.value += f"<div dir='auto' style='font-weight:600;margin:6px 0;white-space:pre-wrap'>{html.escape(item['prompt'])}</div>"
         box.children = [head, *cards, widgets.HBox([save, skip, undo]), told]
 

@@ -36,6 +36,17 @@ def test_the_same_message_twice_answers_one_question(queue):
     assert len(queue.store.rows()) == 1 and desk.state()["turn"] == 1
 
 
+def test_a_second_view_loses_nothing(queue):
+    """Two views of one widget answer the same question: the later answer is a repetition of the first, not dropped, and no label of the next."""
+    desk = Desk(queue)
+    desk.receive({"type": "rank", "uid": "u1", "turn": 0, "ranks": [1, 2, 3]})
+    state = desk.receive({"type": "rank", "uid": "u2", "turn": 0, "ranks": [3, 2, 1]})
+    first, second = queue.store.rows(kinds=KINDS)
+    assert (first["item_id"], first["kind"], second["item_id"], second["kind"]) == ("0", "ranking", "0", "repeat") and state["turn"] == 1
+    assert state["saved"] == "u2" and [second["ranks"][i] for i in second["shown_order"]] == [3, 2, 1]
+    assert "no such question" in desk.receive({"type": "rank", "uid": "u3", "turn": 7, "ranks": [1, 2, 3]})["error"]["text"]
+
+
 @pytest.mark.parametrize(("message", "told"), [
     ({"ranks": [1, 2]}, "2 ranks came for 3 answers"), ({"ranks": [0, 1, 2]}, "must be 3 whole numbers"), ({"ranks": [1, 2, "3"]}, "must be 3 whole numbers"),
     ({"ranks": []}, "0 ranks came"), ({"ranks": [1, 2, 3], "confidence": "high"}, "high"), ({"ranks": 7}, "TypeError"),
