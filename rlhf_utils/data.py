@@ -34,7 +34,7 @@ def load_rows(source: str, kind: str) -> list[dict]:
         source = str(BUILTIN / f"{kind}.jsonl")
     path = Path(source).expanduser()
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        rows = _read_jsonl(path)
+        rows = read_jsonl(path)
     elif path.suffix in (".json", ".csv", ".parquet"):
         _must_exist(path)
         from datasets import load_dataset
@@ -54,7 +54,8 @@ def _must_exist(path: Path) -> None:
         raise DataError(f"There is no file {path.resolve()}. Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id.")
 
 
-def _read_jsonl(path: Path) -> list[dict]:
+def read_jsonl(path: Path) -> list[dict]:
+    """The file's rows, unpacked if its name ends in .gz. Raises DataError naming the line, or what else is wrong with the file."""
     _must_exist(path)
     rows = []
     try:
@@ -180,12 +181,9 @@ class Endless:
         return self.rows[self._order[index]]
 
 
-def chat_prompt(tokenizer, prompt: str, *turns: str) -> str:
-    """The prompt as the model sees it, up to where its answer begins; plain text for a tokenizer without a chat template.
-
-    Further turns, of the assistant and the user by turns, follow it.
-    """
+def chat_prompt(tokenizer, prompt: str) -> str:
+    """The prompt as the model sees it, up to where its answer begins; plain text for a tokenizer without a chat template."""
     if tokenizer.chat_template is None:
-        return "".join(text.rstrip() + "\n" for text in (prompt, *turns))
-    messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate((prompt, *turns))]
+        return prompt.rstrip() + "\n"
+    messages = [{"role": "user", "content": prompt}]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .annotators import GOLD_WEIGHTS, gold_score, refuses, rubric
+from .quality import clustered_interval
 
 
 def correct(margins) -> np.ndarray:
@@ -20,16 +21,11 @@ def correct(margins) -> np.ndarray:
 
 
 def bootstrap_by_prompt(values, prompts: list[str], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95% percentile interval of the mean of `values`, drawing whole prompts with replacement."""
-    sums: dict[str, list[float]] = {}
+    """The 95% percentile interval of the mean of `values`, drawing whole prompts with replacement; (0, 1) for fewer than two prompts."""
+    by_prompt: dict[str, list[float]] = {}
     for value, prompt in zip(values, prompts):
-        entry = sums.setdefault(prompt, [0.0, 0])
-        entry[0] += float(value)
-        entry[1] += 1
-    table = np.array(list(sums.values()))
-    drawn = table[np.random.default_rng(seed).integers(0, len(table), (draws, len(table)))].sum(1)
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
-    return float(low), float(high)
+        by_prompt.setdefault(prompt, []).append(float(value))
+    return clustered_interval([sum(own) for own in by_prompt.values()], [len(own) for own in by_prompt.values()], seed, draws)
 
 
 def calibration(margins, bins: int = 8) -> dict:

@@ -6,13 +6,14 @@ Left out: sharing a queue between machines; paying people.
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .annotators import Annotator, simulated_annotators
 from .errors import ModelError, SettingError
 from .labels import LabelStore
 
+HEADLESS = "headless "  # how the sessions of annotators that are no people begin
 STRATEGIES = ("in_order", "random", "uncertainty")
 REPEAT_AFTER = 10  # judgements between a ranking and its repetition, so that the first is not simply remembered
 
@@ -69,7 +70,7 @@ class LabelQueue:
             if item in ids and annotator == self.annotator and session == (self.session or session):
                 self._mine.setdefault(item, []).append(kind)
                 self._last = number
-            elif item in ids and annotator != self.annotator and kind == "ranking":
+            elif item in ids and annotator != self.annotator and kind == "ranking" and session.startswith(HEADLESS) == self.session.startswith(HEADLESS):
                 self._others.add(item)
 
     def _is_asked(self, item: dict) -> bool:
@@ -134,15 +135,19 @@ class LabelQueue:
 
 
 def headless_session(annotator, seed: int) -> str:
-    """A name for an annotator's settings and the seed: judgements made under others do not count."""
-    settings = repr(annotator) if is_dataclass(annotator) else annotator.name
-    return "headless " + hashlib.sha256(f"{seed}/{settings}".encode()).hexdigest()[:12]
+    """A name for an annotator, as its repr tells its settings, and the seed: judgements made under others do not count."""
+    return HEADLESS + hashlib.sha256(f"{seed}/{annotator!r}".encode()).hexdigest()[:12]
 
 
 def of_annotators(rows: list[dict], annotators: list, seed: int) -> list[dict]:
     """Those judgements that these annotators, with their settings, made."""
     asked = {(annotator.name, headless_session(annotator, seed)) for annotator in annotators}
     return [row for row in rows if (row["annotator"], row["session"]) in asked]
+
+
+def of_people(rows: list[dict]) -> list[dict]:
+    """Those judgements that nobody made in a person's stead."""
+    return [row for row in rows if not row["session"].startswith(HEADLESS)]
 
 
 def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float, seed: int, track=iter, **options) -> list[dict]:
@@ -163,13 +168,17 @@ def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float
 
 @dataclass
 class ScoringAnnotator:
-    """Ranks by a function of (prompts, completions) → scores: TRL's reward-function signature, or a reward model's `score`."""
+    """Ranks by a function of (prompts, completions, **columns) → scores: TRL's reward-function signature, or a reward model's `score`."""
 
     name: str
     score: Callable[..., list[float]] = field(repr=False)
+    digest: str = ""  # of what scores: another model's or function's rankings are other rankings
 
     def rank(self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random) -> list[int]:
-        scores = [float(s) for s in self.score(prompts=[item["prompt"]] * len(responses), completions=responses)]
+        from .rewards import as_scores  # here, because what this imports takes seconds that a person at the widget need not wait
+
+        columns = {key: [value] * len(responses) for key, value in item.items() if key not in ("prompt", "responses")}
+        scores = as_scores(self.score(prompts=[item["prompt"]] * len(responses), completions=responses, **columns), len(responses)).tolist()
         return [1 + sum(other > own for other in scores) for own in scores]
 
 
@@ -191,14 +200,14 @@ def load_annotators(name: str, trained: Callable[[], Path], items: list[dict]) -
 
     trained: gives the folder of `reward_model`. Raises SettingError naming what was given, and for a file that knows none of the items.
     """
-    from . import exchange  # here, because what these import takes seconds that a person at the widget need not wait
-    from .rewards import load_reward
+    from . import exchange
+    from .rewards import digest_of, load_reward
 
     if name == "simulated":
         return simulated_annotators()
     if not Path(name).is_file():
         try:
-            return [ScoringAnnotator(name, load_reward(name, trained))]
+            return [ScoringAnnotator(name, load_reward(name, trained), digest_of(name, trained))]
         except (SettingError, ModelError) as error:
             raise SettingError(f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: {error}") from error
     rows, bad = exchange.read_labels(Path(name))

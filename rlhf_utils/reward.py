@@ -25,9 +25,7 @@ from .trunk import Trunk, share_blocks
 
 def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
     """(B,) index of the last non-padding token, for padding on either side; 0 for a row of padding only."""
-    length = attention_mask.shape[1]
-    last = length - 1 - attention_mask.long().flip(1).argmax(1)
-    return torch.where(attention_mask.bool().any(1), last, torch.zeros_like(last))
+    return attention_mask.long().cumsum(1).argmax(1)  # the first place that all real tokens have been counted at
 
 
 class RewardModel(nn.Module):

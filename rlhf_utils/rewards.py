@@ -4,6 +4,9 @@ A reward is named in one line: `reward_model` (the one of 03), the folder or hub
 or a weighted sum of these, such as `0.8*reward_model + 0.2*my_rewards:politeness`. Left out: rewards for single tokens.
 """
 
+import contextlib
+import hashlib
+import inspect
 import math
 import re
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from . import models
 from .annotators import load_function
 from .errors import ModelError, PPOError, SettingError
 from .reward import RewardModel, load_reward_model
+from .runs import digest
 from .sampling import Samples
 
 Reward = Callable[..., list[float]]
@@ -124,13 +128,30 @@ def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = tor
 
     Raises SettingError for a term that cannot be read or imported, and ModelError for a model that is none.
     """
-    parts = []
+    parts = [(weight, name, _load_one(name, trained, dtype, device, trunk_of)) for weight, name in _terms(spec)]
+    return parts[0][2] if len(parts) == 1 and parts[0][0] == 1 else WeightedRewards(parts)
+
+
+def digest_of(spec: str, trained: Callable[[], Path]) -> str:
+    """SHA-256 of the folders and of the functions' files that `spec` names: with another one, the same name scores otherwise."""
+    found = hashlib.sha256()
+    for _, name in _terms(spec):
+        folder = Path(trained() if name == "reward_model" else name).expanduser()
+        if ":" in name and not folder.exists():
+            with contextlib.suppress(TypeError, OSError):  # what was not written in Python does not change
+                folder = Path(inspect.getfile(inspect.unwrap(load_function("reward", name))))
+        found.update((digest(folder) if folder.exists() else name).encode())
+    return found.hexdigest()
+
+
+def _terms(spec: str) -> list[tuple[float, str]]:
+    terms = []
     for term in spec.split(" + "):
         weight, _, name = term.strip().rpartition("*")
         if not name or not re.fullmatch(r"([+-]?\d+(\.\d*)?)?", weight.strip()):
             raise SettingError(f"reward={spec!r}: {term!r} is no reward; write for example '0.8*reward_model + 0.2*my_rewards:politeness'.")
-        parts.append((float(weight or 1), name.strip(), _load_one(name.strip(), trained, dtype, device, trunk_of)))
-    return parts[0][2] if len(parts) == 1 and parts[0][0] == 1 else WeightedRewards(parts)
+        terms.append((float(weight or 1), name.strip()))
+    return terms
 
 
 def _load_one(name: str, trained: Callable[[], Path], dtype: torch.dtype, device, trunk_of) -> Reward:

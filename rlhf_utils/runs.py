@@ -62,7 +62,7 @@ def run_dir(name: str) -> Path:
 def convert(name: str, value, kind: str):
     """The value as a declared type, where nothing is lost: "1e-4" is a float, "true" a bool, 3 a float. Raises RunError."""
     wanted = TYPES[kind]
-    if type(value) is wanted:
+    if type(value) is wanted and (wanted is not float or math.isfinite(value)):
         return value
     if wanted is bool and str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"

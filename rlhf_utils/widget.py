@@ -15,7 +15,7 @@ import ipywidgets as widgets
 import traitlets
 
 from .errors import ExplainedError
-from .labelling import LabelQueue, Turn
+from .labelling import LabelQueue, Turn, of_people
 from .labels import KINDS
 from .quality import readout_html
 
@@ -97,7 +97,10 @@ class Desk:
         return self.state(saved=message["uid"]) if late else self._advance(message)
 
     def _take_back(self, message: dict) -> dict:
+        if message["uid"] in self.answered:  # sent again while the kernel was busy
+            return self.state(saved=message["uid"])
         self.undone = self.queue.undo()
+        self.answered.add(message["uid"])
         return self._advance(message)
 
     def _advance(self, message: dict) -> dict:
@@ -199,7 +202,7 @@ def live_readout(queue: LabelQueue, box: widgets.VBox | None = None, every: int 
     view, count = widgets.HTML(), [0]
 
     def draw() -> None:
-        view.value = readout_html(queue.store.rows(queue.items, KINDS))
+        view.value = readout_html(of_people(queue.store.rows(queue.items, KINDS)))
 
     def counted() -> None:
         count[0] += 1

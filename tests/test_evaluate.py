@@ -61,8 +61,8 @@ def test_bootstrap_covers():
     assert np.mean([low <= 0.7 <= high for low, high in (evaluate.bootstrap_by_prompt(*f, draws=400) for f in flat)]) < 0.8  # what naive would do
 
 
-def test_bootstrap_of_one_prompt_is_a_point():
-    assert evaluate.bootstrap_by_prompt([1, 0, 1, 0], ["a"] * 4) == (0.5, 0.5)
+def test_bootstrap_of_one_prompt_says_nothing():
+    assert evaluate.bootstrap_by_prompt([1, 0, 1, 0], ["a"] * 4) == (0.0, 1.0)
 
 
 def test_win_rate_ties_count_half():

@@ -1,25 +1,28 @@
 """Who is asked what next, by people's queue and by annotators that are no people."""
 
 import json
+import math
 import random
 import sys
 import types
+from dataclasses import dataclass, field
 
 import pytest
 
 from rlhf_utils import exchange
 from rlhf_utils.annotators import GOLD_WEIGHTS, Annotator
-from rlhf_utils.errors import SettingError
-from rlhf_utils.labelling import LabelQueue, ScoringAnnotator, judge, load_annotators
+from rlhf_utils.errors import PPOError, SettingError
+from rlhf_utils.labelling import LabelQueue, ScoringAnnotator, judge, load_annotators, of_people
 from rlhf_utils.labels import KINDS, LabelStore
 from rlhf_utils.preferences import item_id
 
 
+@dataclass
 class Person:
     """Ranks the longest first; walks out after `patience` rankings."""
 
-    def __init__(self, name, patience=1000):
-        self.name, self.patience = name, patience
+    name: str
+    patience: int = field(default=1000, repr=False)
 
     def rank(self, item, responses, shown_order, rng):
         assert sorted(shown_order) == list(range(len(responses)))
@@ -75,17 +78,24 @@ def test_judgements_made_under_other_settings_do_not_count(tmp_path):
     second = judge(items, [Annotator("ada", GOLD_WEIGHTS, temperature=5.0)], store, overlap=1.0, seed=0)
     assert [len(first), len(second), len(store.rows())] == [1, 1, 3] and first[0]["id"] != second[0]["id"]
     assert judge(items, [Annotator("ada", GOLD_WEIGHTS)], store, overlap=1.0, seed=0) == first
+    assert [row["annotator"] for row in of_people(store.rows())] == ["me"]
+    assert LabelQueue(items, LabelStore(tmp_path / "labels.sqlite"), "you", overlap=0.0).next() is None  # "me" has answered it
+    store.undo(2)
+    assert LabelQueue(items, LabelStore(tmp_path / "labels.sqlite"), "you", overlap=0.0).next() is not None  # only "ada" has, who is no person
 
 
 # --- annotators that are no people
 
 
 def test_scoring_annotator_ranks():
-    def score(prompts, completions):
-        assert prompts == ["p"] * 4
+    def score(prompts, completions, key_points):
+        assert prompts == ["p"] * 4 and key_points == [["x"]] * 4
         return [float(len(text)) for text in completions]
 
-    assert ScoringAnnotator("length", score).rank({"prompt": "p"}, ["aa", "a", "aaaa", "aa"], [0, 1, 2, 3], random.Random(0)) == [2, 4, 1, 2]
+    item = {"prompt": "p", "responses": ["aa", "a", "aaaa", "aa"], "key_points": ["x"]}
+    assert ScoringAnnotator("length", score).rank(item, item["responses"], [0, 1, 2, 3], random.Random(0)) == [2, 4, 1, 2]
+    with pytest.raises(PPOError, match="nan for answer 1"):
+        ScoringAnnotator("nothing", lambda prompts, completions, **columns: [math.nan] * 4).rank(item, item["responses"], [0, 1, 2, 3], random.Random(0))
 
 
 def test_load_annotators(monkeypatch):

@@ -14,7 +14,7 @@ from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification,
 from rlhf_utils import models
 from rlhf_utils.errors import ModelError
 from rlhf_utils.reward import RewardModel
-from rlhf_utils.rewards import ClassifierReward, as_scores, load_reward
+from rlhf_utils.rewards import ClassifierReward, as_scores, digest_of, load_reward
 
 PROMPTS, COMPLETIONS = ["Hi?", "How do plants drink?", "Why?"], ["Hello.", "By their roots, with the help of the sun.", "Because."]
 
@@ -37,6 +37,20 @@ def classifier(folder, labels: int, template: bool = True) -> str:
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def test_the_digest_follows_weights_and_source(tmp_path, monkeypatch):
+    """Under the same name, another model or an edited function scores otherwise."""
+    (tmp_path / "edited.py").write_text("def polite(prompts, completions): return [1.0] * len(prompts)\n")
+    (tmp_path / "model").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    spec, found = "0.5*reward_model + edited:polite", set()
+    for number in range(2):
+        (tmp_path / "model" / "weights").write_text(str(number))
+        found |= {digest_of(spec, lambda: tmp_path / "model") for _ in range(2)}
+        monkeypatch.delitem(sys.modules, "edited")
+    (tmp_path / "edited.py").write_text("def polite(prompts, completions): return [2.0, 3.0] * len(prompts)\n")
+    assert len(found | {digest_of(spec, lambda: tmp_path / "model")}) == 3
 
 
 @pytest.mark.parametrize("template", [True, False])

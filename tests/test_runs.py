@@ -49,7 +49,7 @@ def test_convert_loses_nothing(value, kind, wanted):
 
 @pytest.mark.parametrize(("value", "kind"), [
     ("many", "int"), (2.5, "int"), ("2.5", "int"), (True, "int"), (True, "float"), (1, "bool"), ("yes", "bool"), (None, "str"), (3, "str"), ([1], "float"),
-    (None, "float"), ("", "int"), ("inf", "int"), ("nan", "int"), (10**400, "float"),
+    (None, "float"), ("", "int"), ("inf", "int"), ("nan", "int"), (10**400, "float"), (float("nan"), "float"), (float("inf"), "float"),
 ])
 def test_convert_refuses_with_name_value_and_type(value, kind):
     with pytest.raises(RunError) as error:

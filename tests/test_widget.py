@@ -66,6 +66,15 @@ def test_undo_brings_the_ranking_back(queue):
     assert state["item"]["id"] == "0" and state["item"]["ranks"] == [2, 1, 3] and state["item"]["flags"] == ["flagged"] and state["progress"]["done"] == 0
 
 
+def test_an_undo_sent_twice_takes_one_judgement_back(queue):
+    desk = Desk(queue)
+    for turn in range(2):
+        desk.receive({"type": "rank", "uid": f"u{turn}", "turn": turn, "ranks": [1, 2, 3]})
+    for _ in range(2):
+        assert desk.receive({"type": "undo", "uid": "back"})["saved"] == "back"
+    assert [row["item_id"] for row in queue.store.rows()] == ["0"]
+
+
 def test_target_and_end(queue):
     desk = Desk(queue, target=2)
     for number in range(2):

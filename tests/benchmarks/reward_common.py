@@ -10,7 +10,7 @@ from rlhf_utils.report_card import usable_pairs
 
 FILES = {"hh": "hh_harmless.jsonl.gz", "instructions": "instructions_with_preferences.jsonl"}
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
-HELDOUT, VALIDATION = 0.2, 0.1  # shares of the prompts, and of those that are left
+HELDOUT = 0.2  # share of the prompts
 
 
 def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -19,10 +19,17 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the data are")
     parser.add_argument("--pairs", type=positive, default=10**6, help="training pairs at most")
     parser.add_argument("--heldout", type=positive, default=10**6, help="held-out pairs at most")
+    parser.add_argument("--validation", type=float, default=0.1, help="share of the prompts that are not held out, for the temperature and for sweeps")
     parser.add_argument("--max-length", type=positive, default=128, help="tokens; what is longer loses its beginning, on both sides")
     parser.add_argument("--batch", type=positive, default=4, help="pairs a step for TRL, prompts for ours")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--epochs", type=positive, default=1)
+    parser.add_argument("--k", type=positive, default=8, help="ours: top layers with adapters")
+    parser.add_argument("--head-epochs", type=int, default=3, help="ours: passes of the heads alone")
+    parser.add_argument("--head-learning-rate", type=float, default=2e-4, help="ours")
+    parser.add_argument("--ensemble", type=positive, default=2, help="ours: heads")
+    parser.add_argument("--center", type=float, default=0.0, help="ours: center_rewards_coefficient")
+    parser.add_argument("--checkpointing", type=int, default=0, help="TRL: 1 recomputes activations, which saves memory and costs time")
     parser.add_argument("--judge", choices=("heldout", "validation"), default="heldout", help="which pairs give the accuracy; sweeps take validation")
     return parser
 
@@ -42,7 +49,7 @@ def instruction(row: dict) -> dict:
 def split(rows: list[dict], seed: int, args) -> tuple[list[dict], list[dict], list[dict]]:
     """(training, validation, held-out) rows, each prompt on one side; both sides of the benchmark learn from the same training rows."""
     learned, heldout = data.split_by_prompt(rows, HELDOUT, seed)
-    train, validation = data.split_by_prompt(learned, VALIDATION, seed)
+    train, validation = data.split_by_prompt(learned, args.validation, seed)
     return train[: args.pairs], validation, heldout[: args.heldout]
 
 
@@ -51,8 +58,4 @@ def child_arguments() -> argparse.Namespace:
     parser.add_argument("--name", choices=list(FILES), required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, required=True)
-    parser.add_argument("--k", type=positive, default=8, help="ours: top layers with adapters")
-    parser.add_argument("--head-epochs", type=int, default=10, help="ours")
-    parser.add_argument("--ensemble", type=positive, default=1, help="ours: heads")
-    parser.add_argument("--checkpointing", action="store_true", help="TRL: recompute activations, which saves memory and costs time")
     return parser.parse_args()

@@ -18,14 +18,14 @@ def main() -> None:
     args = child_arguments()
     train, validation, heldout = split(rows_of(args.name, args.folder), args.seed, args)
     torch.manual_seed(args.seed)
-    k = min(args.k, models.load_from(AutoModel, args.model).config.num_hidden_layers // 2)
     backbone = models.load_model(args.model, getattr(torch, args.dtype), "cpu", AutoModel)
+    k = min(args.k, backbone.config.num_hidden_layers // 2)
     model = reward.RewardModel(models.add_lora(backbone, 16, 32, k), models.load_tokenizer(args.model), "mlp", 0.3, args.max_length, read_prompt=True,
                                read_middle=True, num_trainable_layers=k, ensemble=args.ensemble)
     groups, clock = reward_training.group_by_prompt(train), [time.perf_counter()]
     states = reward_training.read_states(model, groups)
     clock.append(time.perf_counter())
-    reward_training.fit_heads(model.heads, states, groups, args.head_epochs, args.seed)
+    reward_training.fit_heads(model.heads, states, groups, args.head_epochs, args.seed, args.head_learning_rate)
     clock.append(time.perf_counter())
     judged = heldout if args.judge == "heldout" else validation
     alone = float(evaluate.correct(reward.margins(model, judged)).mean())
@@ -36,7 +36,7 @@ def main() -> None:
     start = time.perf_counter()
     for number, few in enumerate(steps):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - number / len(steps))
-        reward_training.group_loss(model, few).backward()
+        reward_training.group_loss(model, few, center_rewards_coefficient=args.center).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

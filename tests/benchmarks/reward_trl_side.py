@@ -56,7 +56,7 @@ def main() -> None:
     rows = Dataset.from_dict({f"{side}_ids": token_ids(tokenizer, train, side, args.max_length) for side in ("chosen", "rejected")})
     with tempfile.TemporaryDirectory() as folder:
         config = RewardConfig(output_dir=folder, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, bf16=half, seed=args.seed,
-                              gradient_checkpointing=args.checkpointing, per_device_train_batch_size=args.batch, num_train_epochs=args.epochs,
+                              gradient_checkpointing=bool(args.checkpointing), per_device_train_batch_size=args.batch, num_train_epochs=args.epochs,
                               learning_rate=args.learning_rate, max_length=args.max_length, dataloader_pin_memory=False)
         RewardTrainer(model=model, args=config, processing_class=tokenizer, train_dataset=rows, callbacks=[clock]).train()
     memory, judged = peak_gb(), heldout if args.judge == "heldout" else validation

@@ -5,9 +5,9 @@
     python tests/benchmarks/reward_vs_trl.py --data hh --splits 5 --trl-splits 2 --pairs 900
     python tests/benchmarks/reward_vs_trl.py --data hh --trl-splits 0                        ours and the baselines only
 
-Every run is a process of its own. Ours and the baselines are measured on every split (by prompt, 80/20), TRL on the first
---trl-splits, with each of its learning rates, of which the better one by accuracy on these splits counts. accuracy is the mean over
-the splits that both have; time_ratio is TRL's seconds for an epoch over ours once states are cached, time_ratio_run the same for a
+Every run is a process of its own, and with --runs FILE what has been measured is not measured again after an interruption. Ours and the
+baselines are measured on every split (by prompt, 80/20), TRL with each of its learning rates on the first split, and with the more accurate
+one, a choice in its favour, on the first --trl-splits. accuracy is the mean over the splits that both have; time_ratio is TRL's seconds for an epoch over ours once states are cached, time_ratio_run the same for a
 run with caching and heads counted, and memory_ratio our peak memory over TRL's.
 """
 
@@ -27,17 +27,23 @@ from rlhf_utils import evaluate
 from rlhf_utils.report_card import bag_of_words
 
 HERE = Path(__file__).resolve().parent
-SHARED = ("model", "folder", "pairs", "heldout", "max_length", "batch", "dtype", "epochs", "judge")
+SHARED = ("model", "folder", "pairs", "heldout", "validation", "max_length", "batch", "dtype", "epochs", "judge", "k", "head_epochs", "head_learning_rate", "ensemble", "center", "checkpointing")
 
 
-def measure(side: str, name: str, seed: int, learning_rate: float, args, *further: str) -> dict:
-    """One run in a process of its own. Stops the benchmark with the end of its output if it fails."""
+def measure(side: str, name: str, seed: int, learning_rate: float, args) -> dict:
+    """One run in a process of its own, or what --runs holds of it. Stops the benchmark with the end of its output if it fails."""
     shared = [text for key in SHARED for text in (f"--{key.replace('_', '-')}", str(getattr(args, key)))]
-    command = [sys.executable, HERE / f"{side}.py", "--name", name, "--seed", str(seed), "--learning-rate", str(learning_rate), *shared, *further]
-    done = subprocess.run(command, capture_output=True, text=True, env=variables())
-    if done.returncode:
-        sys.exit(f"{side} failed:\n{done.stderr[-3000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    command = [f"{side}.py", "--name", name, "--seed", str(seed), "--learning-rate", str(learning_rate), *shared]
+    measured = [json.loads(line) for line in args.runs.open()] if args.runs and args.runs.exists() else []
+    found = next((run["found"] for run in measured if run["command"] == command), None)
+    if found is None:
+        done = subprocess.run([sys.executable, HERE / command[0], *command[1:]], capture_output=True, text=True, env=variables())
+        if done.returncode:
+            sys.exit(f"{side} failed:\n{done.stderr[-3000:]}")
+        found = json.loads(done.stdout.splitlines()[-1])
+        if args.runs:
+            with args.runs.open("a") as file:
+                file.write(json.dumps({"command": command, "found": found}) + "\n")
     print(f"{name} split {seed}, {side}, learning rate {learning_rate:g}: " + ", ".join(f"{key} {value:.3f}" for key, value in found.items()), flush=True)
     return found
 
@@ -57,14 +63,14 @@ def compare(name: str, args) -> dict[str, float]:
     """All runs of one data set; its flat keys."""
     rows = rows_of(name, args.folder)
     print(f"\n{name}: {len(rows)} pairs of {len({row['prompt'] for row in rows})} prompts", flush=True)
-    ours, simple, trl = [], [], {rate: [] for rate in args.trl_learning_rates}
+    ours, simple, best = [], [], []
     for seed in range(args.splits):
-        further = ("--k", str(args.k), "--head-epochs", str(args.head_epochs), "--ensemble", str(args.ensemble))
-        ours.append(measure("reward_side", name, seed, args.learning_rate, args, *further))
+        ours.append(measure("reward_side", name, seed, args.learning_rate, args))
         simple.append(baselines(name, seed, args))
-        for rate in args.trl_learning_rates if seed < args.trl_splits else ():
-            trl[rate].append(measure("reward_trl_side", name, seed, rate, args, *(["--checkpointing"] if args.checkpointing else [])))
-    best = max(trl.values(), key=lambda runs: averaged(runs, "accuracy")) if args.trl_splits else []
+        if seed < args.trl_splits:
+            rates = args.trl_learning_rates if seed == 0 else [best[0]["learning_rate"]]
+            runs = [measure("reward_trl_side", name, seed, rate, args) | {"learning_rate": rate} for rate in rates]
+            best.append(max(runs, key=lambda run: run["accuracy"]))
     both = ours[: len(best)] or ours
     flat = {"ours.accuracy": averaged(both, "accuracy"), "ours.accuracy_all_splits": averaged(ours, "accuracy"), "ours.heads_alone": averaged(ours, "heads_alone"),
             "ours.ece": averaged(ours, "ece"), "trl.accuracy": averaged(best, "accuracy"), "time_ratio": averaged(best, "epoch_s") / averaged(both, "epoch_s"),
@@ -82,12 +88,9 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=list(FILES), default=list(FILES))
     parser.add_argument("--splits", type=int, default=5, help="splits for ours and the baselines")
     parser.add_argument("--trl-splits", type=int, default=2, help="of these, how many for TRL")
-    parser.add_argument("--k", type=int, default=8, help="top layers with adapters")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="ours")
-    parser.add_argument("--head-epochs", type=int, default=10, help="ours")
-    parser.add_argument("--ensemble", type=int, default=2, help="ours: heads")
-    parser.add_argument("--trl-learning-rates", nargs="+", type=float, default=[1e-5, 2e-5])
-    parser.add_argument("--checkpointing", action="store_true", help="TRL: recompute activations, which saves memory and costs time")
+    parser.add_argument("--trl-learning-rates", nargs="+", type=float, default=[2e-5, 5e-5])
+    parser.add_argument("--runs", type=Path, metavar="FILE", help="write every run there as a line, and take from there what was measured before")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as flat keys")
     args = parser.parse_args()
     if args.splits < max(args.trl_splits, 1):
