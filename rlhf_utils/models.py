@@ -95,7 +95,7 @@ def resolve(name: str) -> str:
 
 
 def load_tokenizer(name: str):
-    """The tokenizer, padding on the left, with a pad token that is not the end-of-sequence token (DESIGN: else EOS is masked)."""
+    """The tokenizer, padding on the left, with a pad token that is not the end-of-sequence token (else the end would be masked in training)."""
     tokenizer = load_from(AutoTokenizer, name)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:

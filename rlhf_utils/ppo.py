@@ -1,4 +1,4 @@
-"""PPO for language models: reward shaping, advantages, losses and one update; every function takes and returns tensors.
+"""PPO for language models: reward shaping, advantages, losses and one update.
 
 Sources: PPO (Schulman 2017, arXiv 1707.06347); GAE (Schulman 2015, arXiv 1506.02438); KL-penalised rewards and the adaptive
 controller (Ziegler 2019, arXiv 1909.08593); implementation details (Huang 2024, arXiv 2403.17031). Names follow TRL.
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .errors import PPOError, SettingError
-from .policy import Policy, load_policy, make_policy  # noqa: F401  all that a notebook needs of PPO is here
+from .policy import Policy, load_policy, make_policy  # noqa: F401  04 takes them from here
 from .rewards import as_scores, score_samples
 from .runs import convert
 from .sampling import Samples, sample, score_tokens, token_logprobs, upper_hidden

@@ -1,6 +1,6 @@
 """The report of a run as one HTML file that opens offline: headline numbers, figures, answers side by side.
 
-Model text is escaped by the template; figures are plotly's, whose script is put into the file once. Left out: comparing runs.
+Model text is escaped; figures are plotly's, whose script is put into the file once. Left out: comparing runs.
 """
 
 import html

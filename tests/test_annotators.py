@@ -2,8 +2,6 @@
 
 import math
 import random
-import sys
-import types
 
 import pytest
 

@@ -25,11 +25,9 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     parameters = yaml.safe_load((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text()) | {"run": "lab"}
     environment = os.environ | {"RLHF_OUTPUTS": str(folder / "outputs"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "PYTHONWARNINGS": "ignore"}
-    os.environ["RLHF_OUTPUTS"] = environment["RLHF_OUTPUTS"]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLHF_OUTPUTS", environment["RLHF_OUTPUTS"])
         execute_notebook(str(ROOT / "notebooks" / "01_sft.ipynb"), str(folder / "01.ipynb"), parameters, progress_bar=False, cwd=str(ROOT))
-    finally:
-        del os.environ["RLHF_OUTPUTS"]
     prepared = folder / "02.ipynb"
     execute_notebook(str(ROOT / "notebooks" / "02_preferences.ipynb"), str(prepared), parameters | {"annotator": "person", "num_prompts": 12, "num_ood_prompts": 2, "repeat": 0.0}, prepare_only=True)
     notebook = nbformat.read(prepared, 4)

@@ -51,10 +51,8 @@ def test_undo_is_a_tombstone(tmp_path):
 def test_undo_of_what_is_not_there_takes_back_nothing(tmp_path):
     """Least of all a judgement that comes later and happens to get the number."""
     store = LabelStore(tmp_path / "labels.sqlite")
-    try:
+    with pytest.raises(ValueError):
         store.undo(2)
-    except ValueError:
-        pass  # saying so would be right too
     for item in "xyz":
         store.add(item, "ada", "p", ["a", "b"], [0, 1], [1, 2])
     assert [row["item_id"] for row in store.rows()] == ["x", "y", "z"]
@@ -64,21 +62,6 @@ def add_many(path, who: str, count: int) -> None:
     store = LabelStore(path)
     for number in range(count):
         store.add(str(number), who, "p", ["a", "b"], [0, 1], [1, 2])
-
-
-def test_threads_and_processes_at_once_lose_nothing(tmp_path):
-    """JupyterLab delivers a widget's message on another thread; a second notebook is another process."""
-    path, count = tmp_path / "labels.sqlite", 30
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=add_many, args=(path, f"process{n}", count)) for n in range(2)]
-    workers += [threading.Thread(target=add_many, args=(path, f"thread{n}", count)) for n in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert all(worker.exitcode == 0 for worker in workers[:2])
-    rows = LabelStore(path).rows()
-    assert len({(row["item_id"], row["annotator"]) for row in rows}) == len(rows) == len(raw_rows(path)) == 4 * count
 
 
 @pytest.mark.parametrize("ranks", [[1, 2], [1, 2, 3, 4], [0, 1, 2], [1, 2, -1], [1, 2, 2.5], [1, 2, "3"], [1, 2, None], [1, 2, True]])
@@ -145,19 +128,21 @@ def test_a_file_of_a_later_schema_is_left_alone(tmp_path):
         LabelStore(path)
 
 
-def test_four_processes_write_a_thousand_each(tmp_path):
+def test_processes_and_threads_write_at_once(tmp_path):
+    """A second notebook is another process; JupyterLab delivers a widget's message on another thread."""
     path = tmp_path / "labels.sqlite"
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=add_many, args=(path, f"process{n}", 1000)) for n in range(4)]
+    workers += [threading.Thread(target=add_many, args=(path, f"thread{n}", 100)) for n in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(300)
-    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert [worker.exitcode for worker in workers[:4]] == [0] * 4
     rows = LabelStore(path).rows()
-    assert len(rows) == len(raw_rows(path)) == 4000 == len({(row["item_id"], row["annotator"]) for row in rows})
-    for worker in range(4):
-        assert [row["item_id"] for row in rows if row["annotator"] == f"process{worker}"] == [str(n) for n in range(1000)]
+    assert len(rows) == len(raw_rows(path)) == 4200
+    for name, count in [(f"process{n}", 1000) for n in range(4)] + [("thread0", 100), ("thread1", 100)]:
+        assert [row["item_id"] for row in rows if row["annotator"] == name] == [str(n) for n in range(count)]
 
 
 BURST = """

@@ -17,10 +17,6 @@ def test_ranking_to_pairs(ranks, pairs):
     assert sorted(ranking_to_pairs(ranks)) == pairs
 
 
-def test_four_responses_give_six_pairs():
-    assert len(set(ranking_to_pairs([2, 4, 1, 3]))) == 6
-
-
 def test_judgements_to_pairs():
     row = {"item_id": "7", "annotator": "ada", "prompt": "p", "responses": ["a", "b", "c"], "ranks": [3, 1, 1]}
     common = {"prompt": "p", "rejected": "a", "item_id": "7", "annotator": "ada", "margin": 2, "confidence": None}

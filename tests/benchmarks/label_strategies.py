@@ -3,7 +3,7 @@
     python tests/benchmarks/label_strategies.py --run demo --plot strategies.png
 
 For each seed, a fifth of the prompts is held out; each strategy asks one simulated annotator after another, and at each number of
-labels a fresh head of notebook 03 is trained on what was asked so far, on states of the frozen π_SFT.
+labels a fresh linear head (`strategies.fit_head`) learns from what was asked so far, on principal components of the states of π_SFT.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """One measurement of this suite's engine, as a process of its own, so that its peak of memory is its own; prints one JSON line.
 
 Embeddings and head stay frozen whatever learns (`models.unfreeze_top`), where TRL's full run trains them. The reward is another top of
-the same trunk, as DESIGN has it: a frozen copy of the top blocks with a linear head, which reads the last token as TRL's does; with
+the same trunk, a frozen copy of the top blocks with a linear head, which reads the last token as TRL's does; with
 k = N it is a whole second model.
 
 No response ends early: `Endless` gives the sampler an end-of-sequence id that no token has, so that EOS is a token like any other
