@@ -4,6 +4,7 @@ The suite itself is not installed into it: the children find this checkout by PY
 checkout made measures this one's code.
 """
 
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,14 @@ def constraints() -> str:
 def variables() -> dict[str, str]:
     """The environment variables of a child process: this checkout's code first, and no warnings."""
     return os.environ | {"PYTHONPATH": str(ROOT), "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def child(python: Path | str, script: str, arguments: list[str]) -> dict:
+    """What one measurement, in a process of its own, says in its last line. Stops the benchmark with the end of its output if it fails."""
+    done = subprocess.run([python, Path(__file__).with_name(script), *arguments], capture_output=True, text=True, env=variables())
+    if done.returncode:
+        sys.exit(f"{script} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def trl_python() -> Path:

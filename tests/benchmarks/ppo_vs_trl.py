@@ -26,7 +26,7 @@ from statistics import median
 import torch
 
 from common import positive
-from environment import TRL, trl_python, variables
+from environment import TRL, child, trl_python, variables
 from rlhf_utils import models
 
 HERE = Path(__file__).resolve().parent
@@ -93,13 +93,8 @@ def schedule(names: list[str]) -> list[Run]:
 
 
 def measure(run: Run, python: Path, model: str, updates: int) -> dict:
-    """One measurement in a process of its own. Stops the benchmark with the end of its output if it fails."""
-    command = [python, HERE / f"{run.side}_side.py", "--task", run.task, "--model", model, "--trains", run.trains, "--dtype", run.dtype,
-               "--updates", str(updates), *(["--tuned"] if run.side == "trl" and TUNED else [])]
-    done = subprocess.run(command, capture_output=True, text=True, env=variables())
-    if done.returncode:
-        sys.exit(f"{run} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return child(python, f"{run.side}_side.py", ["--task", run.task, "--model", model, "--trains", run.trains, "--dtype", run.dtype,
+                                                 "--updates", str(updates), *(["--tuned"] if run.side == "trl" and TUNED else [])])
 
 
 def each(values: list[float], digits: int) -> str:

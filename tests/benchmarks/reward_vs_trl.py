@@ -15,34 +15,29 @@ peak memory over TRL's.
 import argparse
 import json
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from statistics import mean
 
 import torch
 
-from environment import variables
+from environment import child
 from reward_common import FILES, arguments, rows_of, split
 from rlhf_utils import evaluate
 from rlhf_utils.report_card import bag_of_words
 
-HERE = Path(__file__).resolve().parent
 SHARED = ("model", "folder", "pairs", "heldout", "validation", "max_length", "batch", "dtype", "epochs", "judge",
           "k", "head_epochs", "head_learning_rate", "ensemble", "center", "checkpointing")
 
 
 def measure(side: str, name: str, seed: int, learning_rate: float, args) -> dict:
-    """One run in a process of its own, or what --runs holds of it. Stops the benchmark with the end of its output if it fails."""
+    """One run in a process of its own, or what --runs holds of it."""
     shared = [text for key in SHARED for text in (f"--{key.replace('_', '-')}", str(getattr(args, key)))]
     command = [f"{side}.py", "--name", name, "--seed", str(seed), "--learning-rate", str(learning_rate), *shared]
     measured = [json.loads(line) for line in args.runs.open()] if args.runs and args.runs.exists() else []
     found = next((run["found"] for run in measured if run["command"] == command), None)
     if found is None:
-        done = subprocess.run([sys.executable, HERE / command[0], *command[1:]], capture_output=True, text=True, env=variables())
-        if done.returncode:
-            sys.exit(f"{side} failed:\n{done.stderr[-3000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = child(sys.executable, command[0], command[1:])
         if args.runs:
             with args.runs.open("a") as file:
                 file.write(json.dumps({"command": command, "found": found}) + "\n")
