@@ -142,5 +142,5 @@ def examples(sft: list[dict], ppo: list[dict], seed: int = 0, count: int = 12) -
         turns.append((seen[pair["category"]], pair))
     chosen = [pair for _, pair in sorted(turns, key=lambda t: t[0])[:count]]
     losses = sorted((p for p in paired if p not in chosen and p["gain"] < 0), key=lambda p: p["gain"])[: max(count // 2, 1)]
-    return [{**p, "failure": p["gain"] < 0} for p in chosen + losses]
+    return chosen + losses
 

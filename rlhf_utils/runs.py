@@ -230,11 +230,11 @@ class Stage:
         self.data[kind] = hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()
         return rows
 
-    def track(self, iterable, description: str, total: int | None = None):
+    def track(self, iterable, description: str):
         """The items, with a progress bar, and with a small file that `rlhf run` reads to say how far the stage is."""
         from tqdm.auto import tqdm
 
-        total = total if total is not None else len(iterable)
+        total = len(iterable)
         for done, item in enumerate(tqdm(iterable, total=total, desc=description)):
             self.progress(description, done, total)
             yield item

@@ -119,7 +119,7 @@ def test_compare():
 def test_examples_show_every_category_and_the_failures():
     pairs = evaluate.examples(BEFORE, AFTER, count=3)
     assert {pair["category"] for pair in pairs[:3]} == {"harmful", "benign_lookalike", "unanswerable"}
-    assert [pair["prompt"] for pair in pairs if pair["failure"]] == ["b"]
+    assert [pair["prompt"] for pair in pairs if pair["gain"] < 0] == ["b"]
     sft, ppo = ([dict(row, prompt=f"{row['prompt']}{n}") for n in range(20) for row in rows] for rows in (BEFORE, AFTER))
     many = evaluate.examples(sft, ppo, count=4)
     assert len(many) == 6 and all(pair["gain"] < 0 for pair in many[4:])
