@@ -164,7 +164,7 @@ class RewardModel(nn.Module):
         """(B, m) rewards of the m heads, as `raw` computes them."""
         was_training = self.training
         self.eval()
-        texts = sorted(dict.fromkeys(zip(prompts, completions)), key=lambda text: (text in self.cache, len(text[0]) + len(text[1])))
+        texts = sorted(dict.fromkeys(zip(prompts, completions)), key=lambda text: (text in self.cache, -len(text[0]) - len(text[1])))
         found: dict[tuple[str, str], torch.Tensor] = {}
         for start in range(0, len(texts), batch_size):
             few = texts[start : start + batch_size]

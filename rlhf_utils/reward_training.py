@@ -110,7 +110,8 @@ def read_states(model: RewardModel, groups: list[Group], track=iter) -> States:
     """
     if any(p.any() for name, p in model.backbone.named_parameters() if "lora_B" in name):
         raise SettingError("The adapters have learned already, so these would not be the states of π_SFT: make the model anew first.")
-    texts = sorted(dict.fromkeys((g.prompt, r) for g in groups for r in g.responses), key=lambda text: len(text[0]) + len(text[1]))
+    texts = dict.fromkeys((g.prompt, r) for g in groups for r in g.responses)
+    texts = sorted(texts, key=lambda text: -len(text[0]) - len(text[1]))  # the longest first: what they leave of memory holds the others
     states: States = {}
     for start in track(range(0, len(texts), 32)):
         few = texts[start : start + 32]

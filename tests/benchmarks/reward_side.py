@@ -1,7 +1,6 @@
 """One run of this suite's reward model as a process of its own; prints one JSON line. See reward_vs_trl.py.
 
-Heads that read the answer, the prompt's end and the middle learn first on cached states, then with adapters on the top k layers, as in
-notebook 03: whichever of the two has the lower loss on the validation pairs is kept.
+Heads that read the answer, the prompt's end and the middle learn first on cached states, then with adapters on the top k layers.
 """
 
 import time
@@ -33,9 +32,6 @@ def main() -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.1)
     steps = [few for epoch in range(args.epochs) for few in reward_training.batches(groups, args.batch, args.seed + epoch)]
-    checked = reward_training.group_by_prompt(validation)
-    stopping = reward_training.EarlyStopping(parameters)
-    stopping(reward_training.validation_loss(model, checked))
     model.train()
     start = time.perf_counter()
     for number, few in enumerate(steps):
@@ -46,16 +42,12 @@ def main() -> None:
         optimizer.zero_grad()
     trained = time.perf_counter() - start
     memory = peak_gb()
-    last = float(evaluate.correct(reward.margins(model, judged)).mean())
-    stopping(reward_training.validation_loss(model, checked))
-    stopping.restore()
     margins = reward.margins(model, judged)
     temperature = fit_temperature(reward.margins(model, validation))
     low, high = evaluate.bootstrap_by_prompt(evaluate.correct(margins), [row["prompt"] for row in judged])
-    say({"accuracy": float(evaluate.correct(margins).mean()), "accuracy_low": low, "accuracy_high": high, "heads_alone": alone, "last_epoch": last,
-         "ece": evaluate.calibration(margins / temperature)["ece"],
-         "ece_raw": evaluate.calibration(margins)["ece"], "cache_s": clock[1] - clock[0], "heads_s": clock[2] - clock[1], "epoch_s": trained / args.epochs,
-         "run_s": clock[2] - clock[0] + trained, "peak_memory_gb": memory, "pairs": len(train), "judged": len(judged)})
+    say({"accuracy": float(evaluate.correct(margins).mean()), "accuracy_low": low, "accuracy_high": high, "heads_alone": alone,
+         "ece": evaluate.calibration(margins / temperature)["ece"], "ece_raw": evaluate.calibration(margins)["ece"],
+         "cache_s": clock[1] - clock[0], "heads_s": clock[2] - clock[1], "epoch_s": trained / args.epochs, "run_s": clock[2] - clock[0] + trained, "peak_memory_gb": memory, "pairs": len(train), "judged": len(judged)})
 
 
 if __name__ == "__main__":
