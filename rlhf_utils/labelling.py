@@ -70,7 +70,7 @@ class LabelQueue:
             if item in ids and annotator == self.annotator and session == (self.session or session):
                 self._mine.setdefault(item, []).append(kind)
                 self._last = number
-            elif item in ids and annotator != self.annotator and kind == "ranking" and session.startswith(HEADLESS) == self.session.startswith(HEADLESS):
+            elif item in ids and annotator != self.annotator and kind == "ranking" and _is_headless(session) == _is_headless(self.session):
                 self._others.add(item)
 
     def _is_asked(self, item: dict) -> bool:
@@ -147,7 +147,11 @@ def of_annotators(rows: list[dict], annotators: list, seed: int) -> list[dict]:
 
 def of_people(rows: list[dict]) -> list[dict]:
     """Those judgements that nobody made in a person's stead."""
-    return [row for row in rows if not row["session"].startswith(HEADLESS)]
+    return [row for row in rows if not _is_headless(row["session"])]
+
+
+def _is_headless(session: str) -> bool:
+    return session.startswith(HEADLESS)
 
 
 def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float, seed: int, track=iter, **options) -> list[dict]:

@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--trl-splits", type=int, default=2, help="of these, how many for TRL")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="ours")
     parser.add_argument("--trl-learning-rates", nargs="+", type=float, default=[2e-5, 5e-5])
-    parser.add_argument("--runs", type=Path, metavar="FILE", help="write every run there as a line, and take from there what was measured before")
+    parser.add_argument("--runs", type=Path, metavar="FILE", help="write every run there as a line, and take from there what the same code measured before: remove it when the code has changed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as flat keys")
     args = parser.parse_args()
     if args.splits < max(args.trl_splits, 1):
