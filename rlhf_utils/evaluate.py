@@ -20,6 +20,18 @@ def correct(margins) -> np.ndarray:
     return (margins > 0) + 0.5 * (margins == 0)
 
 
+def pair_rewards(model, pairs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) raw rewards of the chosen and (N,) of the rejected answers of preference rows; each different answer is read once."""
+    both = model.raw([row["prompt"] for row in pairs] * 2, [row[side] for side in ("chosen", "rejected") for row in pairs])
+    return both[: len(pairs)], both[len(pairs) :]
+
+
+def margins(model, pairs: list[dict]) -> torch.Tensor:
+    """(N,) r_chosen − r_rejected of preference rows; positive where the model agrees with the label."""
+    chosen, rejected = pair_rewards(model, pairs)
+    return chosen - rejected
+
+
 def bootstrap_by_prompt(values, prompts: list[str], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """The 95% percentile interval of the mean of `values`, drawing whole prompts with replacement; (0, 1) for fewer than two prompts."""
     by_prompt: dict[str, list[float]] = {}

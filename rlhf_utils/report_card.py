@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .errors import DataError
-from .evaluate import bootstrap_by_prompt, calibration, correct, longer_of_pairs
+from .evaluate import bootstrap_by_prompt, calibration, correct, longer_of_pairs, margins
 
 
 def usable_pairs(rows: list[dict]) -> tuple[list[dict], list[dict]]:
@@ -172,7 +172,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 2:
         raise DataError("Give two arguments: the folder of a reward model, and a file or hub id of preferences.")
     judged = [row for row in usable_pairs(data.load_rows(arguments[1], "preferences"))[0] if not row.get("tie")]
-    found = by_subset(judged, reward.margins(reward.load_reward_model(arguments[0]), judged).numpy())
+    found = by_subset(judged, margins(reward.load_reward_model(arguments[0]), judged).numpy())
     for subset in found["subsets"]:
         print(f"{subset['name']:30} {subset['accuracy']:6.1%}  ({subset['ci'][0]:.1%} to {subset['ci'][1]:.1%})  {subset['pairs']} pairs")
     print(f"{'mean of the subsets':30} {found['accuracy']:6.1%}")

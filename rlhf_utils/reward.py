@@ -7,6 +7,7 @@ prompt is harmful, is plainer there. Several heads on the same states make an en
 Left out: ensembles of whole top layers.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class RewardModel(nn.Module):
         self.heads = self.fresh_heads().to(next(backbone.parameters()).device)
         self.offsets = torch.zeros(ensemble)  # each head's mean less the mean of all: a pairwise loss leaves it free
         self.mean, self.std = 0.0, 1.0
+        self.first_states: dict[tuple[str, str], torch.Tensor] = {}  # (prompt, completion) → (S,) states before the adapters have learned
         self.cache: dict[tuple[str, str], tuple[torch.Tensor, int]] = {}  # (prompt, completion) → (L, H) trunk states, tokens after the prompt
         self.lent_cut: int | None = None  # where the states that a policy sampled with enter, see `load_reward_model`
         self._check()
@@ -96,17 +98,49 @@ class RewardModel(nn.Module):
 
     def states(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
         """(B, S) float32 states that the heads read: one, four (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
-        layers = [self.trunk.upper(lower, attention_mask)] + ([lower] if self.read_middle else [])
-        rows, last = torch.arange(len(lower), device=lower.device), last_token_index(attention_mask)
+        last = last_token_index(attention_mask)
+        before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
+        return self.pick([self.trunk.upper(lower, attention_mask), lower], before, last)
+
+    def pick(self, layers: list[torch.Tensor], before: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """(B, S) what the heads read of the (B, L, H) last states and those in the middle, by the places of the prompt's and the answer's last token."""
+        rows, layers = torch.arange(len(last), device=last.device), layers[: 1 + self.read_middle]
         if not self.read_prompt:
             return torch.cat([layer[rows, last].float() for layer in layers], dim=-1)
-        before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
-        place = torch.arange(lower.shape[1], device=lower.device)
+        place = torch.arange(layers[0].shape[1], device=last.device)
         answer = ((place > before[:, None]) & (place <= last[:, None])).float()
         answer = answer / answer.sum(1, keepdim=True).clamp(min=1)
         found = [[layer[rows, at].float() for at in (last, before, torch.minimum(before + 3, last))] + [torch.einsum("bl,blh->bh", answer, layer.float())]
                  for layer in layers]
         return torch.cat([state for states in found for state in states], dim=-1)
+
+    @torch.no_grad()
+    def read_texts(self, texts: list[tuple[str, str]], batch_size: int = 32, track=iter) -> dict[tuple[str, str], torch.Tensor]:
+        """The (S,) `states` of each (prompt, completion), where what is alike before the answers is run once for all of them.
+
+        track: wraps the loop over batches of different prompts, to show progress.
+        """
+        trunk, by_prompt = self.trunk, {}  # the ids before the answers → (ids of an answer, its text)
+        for text, ids, after in zip(texts, *self.tokens(*zip(*texts))) if texts else ():
+            ids = ids[-self.max_length :]
+            cut = max(len(ids) - after, 1)  # the beginning that is lost may be the whole prompt
+            by_prompt.setdefault(tuple(ids[:cut]), []).append((ids[cut:], text))
+        asked, found = sorted(by_prompt, key=len, reverse=True), {}  # the longest first: what they leave of memory holds the others
+        for start in track(range(0, len(asked), batch_size)):
+            few = asked[start : start + batch_size]
+            prompt, cache = self.tokenizer.pad({"input_ids": [list(ids) for ids in few]}, return_tensors="pt", padding_side="left").to(self.device), trunk.new_cache()
+            ends = [layer[:, -1:] for layer in trunk.both(prompt["input_ids"], prompt["attention_mask"], cache)]
+            answers = sorted(((ids, text, row) for row, ids in enumerate(few) for ids, text in by_prompt[ids]), key=lambda answer: -len(answer[0]))
+            for first in range(0, len(answers), batch_size):
+                part = answers[first : first + batch_size]
+                which, last = torch.tensor([row for *_, row in part], device=self.device), torch.tensor([len(ids) for ids, *_ in part], device=self.device)
+                ids, real = pad_rows([torch.tensor(ids, device=self.device) for ids, *_ in part])
+                own = copy.deepcopy(cache)
+                own.batch_select_indices(which)
+                layers = trunk.both(ids, torch.cat([prompt["attention_mask"][which].bool(), real], dim=1), own)
+                layers = [torch.cat([end[which], layer], dim=1) for end, layer in zip(ends, layers)]
+                found |= zip((text for _, text, _ in part), self.pick(layers, torch.zeros_like(last), last))
+        return found
 
     def tokens(self, prompts: list[str], completions: list[str]) -> tuple[list[list[int]], list[int]]:
         """Token ids of prompt, completion and end-of-sequence, and how many of them follow the prompt."""
@@ -141,7 +175,8 @@ class RewardModel(nn.Module):
         return *pad_rows(rows), torch.tensor(after, device=self.device)
 
     def forget(self) -> None:
-        """Empties the cache."""
+        """Empties the cache, and what was read before the adapters learned."""
+        self.first_states = {}
         self.cache_bytes += sum(states.nbytes for states, _ in self.cache.values())
         self.cache.clear()
 
@@ -164,19 +199,20 @@ class RewardModel(nn.Module):
         """(B, m) rewards of the m heads, as `raw` computes them."""
         was_training = self.training
         self.eval()
-        texts = sorted(dict.fromkeys(zip(prompts, completions)), key=lambda text: (text in self.cache, -len(text[0]) - len(text[1])))
+        texts = list(dict.fromkeys(zip(prompts, completions)))
+        states = {} if self.adapters_learned else {text: self.first_states[text] for text in texts if text in self.first_states}
+        states |= self.read_texts([text for text in texts if text not in states], batch_size)
         found: dict[tuple[str, str], torch.Tensor] = {}
-        for start in range(0, len(texts), batch_size):
-            few = texts[start : start + batch_size]
-            asked, given = [p for p, _ in few], [c for _, c in few]
-            if all(text in self.cache for text in few):
-                rewards = self.cached(asked, given)
-            else:
-                batch = self.encode(asked, given)
-                rewards = self.read(self.trunk.lower(batch["input_ids"], batch["attention_mask"]), batch["attention_mask"], batch["after_prompt"])
-            found |= zip(few, rewards.cpu())
+        for start in range(0, len(texts), 512):
+            few = texts[start : start + 512]
+            found |= zip(few, self.read_heads(torch.stack([states[text] for text in few])).cpu())
         self.train(was_training)
         return torch.stack([found[text] for text in zip(prompts, completions)]) if found else torch.zeros(0, self.ensemble)
+
+    @property
+    def adapters_learned(self) -> bool:
+        """Whether the backbone is no longer what it was made from."""
+        return any(p.any() for name, p in self.backbone.named_parameters() if "lora_B" in name)
 
     def score(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         """Normalised rewards, with the signature of TRL's reward functions."""
@@ -258,15 +294,3 @@ def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, devic
         shared, cut = share_blocks(model.trunk, Trunk(trunk_of))
         model.lent_cut = cut if shared == cut else None
     return model.eval()
-
-
-def pair_rewards(model: RewardModel, pairs: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N,) raw rewards of the chosen and (N,) of the rejected answers of preference rows; each different answer is read once."""
-    both = model.raw([row["prompt"] for row in pairs] * 2, [row[side] for side in ("chosen", "rejected") for row in pairs])
-    return both[: len(pairs)], both[len(pairs) :]
-
-
-def margins(model: RewardModel, pairs: list[dict]) -> torch.Tensor:
-    """(N,) r_chosen − r_rejected of preference rows; positive where the model agrees with the label."""
-    chosen, rejected = pair_rewards(model, pairs)
-    return chosen - rejected

@@ -104,39 +104,52 @@ def batches(groups: list[Group], size: int, seed: int) -> list[list[Group]]:
 
 @torch.no_grad()
 def read_states(model: RewardModel, groups: list[Group], track=iter) -> States:
-    """What the heads read of every response, before the adapters have learned: the states of π_SFT.
+    """What the heads read of every response, before the adapters have learned: the states of π_SFT, which the model remembers.
+
+    Where the model may keep trunk states for the adapters, these are computed on the way; else what answers share is read once.
 
     track: wraps the loop over batches of texts, to show progress. Raises SettingError once the adapters have learned something.
     """
-    if any(p.any() for name, p in model.backbone.named_parameters() if "lora_B" in name):
+    if model.adapters_learned:
         raise SettingError("The adapters have learned already, so these would not be the states of π_SFT: make the model anew first.")
-    texts = dict.fromkeys((g.prompt, r) for g in groups for r in g.responses)
-    texts = sorted(texts, key=lambda text: -len(text[0]) - len(text[1]))  # the longest first: what they leave of memory holds the others
-    states: States = {}
-    for start in track(range(0, len(texts), 32)):
-        few = texts[start : start + 32]
-        states |= zip(few, model.states(*model.cached_lower([p for p, _ in few], [c for _, c in few])))
+    texts, states = list(dict.fromkeys((g.prompt, r) for g in groups for r in g.responses)), {}
+    if not model.cache_bytes:
+        states = model.read_texts(texts, track=track)
+    else:
+        texts = sorted(texts, key=lambda text: -len(text[0]) - len(text[1]))  # the longest first: what they leave of memory holds the others
+        for start in track(range(0, len(texts), 32)):
+            few = texts[start : start + 32]
+            states |= zip(few, model.states(*model.cached_lower([p for p, _ in few], [c for _, c in few])))
+    model.first_states = states
     return states
 
 
 def fit_heads(heads: nn.ModuleList, states: States, groups: list[Group], epochs: int, seed: int, learning_rate: float = 1e-3,
-              weight_decay: float = 0.1, prompts_per_step: int = 16, **options) -> None:
-    """Trains the heads alone on states that are computed once, and sets by what they are standardised; a second or so for an epoch."""
+              weight_decay: float = 0.1, prompts_per_step: int = 16, on_epoch=None, **options) -> None:
+    """Trains the heads alone on states that are computed once, and sets by what they are standardised; seconds for an epoch.
+
+    on_epoch: is called after each epoch, with the heads in evaluation mode, with the number of epochs and the losses of all steps so far.
+    """
     table = torch.stack([states[g.prompt, r] for g in groups for r in g.responses])
     for layer in heads.modules():
         if isinstance(layer, Standardise):
             layer.mean, layer.std = table.mean(0), table.std(0) + 1e-3
     optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    steps = [few for epoch in range(epochs) for few in batches(groups, prompts_per_step, seed + epoch)]
-    heads.train()
-    for number, few in enumerate(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * (1 - number / len(steps))
-        few_states = torch.stack([states[g.prompt, r] for g in few for r in g.responses])
-        optimizer.zero_grad()
-        loss_of_rewards(few, torch.cat([head(few_states) for head in heads], dim=1), **options).backward()
-        optimizer.step()
+    losses, total = [], epochs * -(-len(groups) // prompts_per_step)
+    for epoch in range(epochs):
+        heads.train()
+        for few in batches(groups, prompts_per_step, seed + epoch):
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - len(losses) / total)
+            few_states = torch.stack([states[g.prompt, r] for g in few for r in g.responses])
+            optimizer.zero_grad()
+            loss = loss_of_rewards(few, torch.cat([head(few_states) for head in heads], dim=1), **options)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        heads.eval()
+        if on_epoch:
+            on_epoch(epoch + 1, losses)
     optimizer.zero_grad()
-    heads.eval()
 
 
 @torch.no_grad()

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import DynamicCache
 
 from .data import chat_prompt
 from .errors import ModelError
-from .trunk import Trunk, backbone, position_ids
+from .trunk import Trunk
 
 SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
 TABLE = 1 << 23  # logits that are worked on at a time: 33 MB
@@ -162,12 +161,11 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
     logprobs = torch.zeros(rows, max_new_tokens, device=device)
     active = torch.arange(rows, device=device)  # rows in the batch; ended ones are dropped now and then
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    trunk, cache, tokens, mask, kept = Trunk(model), DynamicCache(config=model.config), query_ids, query_mask, None
+    trunk, tokens, mask, kept = Trunk(model), query_ids, query_mask, None
+    cache = trunk.new_cache()
     for step in range(max_new_tokens):
-        with trunk.captured() as captured:
-            hidden = backbone(model)(tokens, attention_mask=mask.long(), position_ids=position_ids(mask)[:, -tokens.shape[1]:],
-                                     past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        read = captured[0] if trunk.splits else tokens
+        hidden, read = trunk.both(tokens, mask, cache)
+        hidden = hidden[:, -1]
         if step == 0:
             cache.batch_select_indices(which)
             hidden, mask, read = hidden[which], query_mask[which], read[which]

@@ -9,29 +9,17 @@ from collections.abc import Callable
 
 import torch
 
-from .data import chat_prompt
 from .preferences import ranking_to_pairs
-from .trunk import backbone
+from .reward import RewardModel
 
 DIMENSIONS = 64  # principal components of the features that the heads see
 
 
-@torch.no_grad()
-def answer_features(model, tokenizer, items: list[dict], track=iter, batch_size: int = 64) -> dict[str, torch.Tensor]:
-    """Item id → (k, 3H) float32: the model's last states before each answer, at the answer's third token and at its end."""
-    texts = sorted({(item["prompt"], answer) for item in items for answer in item["responses"]}, key=lambda text: len(text[0]) + len(text[1]))
-    found: dict[tuple[str, str], torch.Tensor] = {}
-    for start in track(range(0, len(texts), batch_size)):
-        few = texts[start : start + batch_size]
-        asked = [chat_prompt(tokenizer, prompt) for prompt, _ in few]
-        whole = tokenizer([prompt + answer + tokenizer.eos_token for prompt, (_, answer) in zip(asked, few)], add_special_tokens=False)["input_ids"]
-        before = [len(ids) for ids in tokenizer(asked, add_special_tokens=False)["input_ids"]]
-        batch = tokenizer.pad({"input_ids": whole}, return_tensors="pt").to(model.device)
-        states = backbone(model)(**batch).last_hidden_state.float().cpu()
-        for text, own, ids, length in zip(few, states, whole, before):
-            at = length - 1 - len(ids)  # padding is on the left
-            found[text] = torch.cat([own[at], own[min(at + 3, -1)], own[-1]])
-    return {item["id"]: torch.stack([found[item["prompt"], answer] for answer in item["responses"]]) for item in items}
+def answer_features(model, tokenizer, items: list[dict], track=iter) -> dict[str, torch.Tensor]:
+    """Item id → (k, 4H) float32: the model's last states at each answer's end, before it and at its third token, and their mean over it."""
+    texts = [(item["prompt"], answer) for item in items for answer in item["responses"]]
+    found = RewardModel(model, tokenizer, read_prompt=True).read_texts(list(dict.fromkeys(texts)), track=track)
+    return {item["id"]: torch.stack([found[item["prompt"], answer] for answer in item["responses"]]).cpu() for item in items}
 
 
 def principal_components(features: dict[str, torch.Tensor], count: int = DIMENSIONS) -> dict[str, torch.Tensor]:

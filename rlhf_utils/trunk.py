@@ -12,6 +12,7 @@ import warnings
 
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from .errors import ModelError
 
@@ -82,17 +83,17 @@ class Trunk:
             return input_ids
         return self._run(self.blocks[: self.cut], nn.Identity(), attention_mask, input_ids=input_ids, past_key_values=cache, use_cache=cache is not None)
 
-    @contextlib.contextmanager
-    def captured(self):
-        """Yields a list that gets, at each whole pass of the model within, the (B, L, H) states that enter the first trainable block."""
-        states: list[torch.Tensor] = []
-        if not self.splits:
-            yield states
-            return
-        entered = (self.blocks + [self.norm])[self.cut]
+    def new_cache(self) -> DynamicCache:
+        return DynamicCache(config=self.model.config)
+
+    @torch.no_grad()
+    def both(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L, H) last hidden states of ids that follow what the cache holds, and what `lower` gives of them, from one pass."""
+        states = [input_ids]
+        entered = (self.blocks + [self.norm])[self.cut] if self.splits else nn.Identity()
         hook = entered.register_forward_pre_hook(lambda _, args: states.append(args[0]), prepend=True)  # before a hook that changes their dtype
         try:
-            yield states
+            return self._forward(attention_mask, input_ids=input_ids, past_key_values=cache, use_cache=True), states[-1]
         finally:
             hook.remove()
 

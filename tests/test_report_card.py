@@ -10,7 +10,7 @@ from test_reward import trained
 
 from rlhf_utils import plots, report_card
 from rlhf_utils.errors import DataError
-from rlhf_utils.reward import margins
+from rlhf_utils.evaluate import margins
 
 PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."}
 

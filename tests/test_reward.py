@@ -9,9 +9,10 @@ from transformers import AutoModel, AutoModelForSequenceClassification, GPT2Conf
 
 from rlhf_utils import data, models
 from rlhf_utils.errors import SettingError
+from rlhf_utils.evaluate import margins
 from rlhf_utils.heads import combine, make_head
-from rlhf_utils.reward import RewardModel, last_token_index, load_reward_model, margins
-from rlhf_utils.reward_training import Group, fit_heads, group_loss
+from rlhf_utils.reward import RewardModel, last_token_index, load_reward_model
+from rlhf_utils.reward_training import Group, fit_heads, group_loss, read_states
 
 GROUPS = [
     Group("Hi?", ["Hello.", "No.", "Good day to you, and what can I do?"], [(0, 1), (0, 2), (2, 1), (0, 1)]),
@@ -149,12 +150,11 @@ def test_raw_is_in_the_order_asked_and_without_dropout(model):
     assert torch.allclose(repeated, torch.cat([expected, expected.flip(0)]), atol=1e-5)
 
 
-def test_raw_makes_the_same_batches_in_every_process(model, monkeypatch):
+def test_texts_are_read_in_the_same_order_in_every_process(model):
     """The order of a set of strings changes from process to process, and with it the padding and the last bits of a reward."""
-    asked, seen, encode = [f"No. {n}" for n in range(100, 160)], [], model.encode
-    monkeypatch.setattr(model, "encode", lambda prompts, completions: seen.extend(completions) or encode(prompts, completions))
-    model.raw(["Hi?"] * 60, asked[::-1], batch_size=8)
-    assert seen in (asked, asked[::-1])
+    asked = [f"No. {n}" for n in range(100, 160)][::-1]
+    length = {answer: len(ids) for answer, ids in zip(asked, model.tokens(["Hi?"] * 60, asked)[0])}
+    assert [answer for _, answer in model.read_texts([("Hi?", answer) for answer in asked], 8)] == sorted(asked, key=lambda answer: -length[answer])
 
 
 # --- the head
@@ -280,3 +280,33 @@ def test_cache_keeps_to_its_bound(model):
         assert sum(states.nbytes for states, _ in model.cache.values()) <= bound and len(model.cache) == 3
     model.forget()
     assert model.cache_bytes == bound and not model.cache
+
+
+# --- what answers share is read once
+
+
+def test_texts_read_together_equal_texts_read_alone(model):
+    """Prompts of several answers and of one, longer and shorter ones in a batch, a batch of one, beginnings lost with and without the prompt."""
+    texts = [*zip(PROMPTS, ANSWERS), ("Hi? " * 50, "Hello."), ("Hi? " * 50, "No. " * 6), ("Hi?", "Hello " * 50)]
+    for model.max_length in (512, 20):
+        for size in (2, 32):
+            found = model.read_texts(texts, size)
+            assert list(found) != texts and set(found) == set(texts)
+            alone = torch.stack(one_by_one(model, *zip(*texts)))
+            assert torch.allclose(model.combined(model.read_heads(torch.stack([found[text] for text in texts]))), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 2.0])
+def test_what_was_read_before_the_adapters_learned_is_not_used_after(cache_gb):
+    backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, 8, num_trainable_layers=1)
+    model = RewardModel(backbone, models.load_tokenizer("tiny"), num_trainable_layers=1, cache_gb=cache_gb).eval()
+    read_states(model, GROUPS)
+    assert len(model.first_states) == 5 and len(model.cache) == (5 if cache_gb else 0)
+    untrained = model.raw(PROMPTS, ANSWERS)
+    assert torch.allclose(untrained, torch.stack(one_by_one(model, PROMPTS, ANSWERS)), atol=1e-5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    learned = model.raw(PROMPTS, ANSWERS)
+    assert torch.allclose(learned, torch.stack(one_by_one(model, PROMPTS, ANSWERS)), atol=1e-5) and not torch.allclose(learned, untrained, atol=1e-3)

@@ -57,10 +57,11 @@ def test_samples_are_scored_from_the_policys_trunk(tmp_path, monkeypatch, kind, 
     rows = [row + [tokenizer.eos_token_id] for row in ids[:3]] + ids[3:] + [split]
     samples = answered(policy, tokenizer, [*PROMPTS, "Why?"], rows, [True] * 3 + [False] * 3)
     expected = alone.score(samples.prompts, samples.responses)
-    lower, read = [], Trunk.lower
-    monkeypatch.setattr(Trunk, "lower", lambda self, ids, mask: lower.append(len(ids)) or read(self, ids, mask))
+    anew, read = [], together.read_texts
+    monkeypatch.setattr(together, "read_texts", lambda texts, *more: anew.extend(texts) or read(texts, *more))
+    monkeypatch.setattr(Trunk, "lower", None)  # whoever calls it fails
     assert together.score_samples(samples) == pytest.approx(expected, abs=1e-5) and np.std(expected) > 0.01
-    assert lower == [1]  # the one that is split otherwise
+    assert anew == [("Why?", samples.responses[-1])]  # the one that is split otherwise
 
 
 def test_samples_that_the_trunk_cannot_serve_are_read_anew(tmp_path):
@@ -100,5 +101,6 @@ def test_a_reward_in_a_sum_is_still_scored_from_the_trunk(tmp_path, monkeypatch)
     tokenizer = models.load_tokenizer("tiny")
     samples = answered(policy, tokenizer, PROMPTS, [tokenizer(a, add_special_tokens=False)["input_ids"] for a in ANSWERS], [False] * 5)
     expected = both(prompts=samples.prompts, completions=samples.responses)
-    monkeypatch.setattr(Trunk, "lower", None)  # whoever calls it fails
+    monkeypatch.setattr(Trunk, "lower", None)  # whoever calls these fails
+    monkeypatch.setattr(Trunk, "both", None)
     assert score_samples(both, samples, category=["x"] * 5) == pytest.approx(expected, abs=1e-5)

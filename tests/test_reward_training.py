@@ -8,7 +8,8 @@ from transformers import AutoModel
 
 from rlhf_utils import models
 from rlhf_utils.errors import SettingError
-from rlhf_utils.reward import RewardModel, margins
+from rlhf_utils.evaluate import margins
+from rlhf_utils.reward import RewardModel
 from rlhf_utils.reward_training import (EarlyStopping, Group, accuracy_of_heads, batches, fit_heads, group_by_prompt, group_loss, learning_curve,
                                         loss_of_rewards, pairwise_loss, read_states, validation_loss)
 

@@ -64,7 +64,7 @@ def test_without_labels_every_order_is_as_good():
 def test_answer_features_are_those_of_each_text_alone():
     tokenizer, model = models.load_tokenizer("tiny"), models.load_model("tiny")
     items = [{"id": "0", "prompt": "Why?", "responses": ["a", "because it is so"]}, {"id": "1", "prompt": "How do plants drink?", "responses": ["Roots.", "Roots."]}]
-    found = answer_features(model, tokenizer, items, batch_size=2)
+    found = answer_features(model, tokenizer, items)
     for item in items:
         for own, answer in zip(found[item["id"]], item["responses"]):
             asked = data.chat_prompt(tokenizer, item["prompt"])
@@ -72,5 +72,5 @@ def test_answer_features_are_those_of_each_text_alone():
             before = len(tokenizer(asked, add_special_tokens=False)["input_ids"]) - 1
             with torch.no_grad():
                 states = model.model(ids).last_hidden_state[0]
-            wanted = torch.cat([states[before], states[min(before + 3, len(states) - 1)], states[-1]])
+            wanted = torch.cat([states[-1], states[before], states[min(before + 3, len(states) - 1)], states[before + 1 :].mean(0)])
             assert torch.allclose(own, wanted, atol=1e-4)

@@ -28,7 +28,7 @@ def main() -> None:
     reward_training.fit_heads(model.heads, states, groups, args.head_epochs, args.seed, args.head_learning_rate)
     clock.append(time.perf_counter())
     judged = heldout if args.judge == "heldout" else validation
-    alone = float(evaluate.correct(reward.margins(model, judged)).mean())
+    alone = float(evaluate.correct(evaluate.margins(model, judged)).mean())
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.1)
     steps = [few for epoch in range(args.epochs) for few in reward_training.batches(groups, args.batch, args.seed + epoch)]
@@ -42,8 +42,8 @@ def main() -> None:
         optimizer.zero_grad()
     trained = time.perf_counter() - start
     memory = peak_gb()
-    margins = reward.margins(model, judged)
-    temperature = fit_temperature(reward.margins(model, validation))
+    margins = evaluate.margins(model, judged)
+    temperature = fit_temperature(evaluate.margins(model, validation))
     low, high = evaluate.bootstrap_by_prompt(evaluate.correct(margins), [row["prompt"] for row in judged])
     say({"accuracy": float(evaluate.correct(margins).mean()), "accuracy_low": low, "accuracy_high": high, "heads_alone": alone,
          "ece": evaluate.calibration(margins / temperature)["ece"], "ece_raw": evaluate.calibration(margins)["ece"],
