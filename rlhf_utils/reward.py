@@ -140,6 +140,7 @@ class RewardModel(nn.Module):
                 layers = trunk.both(ids, torch.cat([prompt["attention_mask"][which].bool(), real], dim=1), own)
                 layers = [torch.cat([end[which], layer], dim=1) for end, layer in zip(ends, layers)]
                 found |= zip((text for _, text, _ in part), self.pick(layers, torch.zeros_like(last), last))
+        models.release_freed_memory()
         return found
 
     def tokens(self, prompts: list[str], completions: list[str]) -> tuple[list[list[int]], list[int]]:

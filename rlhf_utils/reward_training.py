@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from . import models
 from .errors import SettingError
 from .heads import Standardise
 from .reward import RewardModel
@@ -75,6 +76,17 @@ def group_loss(model: RewardModel, groups: list[Group], **options) -> torch.Tens
     return loss_of_rewards(groups, model.cached([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]), **options)
 
 
+def add_gradients(model: RewardModel, groups: list[Group], prompts_at_once: int = 2, **options) -> float:
+    """Adds the gradients of `group_loss` and returns it; only `prompts_at_once` prompts' graph is held, so that memory depends on these."""
+    total = 0.0
+    for start in range(0, len(groups), prompts_at_once):
+        few = groups[start : start + prompts_at_once]
+        loss = group_loss(model, few, **options) * (len(few) / len(groups))
+        loss.backward()
+        total += loss.item()
+    return total
+
+
 def loss_of_rewards(groups: list[Group], rewards: torch.Tensor, margin: float = 0.0, **options) -> torch.Tensor:
     """`group_loss` from the (R,) or (R, m) rewards of all responses of the groups, in order; of m heads, the mean of their losses.
 
@@ -120,6 +132,7 @@ def read_states(model: RewardModel, groups: list[Group], track=iter) -> States:
         for start in track(range(0, len(texts), 32)):
             few = texts[start : start + 32]
             states |= zip(few, model.states(*model.cached_lower([p for p, _ in few], [c for _, c in few])))
+        models.release_freed_memory()
     model.first_states = states
     return states
 

@@ -10,7 +10,7 @@ from rlhf_utils import models
 from rlhf_utils.errors import SettingError
 from rlhf_utils.evaluate import margins
 from rlhf_utils.reward import RewardModel
-from rlhf_utils.reward_training import (EarlyStopping, Group, accuracy_of_heads, batches, fit_heads, group_by_prompt, group_loss, learning_curve,
+from rlhf_utils.reward_training import (EarlyStopping, Group, accuracy_of_heads, add_gradients, batches, fit_heads, group_by_prompt, group_loss, learning_curve,
                                         loss_of_rewards, pairwise_loss, read_states, validation_loss)
 
 GROUPS = [
@@ -96,8 +96,12 @@ def test_group_loss_and_its_gradient_are_the_slow_ones(model):
     assert any("lora_" in name for name in learned) and any("head" in name for name in learned)
     fast, slow = group_loss(model, GROUPS), slow_loss(model, GROUPS)
     assert fast.item() == pytest.approx(slow.item(), abs=1e-6)
-    gradients = zip(torch.autograd.grad(fast, list(learned.values())), torch.autograd.grad(slow, list(learned.values())))
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in gradients)
+    wanted = torch.autograd.grad(slow, list(learned.values()))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(torch.autograd.grad(fast, list(learned.values())), wanted))
+    for size in (1, 2, 3):  # the same in parts
+        model.zero_grad()
+        assert add_gradients(model, GROUPS, size) == pytest.approx(slow.item(), abs=1e-6)
+        assert all(torch.allclose(p.grad, gradient, atol=1e-5) for p, gradient in zip(learned.values(), wanted))
 
 
 def test_group_by_prompt():

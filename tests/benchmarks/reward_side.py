@@ -36,7 +36,7 @@ def main() -> None:
     start = time.perf_counter()
     for number, few in enumerate(steps):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - number / len(steps))
-        reward_training.group_loss(model, few, center_rewards_coefficient=args.center).backward()
+        reward_training.add_gradients(model, few, center_rewards_coefficient=args.center)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
