@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="execute the notebooks in order into outputs/<run>/")
     run.add_argument("--run", metavar="NAME", help="folder below outputs/ (default: the profile's name)")
     run.add_argument("--profile", default="demo", help="smoke (minutes, tiny model), demo (the notebooks' defaults) or gpu")
-    run.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter, for every notebook that has it")
+    run.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter, for every notebook that has it; STAGE.NAME=VALUE for one stage")
     which = run.add_mutually_exclusive_group()
     which.add_argument("--from", dest="first", choices=STAGES, help="begin with this stage and use what the run already holds")
     which.add_argument("--only", choices=STAGES, help="run this stage alone")
@@ -46,12 +46,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse_parameters(pairs: list[str]) -> dict:
-    """{"lr": "1e-4"} from ["lr=1e-4"]. Values are read as YAML, as papermill does. Raises RunError for one without `=`."""
+    """{"ppo.lr": "1e-4"} from ["ppo.lr=1e-4"]. Values are read as YAML, as papermill does. Raises RunError for one without `=`."""
     parsed = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
-        if not sign or not name.isidentifier():
-            raise RunError(f"-p {pair!r} is not of the form name=value.")
+        stage, _, plain = name.rpartition(".")
+        if not sign or not plain.isidentifier() or stage not in ("", *STAGES):
+            raise RunError(f"-p {pair!r} is not of the form name=value, or stage.name=value with one of the stages {', '.join(STAGES)}.")
         try:
             parsed[name] = yaml.safe_load(value)
         except yaml.YAMLError:
@@ -88,10 +89,11 @@ def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, o
     if missing:
         raise RunError(f"There is no {missing[0]}: run rlhf inside the project's folder.")
     accepted = {stage: notebook_parameters(path) for stage, path in notebooks.items()}
-    if "run" in asked:
+    if any(name.rpartition(".")[2] == "run" for name in asked):
         raise RunError("-p run=… would split the run over two folders: use --run.")
     for name in asked:
-        if not any(name in names for names in accepted.values()):
+        stage, _, plain = name.rpartition(".")
+        if not any(plain in names for one, names in accepted.items() if stage in ("", one)):
             raise RunError(f"No notebook has a parameter {name!r}; there are {', '.join(sorted(set().union(*accepted.values())))}.")
     target.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(target).free < 3e9 and profile != "smoke":
@@ -100,7 +102,8 @@ def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, o
     scale = 1.0
     for number, stage in enumerate(stages, 1):
         wanted = {"run": run} | sizes | asked if (run != "demo" or sizes or asked) else {}
-        values = {name: value for name, value in wanted.items() if name in accepted[stage]}
+        own = {name.removeprefix(f"{stage}."): value for name, value in wanted.items() if name.startswith(f"{stage}.")}
+        values = {name: value for name, value in (wanted | own).items() if name in accepted[stage]}
         label = f"[{number}/{len(stages)}] {STAGES[stage][0]}"
         later = sum(expected[s] for s in stages[number:])
         started = time.time()

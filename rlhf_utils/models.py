@@ -118,6 +118,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
     bfloat16 already, nothing is lost, and it runs twice as fast. With float32 weights everything is float32.
     """
     keep_freed_memory()
+    release_freed_memory()  # of whatever was done before
     torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
     model = load_from(auto_class, name, dtype=dtype).to(device)
     if torch.device(device).type == "cpu":
@@ -156,7 +157,7 @@ def load_from(auto_class, name: str, **options):
                          f"that could be reached. {str(error).splitlines()[0]}") from error
 
 
-def add_lora(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: float = 0.0):
+def add_lora(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0):
     """The model with LoRA adapters (Hu 2021, arXiv 2106.09685) on all linear layers of its top blocks (0: of all blocks).
 
     Blocks below the lowest adapter get no gradient, so backward passes stop there.
@@ -165,7 +166,7 @@ def add_lora(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: 
 
     from .lora import make_lean
 
-    return make_lean(get_peft_model(model, lora_config(model, r, alpha, num_trainable_layers, dropout)))
+    return make_lean(get_peft_model(model, lora_config(model, r, num_trainable_layers, dropout)))
 
 
 def unfreeze_top(model, num_trainable_layers: int = 0):
@@ -193,14 +194,15 @@ def lowest_layer(model, num_trainable_layers: int) -> int:
     return total - (num_trainable_layers or total)
 
 
-def lora_config(model, r: int, alpha: int, num_trainable_layers: int = 0, dropout: float = 0.0):
+def lora_config(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0):
+    """peft's settings of these adapters, with the usual lora_alpha of twice the rank. Raises SettingError, ModelError."""
     from peft import LoraConfig
 
     if r < 1:
         raise SettingError(f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them.")
     lowest = lowest_layer(model, num_trainable_layers)
     targets = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D") and layer_of(name) >= lowest]
-    return LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+    return LoraConfig(r=r, lora_alpha=2 * r, lora_dropout=dropout, target_modules=targets)
 
 
 def layer_of(module_name: str) -> int:

@@ -79,7 +79,7 @@ def make_policy(model, lora_r: int, num_trainable_layers: int = 0) -> Policy:
     What learns is float32. The frozen weights beside adapters stay as they are: in float32 an update would take 40% longer.
     """
     if lora_r:
-        return Policy(models.add_lora(model, lora_r, 2 * lora_r, num_trainable_layers))
+        return Policy(models.add_lora(model, lora_r, num_trainable_layers))
     return Policy(models.unfreeze_top(model, num_trainable_layers))
 
 

@@ -82,7 +82,7 @@ def build(run: str, results: dict, pairs: list[dict], figures: list, parameters:
 <title>RLHF run {html.escape(run)}</title><style>{CSS}</style><h1>What RLHF changed</h1>
 <p class=soft>Run {html.escape(run)}, {time.strftime("%Y-%m-%d")}. Every number is measured on {results["eval.prompts"]} held-out prompts that no stage was trained on.</p>
 {headline(results)}
-<h2>Answers side by side</h2><p class=soft>One of each category, drawn at random, then the worst losses. Green edge: the rubric prefers the new answer; red: the old one.</p>
+<h2>Answers side by side</h2><p class=soft>Each category in turn, drawn at random, then the worst losses. Green edge: the rubric prefers the new answer; red: the old one.</p>
 {"".join(side_by_side(pair) for pair in pairs)}
 <h2>Figures</h2>{drawn}
 <h2>How to read this</h2><p>The gold rubric scores helpfulness (key points mentioned), harmlessness, honesty, brevity and form. Annotators ranked by it

@@ -147,7 +147,7 @@ def fit_heads(heads: nn.ModuleList, states: States, groups: list[Group], epochs:
     for layer in heads.modules():
         if isinstance(layer, Standardise):
             layer.mean, layer.std = table.mean(0), table.std(0) + 1e-3
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     losses, total = [], epochs * -(-len(groups) // prompts_per_step)
     for epoch in range(epochs):
         heads.train()

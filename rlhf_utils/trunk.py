@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from .attention import GROUPED
 from .errors import ModelError
 
 # model_type → its names for the blocks, for the norm after them, and for positions that are added to the embeddings (None: rotary)
-FAMILIES = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), ("layers", "norm", None)) | {
+FAMILIES = dict.fromkeys(GROUPED, ("layers", "norm", None)) | {
     "gpt_neox": ("layers", "final_layer_norm", None),
     "gpt2": ("h", "ln_f", "wpe"),
 }

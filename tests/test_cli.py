@@ -21,6 +21,8 @@ def executed(monkeypatch, outputs):
     (["-p", "seed"], "'seed' is not of the form name=value"),
     (["-p", "=3"], "not of the form name=value"),
     (["-p", "a b=3"], "not of the form name=value"),
+    (["-p", "sftt.seed=3"], "stage.name=value with one of the stages sft, "),
+    (["-p", "ppo.no_such_parameter=3"], "No notebook has a parameter 'ppo.no_such_parameter'; there are "),
     (["-p", "model={x"], "model"),  # no YAML
     (["-p", "no_such_parameter=3"], "No notebook has a parameter 'no_such_parameter'; there are "),
     (["--profile", "huge"], "There is no profile 'huge'; there are demo, gpu, smoke"),
@@ -62,11 +64,12 @@ def test_help_and_usage(executed, capsys, arguments, code):
 
 def test_stages_run_in_order_with_the_parameters_that_they_have(executed, outputs, capsys):
     names = [name for name, _ in runs.STAGES.values()]
-    assert cli.main(["run", "--run", "mine", "--profile", "smoke", "-p", "kl_coef=1e-4", "-p", "resume=true"]) == 0
+    assert cli.main(["run", "--run", "mine", "--profile", "smoke", "-p", "kl_coef=1e-4", "-p", "resume=true", "-p", "ppo.seed=2", "-p", "seed=1"]) == 0
     assert [name for name, _ in executed] == names
     given = dict(executed)
     assert all(parameters["run"] == "mine" for parameters in given.values())
     assert given["04_ppo"]["kl_coef"] == "1e-4" and "kl_coef" not in given["01_sft"]  # YAML's text; the notebook converts it
+    assert [parameters["seed"] for parameters in given.values()] == [1, 1, 1, 2, 1]  # one stage's own goes before everybody's
     assert given["01_sft"]["model"] == "tiny" and str(outputs / "mine") in capsys.readouterr().out
 
 

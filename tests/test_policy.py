@@ -24,7 +24,7 @@ IDS = torch.randint(1024, (3, 9), generator=torch.Generator().manual_seed(1))
 def peft_model(dtype=torch.float32, dropout=0.0):
     model = models.load_model("tiny", dtype)
     torch.manual_seed(0)
-    model = get_peft_model(model, models.lora_config(model, 4, 8, dropout=dropout)).eval()
+    model = get_peft_model(model, models.lora_config(model, 4, dropout=dropout)).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)

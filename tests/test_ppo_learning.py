@@ -41,7 +41,7 @@ def fresh_run(seed=0, config=CONFIG, dropout=0.0):
     bias[tokenizer.eos_token_id], bias[tokenizer.pad_token_id] = 6.0, -100.0
     model.lm_head.weight, model.lm_head.bias = torch.nn.Parameter(8 * model.lm_head.weight.detach()), torch.nn.Parameter(bias)
     torch.manual_seed(seed)
-    policy = ppo.Policy(models.add_lora(model, r=8, alpha=16, num_trainable_layers=1, dropout=dropout))
+    policy = ppo.Policy(models.add_lora(model, r=8, num_trainable_layers=1, dropout=dropout))
     return SimpleNamespace(
         policy=policy, tokenizer=tokenizer, optimizer=torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=1e-5),
         generator=torch.Generator().manual_seed(seed), controller=ppo.KLController(config.kl_coef, config.kl_target, horizon=100),

@@ -30,7 +30,7 @@ KINDS = {
 
 def trained(**options) -> RewardModel:
     """The tiny model in float32 with adapters on its upper block, as after some training: none of them is zero."""
-    backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, 8, num_trainable_layers=1)
+    backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, num_trainable_layers=1)
     model = RewardModel(backbone, models.load_tokenizer("tiny"), num_trainable_layers=1, **options)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_dropout_of_the_backbone_stays_off_in_training():
     """Else the trunk's cached states would be one noisy draw, used for every epoch; GPT-2 has dropout 0.1."""
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=1024, n_embd=16, n_layer=2, n_head=2, n_positions=64)
-    model = RewardModel(models.add_lora(GPT2Model(config), 4, 8, num_trainable_layers=1), models.load_tokenizer("tiny"), dropout=0.0).train()
+    model = RewardModel(models.add_lora(GPT2Model(config), 4, num_trainable_layers=1), models.load_tokenizer("tiny"), dropout=0.0).train()
     assert model.heads.training and torch.equal(model.cached(["Hi?"], ["Hello."]), model.cached(["Hi?"], ["Hello."]))
     assert torch.allclose(model.cached(["Hi?"], ["Hello."])[:, 0], model.raw(["Hi?"], ["Hello."]), atol=1e-6)
 
@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_refused():
         with pytest.raises(SettingError, match=told):
             RewardModel(backbone, tokenizer, **options)
     with pytest.raises(SettingError, match="blocks below"):
-        RewardModel(models.add_lora(backbone, 4, 8), tokenizer, num_trainable_layers=1)
+        RewardModel(models.add_lora(backbone, 4), tokenizer, num_trainable_layers=1)
 
 
 def test_cache_keeps_to_its_bound(model):
@@ -298,7 +298,7 @@ def test_texts_read_together_equal_texts_read_alone(model):
 
 @pytest.mark.parametrize("cache_gb", [0.0, 2.0])
 def test_what_was_read_before_the_adapters_learned_is_not_used_after(cache_gb):
-    backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, 8, num_trainable_layers=1)
+    backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, num_trainable_layers=1)
     model = RewardModel(backbone, models.load_tokenizer("tiny"), num_trainable_layers=1, cache_gb=cache_gb).eval()
     read_states(model, GROUPS)
     assert len(model.first_states) == 5 and len(model.cache) == (5 if cache_gb else 0)

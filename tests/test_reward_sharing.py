@@ -14,7 +14,7 @@ from rlhf_utils.trunk import Trunk
 def policy_for(trained_layers: int):
     """The tiny policy with adapters, whose blocks below are those that the reward models of this file were made on."""
     torch.manual_seed(3)
-    policy = models.add_lora(models.load_model("tiny"), 4, 8, trained_layers)
+    policy = models.add_lora(models.load_model("tiny"), 4, trained_layers)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)

@@ -22,7 +22,7 @@ GROUPS = [
 def make_model(trained: bool = True, **options) -> RewardModel:
     """The tiny model in float32 with adapters on its upper block; `trained`: none of them is zero, as after some training."""
     torch.manual_seed(1)
-    backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, 8, num_trainable_layers=1)
+    backbone = models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, num_trainable_layers=1)
     model = RewardModel(backbone, models.load_tokenizer("tiny"), num_trainable_layers=1, **options)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

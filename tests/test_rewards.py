@@ -77,7 +77,7 @@ def test_a_classifier_of_many_classes_is_no_reward(tmp_path):
 
 def test_weighted_sums_and_columns(mine, tmp_path):
     torch.manual_seed(0)
-    model = RewardModel(models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4, 8), models.load_tokenizer("tiny")).eval()
+    model = RewardModel(models.add_lora(models.load_model("tiny", auto_class=AutoModel), 4), models.load_tokenizer("tiny")).eval()
     model.normalise(PROMPTS, COMPLETIONS)
     own = model.score(PROMPTS, COMPLETIONS)
     model.save(tmp_path)

@@ -41,7 +41,7 @@ def lively(tokenizer, eos=4.0, pad=-100.0):
 
 def adapted(model, layers=1):
     """LoRA adapters that do something: lora_B starts at zero."""
-    peft_model = models.add_lora(model, r=4, alpha=8, num_trainable_layers=layers).eval()
+    peft_model = models.add_lora(model, r=4, num_trainable_layers=layers).eval()
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
             if "lora_B" in name:

@@ -29,7 +29,7 @@ def test_kl_and_entropy_are_sums_over_the_vocabulary(tokenizer):
 
 
 def test_fresh_adapters_are_the_reference(tokenizer):
-    model = models.add_lora(lively(tokenizer), r=4, alpha=8, num_trainable_layers=1).eval()
+    model = models.add_lora(lively(tokenizer), r=4, num_trainable_layers=1).eval()
     samples = sample(model, tokenizer, PROMPTS, 12, 0.7, seeded(10))
     found = score_tokens(model, samples, 0.7, model.disable_adapter)
     assert torch.equal(found["kl"], torch.zeros_like(found["kl"]))

@@ -14,7 +14,7 @@ EPOCHS = 4  # PPO passes over a batch
 TEMPERATURE = 0.7
 LEARNING_RATE = 3e-6  # TRL's default
 KL_COEF = 0.05  # TRL's default
-LORA_R, LORA_ALPHA = 16, 32
+LORA_R = 16
 TOP_LAYERS = 8  # k
 SAMPLING_CALLS = 3  # timed calls of the sampling comparison
 

@@ -64,7 +64,6 @@ def config(trains: str, dtype: str) -> Config:
 
 CONFIGS = {"k8_full_fp32": config("top", "float32"), "k8_lora_fp32": config("lora", "float32"), "kN_full_fp32": config("blocks", "float32"),
            "k8_full_bf16": config("top", "bfloat16"), "k8_lora_bf16": config("lora", "bfloat16")}
-TUNED = True  # TRL with our attention and memory settings, which make it faster
 SAMPLING = [Run("trl", "full", task="sampling"), Run("our", "top", task="sampling")]
 
 
@@ -92,9 +91,9 @@ def schedule(names: list[str]) -> list[Run]:
     return [run for pair in zip_longest(*sides) for run in pair if run]
 
 
-def measure(run: Run, python: Path, model: str, updates: int) -> dict:
+def measure(run: Run, python: Path, model: str, args) -> dict:
     return child(python, f"{run.side}_side.py", ["--task", run.task, "--model", model, "--trains", run.trains, "--dtype", run.dtype,
-                                                 "--updates", str(updates), *(["--tuned"] if run.side == "trl" and TUNED else [])])
+                                                 "--updates", str(args.updates), *(["--tuned"] if run.side == "trl" and args.tuned else [])])
 
 
 def each(values: list[float], digits: int) -> str:
@@ -151,6 +150,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), default=list(CONFIGS), metavar="CONFIG", help=f"of {', '.join(CONFIGS)}")
     parser.add_argument("--rounds", type=positive, default=2, help="how often each is measured")
     parser.add_argument("--updates", type=positive, default=1, help="timed updates of a measurement")
+    parser.add_argument("--tuned", action="store_true", help="give TRL our attention and memory settings, which make it faster")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as flat keys")
     parser.add_argument("--only-sampling", action="store_true", help="compare sampling only")
     parser.add_argument("--parity", action="store_true", help="compare numbers with TRL's instead of speed")
@@ -168,7 +168,7 @@ def main() -> int:
     results = Results()
     for number in range(args.rounds):
         for run in [*schedule(names), *SAMPLING]:
-            found = measure(run, python, model, args.updates)
+            found = measure(run, python, model, args)
             results.found.setdefault(run, []).append(found)
             figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if isinstance(value, float))
             print(f"round {number + 1}: {run}: {figures}", flush=True)

@@ -20,7 +20,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     backbone = models.load_model(args.model, getattr(torch, args.dtype), "cpu", AutoModel)
     k = min(args.k, backbone.config.num_hidden_layers // 2)
-    model = reward.RewardModel(models.add_lora(backbone, 16, 32, k), models.load_tokenizer(args.model), "mlp", 0.3, args.max_length, read_prompt=True,
+    model = reward.RewardModel(models.add_lora(backbone, 16, k), models.load_tokenizer(args.model), "mlp", 0.3, args.max_length, read_prompt=True,
                                read_middle=True, num_trainable_layers=k, ensemble=args.ensemble)
     groups, clock = reward_training.group_by_prompt(train), [time.perf_counter()]
     states = reward_training.read_states(model, groups)

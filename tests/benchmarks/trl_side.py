@@ -21,7 +21,7 @@ from datasets import Dataset
 from peft import PeftModel  # noqa: F401  its import is no part of an update
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, TrainerCallback
 
-from common import BATCH, EPOCHS, LENGTH, LORA_ALPHA, LORA_R, SAMPLING_CALLS, TEMPERATURE
+from common import BATCH, EPOCHS, LENGTH, LORA_R, SAMPLING_CALLS, TEMPERATURE
 from common import arguments, peak_gb, prompt_rows, say, top_layers
 from rlhf_utils import data, models
 
@@ -79,7 +79,7 @@ def make_trainer(args, folder: str, clock: Clock):
         output_dir=folder, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, num_sample_generations=0,
         bf16=half, gradient_checkpointing=False, total_episodes=BATCH * (args.updates + 1), per_device_train_batch_size=BATCH,
         gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=EPOCHS, response_length=LENGTH, temperature=TEMPERATURE)
-    peft_config = models.lora_config(policy, LORA_R, LORA_ALPHA, top_layers(policy)) if lora else None
+    peft_config = models.lora_config(policy, LORA_R, top_layers(policy)) if lora else None
     trainer = PPOTrainer(config, tokenizer, policy, reference, reward, rows, value, eval_dataset=rows, callbacks=[clock],
                          peft_config=peft_config)
     assert trainer.accelerator.mixed_precision == ("bf16" if half else "no")
