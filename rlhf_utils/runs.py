@@ -26,10 +26,10 @@ from .data import load_rows
 from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
-    "sft": ("01_sft", 6.0),
-    "preferences": ("02_preferences", 8.0),
-    "reward_model": ("03_reward_model", 11.0),
-    "ppo": ("04_ppo", 7.0),
+    "sft": ("01_sft", 3.2),
+    "preferences": ("02_preferences", 2.7),
+    "reward_model": ("03_reward_model", 2.4),
+    "ppo": ("04_ppo", 5.2),
     "evaluation": ("05_evaluation", 1.0),
 }
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
