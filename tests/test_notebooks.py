@@ -92,6 +92,17 @@ def test_nbval(smoke, tmp_path):
     assert result.returncode == 0, result.stdout[-4000:]
 
 
+def test_prompts_that_a_stage_has_learned_from_are_no_held_out_ones(smoke, tmp_path, monkeypatch):
+    """Of 02's prompts, the demonstrations and PPO's prompts one each; these were not among the few that 02 took."""
+    ranked = {row["prompt"] for row in data.load_rows(str(smoke / "preferences/items.jsonl"), "prompts") if row["split"] == "train"}
+    fresh = [next(row for row in data.load_rows("builtin", kind) if row["prompt"] not in ranked) for kind in ("demonstrations", "prompts")]
+    data.write_jsonl(tmp_path / "mine.jsonl", [{"prompt": prompt} for prompt in (min(ranked), fresh[0]["prompt"], fresh[1]["prompt"], "Is this one new?")])
+    monkeypatch.setenv("RLHF_OUTPUTS", str(smoke.parent))
+    with pytest.raises(Exception, match="3 held-out prompts were trained on"):
+        values = {"run": "smoke", "dtype": "float32", "heldout_prompts": str(tmp_path / "mine.jsonl")}
+        execute_notebook(str(NOTEBOOKS[4]), str(tmp_path / "x.ipynb"), values, progress_bar=False, cwd=str(ROOT))
+
+
 def test_unknown_and_ill_typed_parameters_stop_plain_papermill(outputs):
     for parameters, told in (({"lerning_rate": 0.1}, "lerning_rate"), ({"num_train_epochs": "many"}, "num_train_epochs='many'")):
         with pytest.raises(Exception, match=told):
