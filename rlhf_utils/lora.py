@@ -9,6 +9,8 @@ import torch
 from peft.tuners.lora import Linear
 from torch import nn
 
+from .products import linear
+
 
 class _Product(torch.autograd.Function):
     """x Wᵀ + b + scaling · (x Aᵀ) Bᵀ of (…, I) inputs, in the dtype of x; gradients for x, A (r, I) and B (O, r), as W is frozen."""
@@ -17,7 +19,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx, x, weight, bias, a, b, scaling):
         flat = x.flatten(0, -2)
         low = flat @ a.to(x.dtype).T
-        out = nn.functional.linear(flat, weight, bias).addmm_(low, b.to(x.dtype).T, alpha=scaling)
+        out = linear(flat, weight, bias).addmm_(low, b.to(x.dtype).T, alpha=scaling)
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.scaling = scaling
         return out.view(*x.shape[:-1], -1)
@@ -27,7 +29,7 @@ class _Product(torch.autograd.Function):
         x, weight, a, b, low = ctx.saved_tensors
         gradient, flat = gradient.flatten(0, -2), x.flatten(0, -2)
         low_gradient = gradient @ (ctx.scaling * b).to(x.dtype)
-        for_x = (gradient @ weight).addmm_(low_gradient, a.to(x.dtype)).view_as(x) if ctx.needs_input_grad[0] else None
+        for_x = linear(gradient, weight.T).addmm_(low_gradient, a.to(x.dtype)).view_as(x) if ctx.needs_input_grad[0] else None
         return for_x, None, None, (low_gradient.T @ flat).to(a.dtype), ctx.scaling * (gradient.T @ low).to(b.dtype), None
 
 
@@ -47,6 +49,6 @@ class LeanLinear(Linear):
 def make_lean(model: nn.Module) -> nn.Module:
     """The peft model, its ordinary LoRA layers exchanged for `LeanLinear`."""
     for module in model.modules():
-        if type(module) is Linear and type(module.base_layer) is nn.Linear:
+        if type(module) is Linear and isinstance(module.base_layer, nn.Linear):
             module.__class__ = LeanLinear
     return model

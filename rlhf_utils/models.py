@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from .attention import GROUPED
 from .errors import ModelError, SettingError
+from .products import prefers_onednn, product_rate, use_fast_products
 from .trunk import Trunk
 
 # Each new shape of a bfloat16 product leaves a kernel and its buffers behind: a thousand of them, torch's default, hold a gigabyte.
@@ -67,29 +67,6 @@ def pick_dtype(dtype: str = "auto", device: torch.device | str = "cpu") -> torch
     return chosen
 
 
-@functools.cache
-def product_rate(dtype: torch.dtype, size: int = 512) -> float:
-    """FLOP/s of square matrix products on the CPU, the best of 8 that take some 20 ms in all; 2 where they are very slow."""
-    with products_in(torch.float32):
-        a, seconds = torch.randn(size, size).to(dtype), []
-        while len(seconds) < 8 and (len(seconds) < 2 or sum(seconds) < 0.2):
-            start = time.perf_counter()
-            a @ a
-            seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
-
-
-@contextlib.contextmanager
-def products_in(dtype: torch.dtype):
-    """Within, float32 products are exact for float32, and may round their inputs to bfloat16 for bfloat16."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def resolve(name: str) -> str:
     """A directory or hub id that transformers can load; builds the built-in models at their first use."""
     if name == "smollm2-135m":
@@ -127,7 +104,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
     elif model.config._attn_implementation == "sdpa":
         model.set_attn_implementation("fused")
     model.config.use_cache = False
-    return model.eval()
+    return use_fast_products(model).eval()
 
 
 @functools.cache
@@ -172,8 +149,8 @@ def add_lora(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0)
 def unfreeze_top(model, num_trainable_layers: int = 0):
     """The model with its top blocks (0: all of them) and the norm after them trainable; embeddings and head stay frozen.
 
-    What learns is float32, whatever the blocks below are kept in: an optimizer's small steps would be lost in bfloat16. A model that
-    the trunk cannot split stays frozen.
+    What learns is float32, whatever the blocks below are kept in: an optimizer's small steps would be lost in bfloat16. (A trunk multiplies
+    in bfloat16 all the same where the blocks below are.) A model that the trunk cannot split stays frozen.
     """
     model.requires_grad_(False)
     trunk = Trunk(model)

@@ -12,6 +12,7 @@ from torch import nn
 
 from .data import chat_prompt
 from .errors import ModelError
+from .products import linear
 from .trunk import Trunk
 
 SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
@@ -77,22 +78,19 @@ def upper_hidden(trunk: Trunk, samples: Samples, rows: torch.Tensor) -> torch.Te
 def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor = 1.0) -> torch.Tensor:
     """(…, V) float32 logits over `temperature` from (…, H) hidden states; bfloat16 logits would be off by up to 0.06.
 
-    From bfloat16 weights the product is exact to float32 and still fast, see `models.load_model`.
+    From bfloat16 weights the product is exact to float32 and still fast, see `models.load_model`. They are cast once, because the head
+    is frozen in every stage that samples.
     """
-    weight, bias = _float_head(model)
-    return nn.functional.linear(hidden.float(), weight, bias) / temperature
-
-
-def _float_head(model) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The head's (V, H) weight and bias in float32, cast once: the head is frozen in every stage that samples."""
     head = model.get_output_embeddings()
-    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach().float()
-    if weight.dtype == torch.float32:
-        return weight, bias
-    cached = getattr(head, "_float32_weight", None)
-    if cached is None or cached.device != weight.device:
-        cached = head._float32_weight = weight.float()
-    return cached, bias
+    weight = head.weight.detach()
+    if weight.dtype != torch.float32:
+        cached = getattr(head, "_float32_weight", None)
+        if cached is None or cached.device != weight.device:
+            cached = head._float32_weight = weight.float()
+        weight = cached
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = linear(hidden.float() / temperature, weight)  # the states are divided, as there are fewer of them
+    return logits if head.bias is None else logits + head.bias.detach().float() / temperature
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -103,32 +101,36 @@ class _TokenLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, labels, reference, weight, bias, temperature):
+    def forward(ctx, hidden, labels, reference, model, temperature):
         chosen, entropy, ref_chosen, kl = hidden.new_zeros(4, len(hidden))
-        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        slope, weight = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None, model.get_output_embeddings().weight.detach()
         size = max(TABLE // len(weight), 16)
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
-            label, logp = labels[rows, None], _log_softmax(hidden[rows], weight, bias, temperature)
-            p = logp.exp()
-            chosen[rows], entropy[rows] = logp.gather(1, label)[:, 0], -torch.linalg.vecdot(p, logp)
-            if slope is not None:
-                slope[rows] = (weight[label[:, 0]] - p @ weight) / temperature
+            label, logits = labels[rows, None], head_logits(model, hidden[rows], temperature)
+            p, total = _softmax(logits)
+            chosen[rows], entropy[rows] = logits.gather(1, label)[:, 0] - total, total - torch.linalg.vecdot(p, logits)
             if reference is not None:
-                ref_logp = _log_softmax(reference[rows], weight, bias, temperature)
-                ref_chosen[rows], kl[rows] = ref_logp.gather(1, label)[:, 0], torch.linalg.vecdot(p, logp - ref_logp)
+                ref_logits = head_logits(model, reference[rows], temperature)
+                _, ref_total = _softmax(ref_logits)
+                ref_chosen[rows] = ref_logits.gather(1, label)[:, 0] - ref_total
+                kl[rows] = torch.linalg.vecdot(p, logits.sub_(ref_logits)) - total + ref_total
+            if slope is not None:
+                p.scatter_add_(1, label, p.new_full(label.shape, -1.0))
+                slope[rows] = linear(p.to(weight.dtype), weight.T) / -temperature
         ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(entropy, ref_chosen, kl)
         return chosen, entropy, ref_chosen, kl
 
     @staticmethod
     def backward(ctx, gradient, *_):
-        return ctx.saved_tensors[0] * gradient[:, None], None, None, None, None, None
+        return ctx.saved_tensors[0] * gradient[:, None], None, None, None, None
 
 
-def _log_softmax(hidden, weight, bias, temperature) -> torch.Tensor:
-    """(n, V) log-probabilities after (n, H) states."""
-    return nn.functional.linear(hidden / temperature, weight, None if bias is None else bias / temperature).log_softmax(1)
+def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, V) probabilities and (n,) log-sum-exps, from one pass of exponentials."""
+    p = logits.softmax(1)
+    return p, logits.amax(1) - p.amax(1).log()
 
 
 def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0,
@@ -137,8 +139,7 @@ def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperatur
 
     The first has gradients for `hidden`; `reference` are the (n, H) states of π_ref, without which the last two are 0.
     """
-    weight, bias = _float_head(model)
-    return _TokenLogprobs.apply(hidden.float(), labels, None if reference is None else reference.float(), weight, bias, temperature)
+    return _TokenLogprobs.apply(hidden.float(), labels, None if reference is None else reference.float(), model, temperature)
 
 
 @torch.no_grad()

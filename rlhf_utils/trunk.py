@@ -62,8 +62,10 @@ class Trunk:
             # A loaded adapter asks for no gradient, but switching it off must still change nothing in the trunk.
             trained = [i for i, block in enumerate(self.blocks) if any(p.requires_grad or "lora_" in name for name, p in block.named_parameters())]
             self.cut = min(trained, default=len(self.blocks))
+            # Blocks that learn are float32; above a bfloat16 trunk their products are bfloat16 all the same, as in mixed-precision training.
+            self.mixes = self.norm.weight.dtype != self.model.get_input_embeddings().weight.dtype
         else:
-            self.cut = 0
+            self.cut, self.mixes = 0, False
             _say_whole(family, "mixes kinds of attention" if family in FAMILIES else "is of a family whose blocks the suite cannot split")
 
     @property
@@ -147,7 +149,8 @@ class Trunk:
     def _forward(self, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
         length = next(iter(inputs.values())).shape[1]
         inputs = {"use_cache": False} | inputs
-        return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask)[:, -length:], **inputs).last_hidden_state
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixes):
+            return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask)[:, -length:], **inputs).last_hidden_state
 
 
 def share_blocks(ours: Trunk, theirs: Trunk) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from test_ppo_learning import CONFIG, collect, fresh_run, one_thread, train, weights, whole_blocks  # noqa: F401
 from transformers import AutoModelForCausalLM
 
-from rlhf_utils import models, ppo
+from rlhf_utils import models, ppo, products
 from rlhf_utils.checkpoint import Checkpoints
 from rlhf_utils.errors import ModelError, SettingError
 from rlhf_utils.heads import make_head
@@ -158,7 +158,7 @@ def test_values_start_at_zero_and_nowhere_unknown():
 
 @pytest.mark.parametrize("rates, taken", [((100e9, 350e9), "bfloat16"), ((100e9, 120e9), "float32"), ((100e9, 5e9), "float32")])
 def test_the_dtype_is_measured_and_told(monkeypatch, capsys, rates, taken):
-    monkeypatch.setattr(models, "product_rate", lambda dtype: rates[dtype == torch.bfloat16])
+    monkeypatch.setattr(models, "product_rate", lambda dtype, **options: rates[dtype == torch.bfloat16])
     assert models.pick_dtype("auto") == getattr(torch, taken)
     told = capsys.readouterr().out
     assert f"{rates[0] / 1e9:.0f} GFLOP/s in float32 and {rates[1] / 1e9:.0f} in bfloat16: {taken} is taken" in told
@@ -166,9 +166,9 @@ def test_the_dtype_is_measured_and_told(monkeypatch, capsys, rates, taken):
 
 
 def test_measuring_leaves_the_precision_of_products_as_it_was():
-    models.product_rate.cache_clear()
+    products.product_rate.cache_clear()
     before = torch.get_float32_matmul_precision()
-    assert models.product_rate(torch.float32, size=64) > 1e6
+    assert products.product_rate(torch.float32, size=64) > 1e6
     assert torch.get_float32_matmul_precision() == before
 
 

@@ -267,13 +267,17 @@ def test_a_head_that_would_learn_is_refused():
 
 
 def test_float32_tops_on_a_bfloat16_trunk():
-    """The states come from bfloat16 blocks, all after them is float32; sampling's whole passes agree with split ones but for bfloat16 rotations."""
+    """The states come from bfloat16 blocks; those above multiply in bfloat16, but their weights, sums and the last states are float32."""
     run = fresh_run()
     model = models.load_model("tiny", torch.bfloat16)
     run.policy = ppo.make_policy(model, lora_r=0, num_trainable_layers=1)
     assert {p.dtype for p in run.policy.trainable().values()} == {torch.float32}
+    products, ends = [], []
+    model.model.layers[1].mlp.up_proj.register_forward_hook(lambda module, given, out: products.append((module.weight.dtype, out.dtype)))
+    model.model.norm.register_forward_hook(lambda module, given, out: ends.append((given[0].dtype, out.dtype)))
     rollout = collect(run)
     assert rollout.samples.trunk.dtype == torch.bfloat16
+    assert set(products) == {(torch.float32, torch.bfloat16)} and set(ends) == {(torch.float32, torch.float32)}
     torch.testing.assert_close(rollout.samples.logprobs, rollout.logprobs, atol=5e-3, rtol=0)
     run.optimizer = torch.optim.Adam(run.policy.trainable().values(), lr=1e-3)
     assert ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)["val/ratio_first"] == pytest.approx(1.0, abs=1e-6)

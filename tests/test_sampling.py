@@ -1,6 +1,7 @@
 """Sampling and scoring against whole unpadded models, on the built-in `tiny` model, in float32."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,9 +160,9 @@ def test_logits_that_are_nan_give_a_word_all_the_same():
 def test_token_logprobs_and_their_gradient_are_those_of_log_softmax(monkeypatch, temperature):
     """In float64, sixteen states at a time, against whole tables."""
     monkeypatch.setattr(sampling, "TABLE", 0)
-    monkeypatch.setattr(sampling, "_float_head", lambda head: (head.weight.detach(), head.bias.detach()))
     monkeypatch.setattr(torch.Tensor, "float", lambda self: self)
     head = torch.nn.Linear(8, 50).double()
+    model = SimpleNamespace(get_output_embeddings=lambda: head)
     hidden, other = torch.randn(2, 37, 8, generator=seeded(17), dtype=torch.float64)
     labels, weights = torch.randint(0, 50, (37,), generator=seeded(18)), torch.randn(37, generator=seeded(19), dtype=torch.float64)
 
@@ -171,7 +172,7 @@ def test_token_logprobs_and_their_gradient_are_those_of_log_softmax(monkeypatch,
         return chosen, -(logp.exp() * logp).sum(1), ref_chosen, (logp.exp() * (logp - ref)).sum(1)
 
     results = []
-    for function in (lambda x: token_logprobs(head, x, labels, temperature, other), plain):
+    for function in (lambda x: token_logprobs(model, x, labels, temperature, other), plain):
         leaf = hidden.clone().requires_grad_()
         values = function(leaf)
         (values[0] * weights).sum().backward()

@@ -27,7 +27,7 @@ def train(folder: Path, k: int, seed: int, args) -> list[dict]:
     generator = runs.seed_everything(seed)
     policy = ppo.make_policy(models.load_model(str(folder / "sft/policy"), dtype, device), args.lora_r, k)
     reward = load_reward("reward_model", lambda: folder / "reward_model", dtype, device, trunk_of=policy.model)
-    tokenizer, optimizer = models.load_tokenizer(str(folder / "sft/policy")), torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=1e-5)
+    tokenizer, optimizer = models.load_tokenizer(str(folder / "sft/policy")), torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=1e-5, fused=True)
     order, log = data.Endless(data.load_rows("builtin", "prompts"), seed), []
     for index in range(config.num_updates):
         optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)

@@ -16,6 +16,7 @@ from common import BATCH, EPOCHS, KL_COEF, LEARNING_RATE, LENGTH, LORA_R, PART, 
 from common import arguments, peak_gb, prompt_rows, say, top_layers
 from rlhf_utils import models, ppo
 from rlhf_utils.heads import make_head
+from rlhf_utils.products import product_rate, products_in
 from rlhf_utils.sampling import Samples, sample
 from rlhf_utils.trunk import Trunk
 
@@ -87,7 +88,7 @@ def measure_ppo(args) -> dict:
         total_episodes=BATCH * (args.updates + 1), batch_size=BATCH, num_mini_batches=1, per_device_train_batch_size=PART,
         num_ppo_epochs=EPOCHS, response_length=LENGTH, temperature=TEMPERATURE, learning_rate=LEARNING_RATE, kl_coef=KL_COEF,
         missing_eos_penalty=0, target_kl=0, max_kl=0)
-    optimizer = torch.optim.Adam(policy.trainable().values(), lr=LEARNING_RATE, eps=1e-5)
+    optimizer = torch.optim.Adam(policy.trainable().values(), lr=LEARNING_RATE, eps=1e-5, fused=True)
     generator = torch.Generator().manual_seed(0)
     ppo.sample, ppo.score_tokens = phases.timed("sampling", ppo.sample), phases.timed("scoring", ppo.score_tokens)
     judge.score_samples, update = phases.timed("reward", judge.score_samples), phases.timed("training", ppo.update)
@@ -137,8 +138,8 @@ def count_flops(policy: ppo.Policy, rollout: ppo.Rollout) -> dict[str, float]:
 
 def matmul_gflops(dtype: torch.dtype) -> float:
     """The machine's rate: the best of square matrix products of 1024 to 4096, in GFLOP/s."""
-    with models.products_in(torch.float32):  # float32 products are float32, also in a bfloat16 run
-        return max(models.product_rate(dtype, size) for size in (1024, 2048, 4096)) / 1e9
+    with products_in(torch.float32):  # float32 products are float32, also in a bfloat16 run
+        return max(product_rate(dtype, size) for size in (1024, 2048, 4096)) / 1e9
 
 
 def measure_sampling(args) -> dict:

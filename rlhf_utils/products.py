@@ -1,0 +1,100 @@
+"""Matrix products on a CPU: how fast they are, and float32 ones by way of oneDNN where torch's own are much slower.
+
+torch hands float32 products to MKL, which on AMD processors reaches less than half of the rate of oneDNN, also a part of torch and as
+exact. Left out: products of activations with activations, as in attention.
+"""
+
+import contextlib
+import functools
+import time
+
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def products_in(dtype: torch.dtype):
+    """Within, float32 products are exact for float32, and may round their inputs to bfloat16 for bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@functools.cache
+def product_rate(dtype: torch.dtype, size: int = 512, product=None) -> float:
+    """FLOP/s of square matrix products on the CPU, as `linear` makes them or by another `product`.
+
+    The best of 8, that take some 20 ms in all; of 2 where they are very slow.
+    """
+    product = product or (_onednn if dtype == torch.float32 and prefers_onednn() else torch.mm)
+    with products_in(torch.float32):
+        a, seconds = torch.randn(size, size).to(dtype), []
+        while len(seconds) < 8 and (len(seconds) < 2 or sum(seconds) < 0.2):
+            start = time.perf_counter()
+            product(a, a)
+            seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+@functools.cache
+def prefers_onednn() -> bool:
+    """Whether oneDNN multiplies float32 matrices more than 1.5 times as fast as torch.mm here: it is twice as fast on AMD's Zen 5."""
+    return torch.backends.mkldnn.is_available() and product_rate(torch.float32, product=_onednn) > 1.5 * product_rate(torch.float32, product=torch.mm)
+
+
+def _onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """(m, k) @ (k, n), plus (n,)."""
+    return torch.ops.mkldnn._linear_pointwise(a, b.T, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    """x Wᵀ + b of (n, I) inputs and (O, I) weights."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight.T, bias)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        for_weight = None if not for_weight else (_onednn(x.T, gradient).T if weight.stride(0) == 1 else _onednn(gradient.T, x))  # laid out as the weight is
+        return _onednn(gradient, weight) if for_x else None, for_weight, gradient.sum(0) if for_bias else None
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """torch.nn.functional.linear, (…, I) → (…, O), with its gradients."""
+    plain = (x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu")
+             or torch.get_float32_matmul_precision() != "highest" or not x.numel() or not prefers_onednn())
+    if plain:
+        return nn.functional.linear(x, weight, bias)
+    flat = x.flatten(0, -2)
+    needs_gradients = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return (_Linear.apply(flat, weight, bias) if needs_gradients else _onednn(flat, weight.T, bias)).view(*x.shape[:-1], -1)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by way of `linear`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def use_fast_products(model: nn.Module) -> nn.Module:
+    """The model, its `nn.Linear` layers exchanged for `Linear`, float32 weights laid out input by input where oneDNN is preferred.
+
+    So laid out, they are used as they lie; else oneDNN reorders them for each product, which with few rows takes as long as the product.
+    """
+    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    for layer in layers:
+        layer.__class__ = Linear
+    on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
+    if on_cpu and prefers_onednn():
+        turned = {id(layer.weight) for layer in layers} - {id(model.get_input_embeddings().weight)}
+        for p in model.parameters():  # all of them, as the file that they are mapped from stays in memory until the last is copied
+            p.data = p.data.T.contiguous().T if id(p) in turned else p.data.clone()
+    return model

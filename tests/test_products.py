@@ -1,0 +1,78 @@
+"""Float32 products by way of oneDNN: values and gradients against float64, where they are not taken, and models whose layers use them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from rlhf_utils import models, products
+
+
+@pytest.fixture(autouse=True)
+def preferred(monkeypatch):
+    """As on a machine where oneDNN is the faster one."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("torch is built without oneDNN here")
+    monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The shapes of the products that oneDNN made."""
+    shapes, plain = [], products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda a, b, bias=None: shapes.append((*a.shape, b.shape[1])) or plain(a, b, bias))
+    return shapes
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_values_and_gradients_are_those_of_float64(counted, turned, biased):
+    torch.manual_seed(0)
+    x, weight, bias, slope = torch.randn(2, 5, 7), torch.randn(11, 7), torch.randn(11), torch.randn(2, 5, 11)
+    weight = weight.T.contiguous().T if turned else weight
+    results = []
+    for dtype, function in ((torch.float32, products.linear), (torch.float64, nn.functional.linear)):
+        given = [t.detach().to(dtype, copy=True).requires_grad_() for t in (x, weight, bias)]
+        out = function(*given[: 3 if biased else 2])
+        (out * slope.to(dtype)).sum().backward()
+        results.append([out.detach(), *(t.grad for t in given[: 3 if biased else 2])])
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert counted == [(10, 7, 11), *([(7, 10, 11)] if turned else [(11, 10, 7)]), (10, 11, 7)]
+
+
+def test_a_frozen_weight_gets_no_product_of_its_own(counted):
+    x = torch.randn(3, 4, requires_grad=True)
+    products.linear(x, torch.randn(5, 4)).sum().backward()
+    assert counted == [(3, 4, 5), (3, 5, 4)]
+    with torch.no_grad():
+        products.linear(x, torch.randn(5, 4, requires_grad=True))
+    assert len(counted) == 3
+
+
+def test_other_products_are_left_to_torch(counted, monkeypatch):
+    x, weight = torch.randn(3, 4), torch.randn(5, 4)
+    for dtype in (torch.bfloat16, torch.float64):
+        assert torch.equal(products.linear(x.to(dtype), weight.to(dtype)), nn.functional.linear(x.to(dtype), weight.to(dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products.linear(x, weight).dtype == torch.bfloat16
+    with products.products_in(torch.bfloat16):
+        products.linear(x, weight)
+    assert products.linear(x[:0], weight).shape == (0, 5)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: False)
+    assert torch.equal(products.linear(x, weight), nn.functional.linear(x, weight)) and not counted
+
+
+def test_a_loaded_model_uses_them_and_saves_what_it_loaded(counted, tmp_path):
+    model, plain = models.load_model("tiny"), AutoModelForCausalLM.from_pretrained(models.resolve("tiny")).eval()
+    ids = torch.randint(1024, (2, 9), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-5)
+    assert len(counted) == 2 * 7 + 1  # two blocks, and the head
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    turned = {name for name, p in model.named_parameters() if p.dim() == 2 and not p.is_contiguous()}
+    assert len(turned) == 2 * 7 and copy.deepcopy(model).model.layers[0].mlp.up_proj.weight.stride(0) == 1
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in plain.state_dict().items())
