@@ -8,13 +8,12 @@ No response ends early: `Endless` gives the sampler an end-of-sequence id that n
 and every response has LENGTH tokens. That is what TRL's `stop_token=None` does.
 """
 
-import time
-
 import torch
 
-from common import BATCH, EPOCHS, KL_COEF, LEARNING_RATE, LENGTH, LORA_R, PART, SAMPLING_CALLS, TEMPERATURE
-from common import arguments, peak_gb, prompt_rows, say, top_layers
+from common import EPOCHS, KL_COEF, LEARNING_RATE, LENGTH, LORA_R, PART, TEMPERATURE
+from common import arguments, now, peak_gb, prompt_rows, sampling_rate, say, top_layers
 from rlhf_utils import models, ppo
+from rlhf_utils.data import chat_prompt
 from rlhf_utils.heads import make_head
 from rlhf_utils.products import product_rate, products_in
 from rlhf_utils.sampling import Samples, sample
@@ -39,16 +38,16 @@ class Endless:
 class Phases:
     """Seconds spent in each phase of the loop."""
 
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
+    def __init__(self, args):
+        self.args, self.seconds = args, {}
 
     def timed(self, phase: str, function):
         """The function, its time added to the phase."""
 
         def wrapped(*args, **options):
-            start = time.perf_counter()
+            start = now(self.args)
             result = function(*args, **options)
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + now(self.args) - start
             return result
 
         return wrapped
@@ -56,7 +55,7 @@ class Phases:
 
 def make_policy(args) -> ppo.Policy:
     """The policy of notebook 04: adapters, or whole top blocks."""
-    model = models.load_model(args.model, getattr(torch, args.dtype))
+    model = models.load_model(args.model, getattr(torch, args.dtype), args.device)
     k = 0 if args.trains == "blocks" else top_layers(model)  # 0: all
     return ppo.make_policy(model, LORA_R if args.trains == "lora" else 0, k)
 
@@ -68,7 +67,7 @@ class TopReward:
         torch.manual_seed(1)
         self.trunk = Trunk(policy.model)  # now: within `swapped` nothing learns that would tell the cut
         self.swapped = self.trunk.frozen_copy()
-        self.head = make_head(policy.model.config.hidden_size, "linear").requires_grad_(False)
+        self.head = make_head(policy.model.config.hidden_size, "linear").requires_grad_(False).to(policy.model.device)
 
     @torch.no_grad()
     def score_samples(self, samples: Samples, **columns) -> list[float]:
@@ -81,32 +80,32 @@ class TopReward:
 def measure_ppo(args) -> dict:
     """Episodes/s over the timed updates, peak memory, and seconds and FLOP/s of each phase."""
     torch.manual_seed(0)
-    tokenizer, rows = Endless(models.load_tokenizer(args.model)), prompt_rows()
-    policy, phases = make_policy(args), Phases()
+    tokenizer, rows = Endless(models.load_tokenizer(args.model)), prompt_rows(args.batch)
+    policy, phases = make_policy(args), Phases(args)
     judge = TopReward(policy)
     config = ppo.PPOConfig(
-        total_episodes=BATCH * (args.updates + 1), batch_size=BATCH, num_mini_batches=1, per_device_train_batch_size=PART,
+        total_episodes=args.batch * (args.updates + 1), batch_size=args.batch, num_mini_batches=1, per_device_train_batch_size=min(PART, args.batch),
         num_ppo_epochs=EPOCHS, response_length=LENGTH, temperature=TEMPERATURE, learning_rate=LEARNING_RATE, kl_coef=KL_COEF,
         missing_eos_penalty=0, target_kl=0, max_kl=0)
     optimizer = torch.optim.Adam(policy.trainable().values(), lr=LEARNING_RATE, eps=1e-5, fused=True)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(args.device).manual_seed(0)
     ppo.sample, ppo.score_tokens = phases.timed("sampling", ppo.sample), phases.timed("scoring", ppo.score_tokens)
     judge.score_samples, update = phases.timed("reward", judge.score_samples), phases.timed("training", ppo.update)
     for index in range(args.updates + 1):
         if index == 1:  # the first update warms up
             phases.seconds.clear()
-            start = time.perf_counter()
+            start = now(args)
         optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
         rollout = ppo.collect(policy, tokenizer, rows, judge, config, KL_COEF, generator)
         metrics = ppo.rollout_metrics(rollout, config, KL_COEF) | update(policy, optimizer, rollout, config, generator)
-    seconds, peak = time.perf_counter() - start, peak_gb()
-    assert rollout.mask.shape == (BATCH, LENGTH) and bool(rollout.mask.all()) and not metrics["val/early_stop"]
+    seconds, peak = now(args) - start, peak_gb(args.device)
+    assert rollout.mask.shape == (args.batch, LENGTH) and bool(rollout.mask.all()) and not metrics["val/early_stop"]
     phases.seconds["rest"] = seconds - sum(phases.seconds.values())
     counted = count_flops(policy, rollout)
-    return {"episodes_per_s": args.updates * BATCH / seconds, "peak_memory_gb": peak,
+    return {"episodes_per_s": args.updates * args.batch / seconds, "peak_memory_gb": peak,
             "share": {name: value / seconds for name, value in phases.seconds.items()},
             "gflops": {name: args.updates * counted[name] / phases.seconds[name] / 1e9 for name in counted},
-            "matmul_gflops": {dtype: matmul_gflops(getattr(torch, dtype)) for dtype in {"float32", args.dtype}}}
+            "matmul_gflops": {dtype: matmul_gflops(getattr(torch, dtype), args) for dtype in {"float32", args.dtype}}}
 
 
 def flops(weights: int, tokens: int, trained: int | None = None) -> float:
@@ -136,24 +135,49 @@ def count_flops(policy: ppo.Policy, rollout: ppo.Rollout) -> dict[str, float]:
             "training": EPOCHS * (flops(size(top), read, size(top, learning=True)) + flops(head, answered, 0))}
 
 
-def matmul_gflops(dtype: torch.dtype) -> float:
-    """The machine's rate: the best of square matrix products of 1024 to 4096, in GFLOP/s."""
-    with products_in(torch.float32):  # float32 products are float32, also in a bfloat16 run
-        return max(product_rate(dtype, size) for size in (1024, 2048, 4096)) / 1e9
+def matmul_gflops(dtype: torch.dtype, args) -> float:
+    """The machine's rate: the best of square matrix products of 1024 to 4096 (8192 on a GPU), in GFLOP/s."""
+    if args.device == "cpu":
+        with products_in(torch.float32):  # float32 products are float32, also in a bfloat16 run
+            return max(product_rate(dtype, size) for size in (1024, 2048, 4096)) / 1e9
+    a = torch.randn(8192, 8192, device=args.device).to(dtype)
+    return 2 * 8192**3 / seconds_of(lambda: a @ a, args) / 1e9
+
+
+def seconds_of(call, args) -> float:
+    """The best of eight calls, after a first."""
+    call()
+    seconds = []
+    for _ in range(8):
+        start = now(args)
+        call()
+        seconds.append(now(args) - start)
+    return min(seconds)
+
+
+def decoding_floor(model, args) -> float:
+    """Seconds that one token a row takes if weights, keys and values need only be read, at the rate at which a copy reads and writes."""
+    source = torch.zeros(2**27, device=args.device)  # 512 MB
+    target = torch.empty_like(source)
+    rate = 2 * source.nbytes / seconds_of(lambda: target.copy_(source), args)
+    trunk, config = Trunk(model), model.config
+    weights = sum(p.nbytes for block in trunk.blocks for p in block.parameters()) + 4 * model.get_output_embeddings().weight.numel()  # the head in float32
+    tokenizer = models.load_tokenizer(args.model)
+    length = LENGTH / 2 + sum(len(tokenizer(chat_prompt(tokenizer, row["prompt"]))["input_ids"]) for row in prompt_rows(args.batch)) / args.batch
+    a_token = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads * getattr(torch, args.dtype).itemsize
+    return (weights + len(trunk.blocks) * args.batch * length * a_token) / rate
 
 
 def measure_sampling(args) -> dict:
-    """Tokens/s of `sample`, which also gives log-probabilities and the states at the cut of k top blocks."""
-    model = models.load_model(args.model, getattr(torch, args.dtype))
+    """Tokens/s of `sample`, which also gives log-probabilities and the states at the cut of k top blocks; the share of the time that reading takes."""
+    model = models.load_model(args.model, getattr(torch, args.dtype), args.device)
     models.unfreeze_top(model, top_layers(model))
-    tokenizer, generator = Endless(models.load_tokenizer(args.model)), torch.Generator().manual_seed(0)
-    prompts, seconds = [row["prompt"] for row in prompt_rows()], []
-    for _ in range(SAMPLING_CALLS + 1):
-        start = time.perf_counter()
-        samples = sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator)
-        seconds.append(time.perf_counter() - start)
-    assert samples.response_ids.shape == (BATCH, LENGTH) and bool(samples.response_mask.all())
-    return {"tokens_per_s": SAMPLING_CALLS * BATCH * LENGTH / sum(seconds[1:])}
+    tokenizer, generator = Endless(models.load_tokenizer(args.model)), torch.Generator(args.device).manual_seed(0)
+    prompts = [row["prompt"] for row in prompt_rows(args.batch)]
+    samples = sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator)
+    assert samples.response_ids.shape == (args.batch, LENGTH) and bool(samples.response_mask.all())
+    rate = sampling_rate(lambda: sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator), args)
+    return {"tokens_per_s": rate, "bandwidth_fraction": decoding_floor(model, args) * rate / args.batch}
 
 
 if __name__ == "__main__":

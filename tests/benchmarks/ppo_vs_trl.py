@@ -5,6 +5,7 @@
     python tests/benchmarks/ppo_vs_trl.py --configs k8_full_fp32 --rounds 3
     python tests/benchmarks/ppo_vs_trl.py --only-sampling
     python tests/benchmarks/ppo_vs_trl.py --parity                                numbers, not speed: parity.py
+    python tests/benchmarks/ppo_vs_trl.py --device cuda --batch 64                on a GPU, in bfloat16; memory is what tensors hold of the GPU's
 
 Every measurement is a process of its own in the environment of environment.py; TRL's and ours take turns, and a round has each of
 them once. An update is sampling, scoring and training; the first of a process warms up. Ratios are ours over TRL's within a round,
@@ -25,7 +26,7 @@ from statistics import median
 
 import torch
 
-from common import positive
+from common import BATCH, positive
 from environment import TRL, child, trl_python, variables
 from rlhf_utils import models
 
@@ -42,8 +43,9 @@ class Run:
     task: str = "ppo"
 
     def __str__(self) -> str:
-        whose = {"our": "ours", "trl": f"TRL {TRL}" if self.task == "ppo" else "generate"}[self.side]
-        return f"{whose} {self.trains} {self.dtype}" if self.task == "ppo" else whose
+        if self.task == "ppo":
+            return f"{'ours' if self.side == 'our' else f'TRL {TRL}'} {self.trains} {self.dtype}"
+        return {"our": "our sampling", "trl": "transformers' generate" if self.task == "sampling" else f"TRL {TRL}'s sampling"}[self.side] + f" {self.dtype}"
 
 
 @dataclass
@@ -64,7 +66,12 @@ def config(trains: str, dtype: str) -> Config:
 
 CONFIGS = {"k8_full_fp32": config("top", "float32"), "k8_lora_fp32": config("lora", "float32"), "kN_full_fp32": config("blocks", "float32"),
            "k8_full_bf16": config("top", "bfloat16"), "k8_lora_bf16": config("lora", "bfloat16")}
-SAMPLING = [Run("trl", "full", task="sampling"), Run("our", "top", task="sampling")]
+
+
+def sampling_runs(device: str) -> list[Run]:
+    """generate, TRL's and ours, in float32 on a CPU and in bfloat16 on a GPU."""
+    dtype = "float32" if device == "cpu" else "bfloat16"
+    return [Run("trl", "full", dtype, "sampling"), Run("our", "top", dtype, "sampling"), Run("trl", "full", dtype, "trl_sampling")]
 
 
 @dataclass
@@ -93,7 +100,8 @@ def schedule(names: list[str]) -> list[Run]:
 
 def measure(run: Run, python: Path, model: str, args) -> dict:
     return child(python, f"{run.side}_side.py", ["--task", run.task, "--model", model, "--trains", run.trains, "--dtype", run.dtype,
-                                                 "--updates", str(args.updates), *(["--tuned"] if run.side == "trl" and args.tuned else [])])
+                                                 "--updates", str(args.updates), "--batch", str(args.batch), "--device", args.device,
+                                                 *(["--tuned"] if run.side == "trl" and args.tuned else [])])
 
 
 def each(values: list[float], digits: int) -> str:
@@ -132,29 +140,37 @@ def report_phases(run: Run, results: Results) -> dict[str, float]:
     return {f"{group}.{key}": value for group in ("share", "gflops", "matmul_gflops") for key, value in last[group].items()}
 
 
-def report_sampling(results: Results) -> dict[str, float]:
-    generate, ours = SAMPLING
+def report_sampling(runs: list[Run], results: Results) -> dict[str, float]:
+    generate, ours, trl = runs
     name = "tokens_per_s"
-    print(f"\nsampling, float32{'':21} tokens/s (each round)")
-    for run in (ours, generate):
+    print(f"\n{'sampling':34}  tokens/s (each round)")
+    for run in runs:
         print(f"  {str(run):36} {results.median(run, name):8.1f} ({each(results.values(run, name), 1)})")
-    ratio = results.ratio(ours, generate, name)
-    print(f"  ratio: {ratio:.2f}")
-    return {f"sampling.{name}": results.median(ours, name), f"sampling.generate_{name}": results.median(generate, name),
-            f"sampling.{name}_ratio": ratio}
+    flat = {name: results.median(ours, name), f"generate_{name}": results.median(generate, name), f"trl_{name}": results.median(trl, name),
+            f"{name}_ratio": results.ratio(ours, generate, name), f"trl_{name}_ratio": results.ratio(ours, trl, name),
+            "bandwidth_fraction": results.median(ours, "bandwidth_fraction")}
+    print(f"  ratio to generate {flat[f'{name}_ratio']:.2f}, to TRL's {flat[f'trl_{name}_ratio']:.2f}; reading weights, keys and values alone "
+          f"would take {flat['bandwidth_fraction']:.0%} of our time")
+    return {f"sampling.{key}": value for key, value in flat.items()}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="built-in name or folder of a Llama model")
-    parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), default=list(CONFIGS), metavar="CONFIG", help=f"of {', '.join(CONFIGS)}")
+    parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), metavar="CONFIG", help=f"of {', '.join(CONFIGS)}; all, or those in bfloat16 on a GPU")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--batch", type=positive, default=BATCH, help="episodes of an update, and rows of the sampling comparison")
     parser.add_argument("--rounds", type=positive, default=2, help="how often each is measured")
     parser.add_argument("--updates", type=positive, default=1, help="timed updates of a measurement")
     parser.add_argument("--tuned", action="store_true", help="give TRL our attention and memory settings, which make it faster")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as flat keys")
     parser.add_argument("--only-sampling", action="store_true", help="compare sampling only")
     parser.add_argument("--parity", action="store_true", help="compare numbers with TRL's instead of speed")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here.")
+    args.configs = args.configs or [name for name in CONFIGS if args.device == "cpu" or name.endswith("bf16")]
+    return args
 
 
 def main() -> int:
@@ -163,11 +179,12 @@ def main() -> int:
     if args.parity:
         return subprocess.run([python, HERE / "parity.py"], env=variables()).returncode
     names, model = [] if args.only_sampling else args.configs, models.resolve(args.model)
-    print(f"{args.model} on {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; rounds {args.rounds}, "
+    place = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
+    print(f"{args.model} on {place}, batch {args.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}; rounds {args.rounds}, "
           f"timed updates {args.updates}", flush=True)
-    results = Results()
+    results, sampling = Results(), sampling_runs(args.device)
     for number in range(args.rounds):
-        for run in [*schedule(names), *SAMPLING]:
+        for run in [*schedule(names), *sampling]:
             found = measure(run, python, model, args)
             results.found.setdefault(run, []).append(found)
             figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if isinstance(value, float))
@@ -175,7 +192,7 @@ def main() -> int:
     flat = {}
     for name in names:
         flat |= report_config(name, results)
-    flat |= report_sampling(results)
+    flat |= report_sampling(sampling, results)
     if args.json:
         args.json.write_text(json.dumps(flat, indent=1) + "\n")
     return 0

@@ -14,26 +14,25 @@ AdamW. Gradient checkpointing, which PPOTrainer ignores, is said to be off.
 
 import os
 import tempfile
-import time
 
 import torch
 from datasets import Dataset
 from peft import PeftModel  # noqa: F401  its import is no part of an update
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, TrainerCallback
 
-from common import BATCH, EPOCHS, LENGTH, LORA_R, SAMPLING_CALLS, TEMPERATURE
-from common import arguments, peak_gb, prompt_rows, say, top_layers
+from common import EPOCHS, LENGTH, LORA_R, TEMPERATURE
+from common import arguments, now, peak_gb, prompt_rows, sampling_rate, say, top_layers
 from rlhf_utils import data, models
 
 
 class Clock(TrainerCallback):
     """When each update ended, in seconds of perf_counter."""
 
-    def __init__(self):
-        self.ends: list[float] = []
+    def __init__(self, args):
+        self.args, self.ends = args, []
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.ends.append(time.perf_counter())
+        self.ends.append(now(self.args))
 
 
 def load(args, auto_class, dtype: torch.dtype, seed: int, **options):
@@ -73,11 +72,11 @@ def make_trainer(args, folder: str, clock: Clock):
         freeze_below(value, k)
     elif args.trains == "lora_top":
         freeze_below(value, top_layers(value))
-    texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows()]
+    texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
     rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
     config = PPOConfig(
-        output_dir=folder, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, num_sample_generations=0,
-        bf16=half, gradient_checkpointing=False, total_episodes=BATCH * (args.updates + 1), per_device_train_batch_size=BATCH,
+        output_dir=folder, report_to="none", save_strategy="no", use_cpu=args.device == "cpu", disable_tqdm=True, num_sample_generations=0,
+        bf16=half, gradient_checkpointing=False, total_episodes=args.batch * (args.updates + 1), per_device_train_batch_size=args.batch,
         gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=EPOCHS, response_length=LENGTH, temperature=TEMPERATURE)
     peft_config = models.lora_config(policy, LORA_R, top_layers(policy)) if lora else None
     trainer = PPOTrainer(config, tokenizer, policy, reference, reward, rows, value, eval_dataset=rows, callbacks=[clock],
@@ -86,7 +85,7 @@ def make_trainer(args, folder: str, clock: Clock):
     return trainer
 
 
-def check_lengths() -> None:
+def check_lengths(args) -> None:
     """Stops a run whose responses do not have LENGTH tokens."""
     from trl.experimental.ppo import ppo_trainer
 
@@ -94,7 +93,7 @@ def check_lengths() -> None:
 
     def checked(model, queries, *rest):
         found, logits = generate(model, queries, *rest)
-        assert found.shape == (BATCH, queries.shape[1] + LENGTH), found.shape
+        assert found.shape == (args.batch, queries.shape[1] + LENGTH), found.shape
         return found, logits
 
     ppo_trainer.batch_generation = checked
@@ -102,29 +101,32 @@ def check_lengths() -> None:
 
 def measure_ppo(args) -> dict:
     """Episodes/s over the updates after the first, and peak memory."""
-    clock = Clock()
-    check_lengths()
+    clock = Clock(args)
+    check_lengths(args)
     with tempfile.TemporaryDirectory() as folder:
         make_trainer(args, folder, clock).train()
-    return {"episodes_per_s": args.updates * BATCH / (clock.ends[-1] - clock.ends[0]), "peak_memory_gb": peak_gb()}
+    return {"episodes_per_s": args.updates * args.batch / (clock.ends[-1] - clock.ends[0]), "peak_memory_gb": peak_gb(args.device)}
 
 
 @torch.no_grad()
 def measure_sampling(args) -> dict:
-    """Tokens/s of transformers' generate, which gives tokens only."""
+    """Tokens/s of transformers' generate, which gives tokens only, or of the sampler of TRL's trainer, which stacks all logits."""
+    from trl.experimental.ppo.ppo_trainer import batch_generation
+
     tokenizer = models.load_tokenizer(args.model)
-    model = load(args, AutoModelForCausalLM, getattr(torch, args.dtype), 0).eval()
-    model.generation_config = GenerationConfig(do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0, max_new_tokens=LENGTH,
-                                               pad_token_id=tokenizer.pad_token_id)  # no eos_token_id: nothing ends early
-    texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows()]
-    batch, seconds = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False), []
+    model = load(args, AutoModelForCausalLM, getattr(torch, args.dtype), 0).to(args.device).eval()
+    settings = GenerationConfig(do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0, max_new_tokens=LENGTH,
+                                pad_token_id=tokenizer.pad_token_id)  # no eos_token_id: nothing ends early
+    model.generation_config = settings
+    texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(args.device)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
     torch.manual_seed(0)
-    for _ in range(SAMPLING_CALLS + 1):
-        start = time.perf_counter()
-        found = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        seconds.append(time.perf_counter() - start)
-    assert found.shape == (BATCH, batch["input_ids"].shape[1] + LENGTH), found.shape
-    return {"tokens_per_s": SAMPLING_CALLS * BATCH * LENGTH / sum(seconds[1:])}
+    calls = {"sampling": lambda: model.generate(input_ids=ids, attention_mask=mask),
+             "trl_sampling": lambda: batch_generation(model, ids, args.batch, tokenizer.pad_token_id, settings)[0]}
+    found = calls[args.task]()
+    assert found.shape == (args.batch, ids.shape[1] + LENGTH), found.shape
+    return {"tokens_per_s": sampling_rate(calls[args.task], args)}
 
 
 if __name__ == "__main__":
