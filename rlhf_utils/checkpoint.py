@@ -43,6 +43,11 @@ class Checkpoints:
     def saved(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("update-*") if p.suffix != ".part")
 
+    def best(self) -> Path | None:
+        """The checkpoint saved with the highest score, if there is one with a score."""
+        scores = {path: (self.state(path) or {}).get("score") for path in self.saved()}
+        return max((path for path in scores if scores[path] is not None), key=scores.get, default=None)
+
     def state(self, folder: Path) -> dict | None:
         """What a checkpoint says of itself; None for one that is not whole."""
         try:
@@ -85,24 +90,27 @@ class Checkpoints:
         aside.rename(target)
         _force_to_disk(self.folder)
         (self.folder / "failed.json").unlink(missing_ok=True)  # it has been got over
-        scores = {path: (self.state(path) or {}).get("score") for path in self.saved()}
-        best = max((path for path in scores if scores[path] is not None), key=scores.get, default=None)
+        best = self.best()
         for old in self.saved()[: -self.keep]:
             if old != best:
                 shutil.rmtree(old)
         return target
 
     def load_last(self) -> int:
-        """Restores the newest whole checkpoint and returns how many updates it had finished.
-
-        Raises PPOError where there is none, and where it was made with other settings, which it names.
-        """
+        """Restores the newest whole checkpoint and returns how many updates it had finished. Raises PPOError where there is none, and as `load`."""
         for folder in reversed(self.saved()):
-            if state := self.state(folder):
-                break
+            if self.state(folder):
+                return self.load(folder)
             warnings.warn(f"The checkpoint {folder.name} is not whole and is passed over.", stacklevel=2)
-        else:
-            raise PPOError(f"There is no checkpoint in {self.folder.name}/ to resume from: run with resume=False.")
+        raise PPOError(f"There is no checkpoint in {self.folder.name}/ to resume from: run with resume=False.")
+
+    def load(self, folder: Path) -> int:
+        """Restores a checkpoint, of `saved` or `best`, and returns how many updates it had finished.
+
+        Raises PPOError for one that is not whole, and for one made with other settings, which it names.
+        """
+        if not (state := self.state(folder)):
+            raise PPOError(f"The checkpoint {folder.name} is not whole; there are {', '.join(path.name for path in self.saved())}.")
         tensors = load_file(folder / "state.safetensors")
         made = state["settings"]
         other = [f"{name}={made.get(name)!r}, now {value!r}" for name, value in self.settings.items() if made.get(name) != value]

@@ -156,8 +156,9 @@ def unfreeze_top(model, num_trainable_layers: int = 0):
     trunk = Trunk(model)
     if trunk.splits:
         top = [*trunk.blocks[lowest_layer(model, num_trainable_layers) :], trunk.norm]
-        for module in top:
-            module.float().requires_grad_(True)
+        for p in (p for module in top for p in module.parameters()):
+            # Row by row, as moments from a checkpoint are: a fused optimizer takes all to be laid out alike.
+            p.data, p.requires_grad = p.data.float().contiguous(), True
         if next(trunk.model.parameters()).dtype != torch.float32:
             top[0].register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))  # these families give the states first
     return model

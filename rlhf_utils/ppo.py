@@ -174,7 +174,8 @@ class KLController:
 def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, kl_coef: float, generator: torch.Generator) -> Rollout:
     """Samples one response to each prompt row and scores it with `reward(prompts=…, completions=…, **columns) → scores`."""
     texts = [row["prompt"] for row in prompts]
-    samples = sample(policy.model, tokenizer, texts, config.response_length, config.temperature, generator)
+    with Trunk(policy.model).mixed():
+        samples = sample(policy.model, tokenizer, texts, config.response_length, config.temperature, generator)
     mask = samples.response_mask
     tokens = score_tokens(policy.model, samples, config.temperature, policy.reference, config.per_device_train_batch_size)
     with torch.no_grad():

@@ -126,6 +126,10 @@ class Trunk:
 
         return swapped
 
+    def mixed(self) -> torch.autocast:
+        """The precision of each pass, for several passes within: float32 weights that multiply in bfloat16 are cast once for all of them."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixes)
+
     @contextlib.contextmanager
     def _with(self, parts: dict[str, nn.Module]):
         """The model with some of its parts replaced, and as it was afterwards."""
@@ -149,7 +153,7 @@ class Trunk:
     def _forward(self, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
         length = next(iter(inputs.values())).shape[1]
         inputs = {"use_cache": False} | inputs
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixes):
+        with self.mixed():
             return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask)[:, -length:], **inputs).last_hidden_state
 
 

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from test_ppo_learning import CONFIG, ROWS, fresh_run, letter_e, one_thread, train, weights  # noqa: F401
+from test_ppo_learning import CONFIG, ROWS, fresh_run, letter_e, one_thread, train, weights, whole_blocks  # noqa: F401
 
-from rlhf_utils import data, ppo
+from rlhf_utils import data, ppo, products
 from rlhf_utils.checkpoint import Checkpoints
 
 
@@ -17,16 +18,19 @@ def checkpoints(folder, run, settings=None, **options):
     return Checkpoints(folder, run.policy, run.optimizer, run.generator, run.controller, settings or {}, **options)
 
 
-def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path):
-    straight = fresh_run()
+@pytest.mark.parametrize("start", [fresh_run, partial(whole_blocks, 1)])
+def test_a_resumed_run_is_the_run_that_never_stopped(start, tmp_path, monkeypatch):
+    """Adapters, and whole blocks where frozen weights are laid out otherwise than those that learn."""
+    monkeypatch.setattr(products, "prefers_onednn", torch.backends.mkldnn.is_available)
+    straight = start()
     expected = train(straight)
     assert len(expected) == 6 and straight.controller.value != CONFIG.kl_coef, "β has moved, so it must be restored too"
 
-    run = fresh_run()
+    run = start()
     first = train(run, stop=3)
     checkpoints(tmp_path, run).save(3)
 
-    resumed = fresh_run(seed=1)  # as a new process would: other random states, other adapters, no moments
+    resumed = start(seed=1)  # as a new process would: other random states, other adapters, no moments
     resumed.order = data.Endless(ROWS, 0)
     torch.manual_seed(123)
     assert checkpoints(tmp_path, resumed).load_last() == 3
@@ -53,10 +57,15 @@ def test_the_last_checkpoints_are_kept_and_half_written_ones_ignored(tmp_path):
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
-    state = checkpoints(tmp_path, fresh_run(), keep=1)
+    run = fresh_run()
+    state, value = checkpoints(tmp_path, run, keep=1), run.policy.value_head.bias
     for update, score in ((1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3)):
+        value.data.fill_(update)
         state.save(update, score)
     assert [path.name for path in state.saved()] == ["update-000002", "update-000004"]
+    assert state.best().name == "update-000002" and state.load(state.best()) == 2 and value.item() == 2
+    with pytest.raises(ppo.PPOError, match="update-000003 is not whole; there are update-000002, update-000004"):
+        state.load(tmp_path / "update-000003")
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])

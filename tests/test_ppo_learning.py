@@ -30,6 +30,10 @@ def letter_e(prompts, completions, **columns):
     return [(text.count("e") / max(len(text), 1) - 0.1) / 0.06 for text in completions]
 
 
+def adam(policy, learning_rate):
+    return torch.optim.Adam(policy.trainable().values(), lr=learning_rate, eps=1e-5, fused=True)
+
+
 def fresh_run(seed=0, config=CONFIG, dropout=0.0):
     """All that the loop of 04_ppo holds.
 
@@ -43,7 +47,7 @@ def fresh_run(seed=0, config=CONFIG, dropout=0.0):
     torch.manual_seed(seed)
     policy = ppo.Policy(models.add_lora(model, r=8, num_trainable_layers=1, dropout=dropout))
     return SimpleNamespace(
-        policy=policy, tokenizer=tokenizer, optimizer=torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=1e-5),
+        policy=policy, tokenizer=tokenizer, optimizer=adam(policy, config.learning_rate),
         generator=torch.Generator().manual_seed(seed), controller=ppo.KLController(config.kl_coef, config.kl_target, horizon=100),
         order=data.Endless(ROWS, seed))
 
@@ -229,11 +233,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing(broken):
 # --- Whole top blocks in place of adapters ---
 
 
-def whole_blocks(layers):
+def whole_blocks(layers, seed=0):
     """A run whose top blocks learn whole."""
-    run = fresh_run()
+    run = fresh_run(seed)
     run.policy = ppo.Policy(models.unfreeze_top(models.load_model("tiny"), layers))
-    run.optimizer = torch.optim.Adam(run.policy.trainable().values(), lr=1e-3, eps=1e-5)
+    run.optimizer = adam(run.policy, 1e-3)
     return run
 
 
