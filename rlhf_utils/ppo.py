@@ -26,7 +26,7 @@ class PPOConfig:
     total_episodes: int = 2048  # responses sampled in all
     batch_size: int = 64  # episodes of one update
     num_mini_batches: int = 2  # optimizer steps of one pass over the batch
-    per_device_train_batch_size: int = 8  # episodes of one pass, forward or backward; only memory depends on it
+    per_device_train_batch_size: int = 16  # episodes of one pass, forward or backward; only memory and time depend on it
     num_ppo_epochs: int = 4  # passes over each batch
     learning_rate: float = 6e-4  # of Adam; falls linearly to 0
     response_length: int = 48  # most tokens of a response

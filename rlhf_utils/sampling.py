@@ -199,19 +199,19 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
 def _draw(logits: torch.Tensor, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
     """(B,) tokens drawn by inverting the cumulative distribution of (B, V) logits, and their (B,) log-probabilities.
 
-    One uniform number a row finds first a subtotal of 256 words, then the word in it; sums are in float64, so that tails survive.
+    One uniform number a row finds first a subtotal of 256 words, then the word in it; running sums are in float64, so that tails survive.
     """
     rows, words = logits.shape
-    highest = logits.amax(1, keepdim=True)
-    weights = nn.functional.pad((logits - highest).exp_(), (0, -words % SUBTOTAL)).view(rows, -1, SUBTOTAL)
-    upto = weights.sum(2, dtype=torch.float64).cumsum_(1)
+    p = logits.softmax(1)
+    parts = (nn.functional.pad(p, (0, -words % SUBTOTAL)) if words % SUBTOTAL else p).view(rows, -1, SUBTOTAL)
+    upto = parts.sum(2).double().cumsum_(1)
     point = torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=logits.device) * upto[:, -1:]
     part = torch.searchsorted(upto, point, right=True).clamp(max=upto.shape[1] - 1)
-    inside = weights[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
+    inside = parts[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
     point = point - torch.where(part > 0, upto.gather(1, (part - 1).clamp(min=0)), 0.0)
     point = torch.minimum(point, inside[:, -1:] * (1 - 1e-12))  # a word of no weight is never taken
     choice = (part * SUBTOTAL + torch.searchsorted(inside, point, right=True)).clamp(max=words - 1)  # logits that are NaN: told by `update`
-    return choice[:, 0], (logits.gather(1, choice) - highest - upto[:, -1:].log())[:, 0].float()
+    return choice[:, 0], p.gather(1, choice)[:, 0].log()
 
 
 def _finish(prompts, query_ids, query_mask, response, logprobs, states, cut, tokenizer) -> Samples:
