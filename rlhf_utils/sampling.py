@@ -89,8 +89,8 @@ def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor =
             cached = head._float32_weight = weight.float()
         weight = cached
     with torch.autocast(hidden.device.type, enabled=False):
-        logits = linear(hidden.float() / temperature, weight)  # the states are divided, as there are fewer of them
-    return logits if head.bias is None else logits + head.bias.detach().float() / temperature
+        logits = linear(hidden.float(), weight)  # divided afterwards, so that bfloat16 states go in as they are
+    return (logits if head.bias is None else logits + head.bias.detach().float()) / temperature
 
 
 class _TokenLogprobs(torch.autograd.Function):
