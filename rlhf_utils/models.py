@@ -5,7 +5,6 @@ of the Python package index and converted here, once, to float32 safetensors. `t
 Left out: quantised training, several GPUs.
 """
 
-import contextlib
 import ctypes
 import functools
 import hashlib
@@ -25,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from .attention import GROUPED
 from .errors import ModelError, SettingError
-from .products import prefers_onednn, product_rate, use_fast_products
+from .products import product_rate, use_fast_products
 from .trunk import Trunk
 
 # Each new shape of a bfloat16 product leaves a kernel and its buffers behind: a thousand of them, torch's default, hold a gigabyte.
