@@ -12,10 +12,12 @@ from rlhf_utils import models, products
 
 @pytest.fixture(autouse=True)
 def preferred(monkeypatch):
-    """As on a machine where oneDNN is the faster one."""
+    """As on a machine where oneDNN is the faster one, and with exact float32 products, whatever another test's model has set."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch is built without oneDNN here")
     monkeypatch.setattr(products, "prefers_onednn", lambda: True)
+    with products.products_in(torch.float32):
+        yield
 
 
 @pytest.fixture
