@@ -36,14 +36,28 @@ class _Product(torch.autograd.Function):
 class LeanLinear(Linear):
     """peft's layer around an `nn.Linear`; whatever is out of the ordinary is left to peft."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is its base layer alone."""
+        return self.disable_adapters or self.merged
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether it is x Wᵀ + b + scaling · (x Aᵀ) Bᵀ with a frozen W."""
+        name = self.active_adapters[0]
+        return (len(self.active_adapters) == 1 and name in self.lora_A and not self.plain and name not in self.lora_variant
+                and not (self.training and isinstance(self.lora_dropout[name], nn.Dropout))
+                and not self.base_layer.weight.requires_grad and self.lora_B[name].bias is None)
+
+    def adapter(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """A (r, I), B (O, r) and the scaling of an ordinary one."""
+        name = self.active_adapters[0]
+        return self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        name, base = self.active_adapters[0], self.base_layer
-        ordinary = (len(self.active_adapters) == 1 and name in self.lora_A and not (args or kwargs or self.disable_adapters or self.merged)
-                    and name not in self.lora_variant and not (self.training and isinstance(self.lora_dropout[name], nn.Dropout))
-                    and base.weight.dtype == x.dtype and not base.weight.requires_grad and self.lora_B[name].bias is None)
-        if not ordinary:
+        if args or kwargs or self.base_layer.weight.dtype != x.dtype or not self.ordinary:
             return super().forward(x, *args, **kwargs)
-        return _Product.apply(x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
+        return _Product.apply(x, self.base_layer.weight, self.base_layer.bias, *self.adapter())
 
 
 def make_lean(model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ exact. Left out: products of activations with activations, as in attention.
 import contextlib
 import functools
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -74,6 +75,21 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         return nn.functional.linear(x, weight, bias)
     flat = x.flatten(0, -2)
     return (_Linear.apply(flat, weight, bias) if torch.is_grad_enabled() else _onednn(flat, weight.T, bias)).view(*x.shape[:-1], -1)
+
+
+def can_order(weight: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether `ordered` works for such weights in `dtype`, and pays."""
+    there = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return there and (torch.ops.mkldnn._is_mkldnn_bf16_supported() if dtype == torch.bfloat16 else dtype == torch.float32 and prefers_onednn())
+
+
+def ordered(weight: torch.Tensor, bias: torch.Tensor | None = None, rows: int = 16) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x ↦ x Wᵀ + b of (…, I) inputs, without gradients, for many products of about `rows` rows (fewer than 16 want an order of their own).
+
+    A copy of W is kept in the order that oneDNN would otherwise bring it into in each product.
+    """
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 class Linear(nn.Linear):

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from .data import chat_prompt
+from .decoding import decoder
 from .errors import ModelError
-from .products import linear
+from .products import can_order, linear, ordered
 from .trunk import Trunk
 
 SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
-TABLE = 1 << 23  # logits that are worked on at a time: 33 MB
+TABLE = 1 << 23  # logits that are worked on at a time: 67 MB
 CHECK_EVERY = {"cuda": 8}  # tokens between looks at which rows have ended; looking makes a GPU wait for the host
 
 
@@ -82,15 +83,21 @@ def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor =
     is frozen in every stage that samples.
     """
     head = model.get_output_embeddings()
-    weight = head.weight.detach()
-    if weight.dtype != torch.float32:
-        cached = getattr(head, "_float32_weight", None)
-        if cached is None or cached.device != weight.device:
-            cached = head._float32_weight = weight.float()
-        weight = cached
     with torch.autocast(hidden.device.type, enabled=False):
-        logits = linear(hidden.float(), weight)  # divided afterwards, so that bfloat16 states go in as they are
+        logits = _head_product(head)(hidden.float())  # divided afterwards, so that bfloat16 states go in as they are
     return (logits if head.bias is None else logits + head.bias.detach().float()) / temperature
+
+
+def _head_product(head):
+    """x ↦ x Wᵀ in float32."""
+    weight = head.weight.detach()
+    if weight.dtype == torch.float32:
+        return lambda x: linear(x, weight)
+    cached = getattr(head, "_float32_product", None)
+    if cached is None or cached[0] != weight.device:
+        whole = weight.float()
+        cached = head._float32_product = (weight.device, ordered(whole) if can_order(whole, whole.dtype) else lambda x: linear(x, whole))
+    return cached[1]
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -162,38 +169,36 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
     logprobs = torch.zeros(rows, max_new_tokens, device=device)
     active = torch.arange(rows, device=device)  # rows in the batch; ended ones are dropped now and then
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    trunk, tokens, mask, kept = Trunk(model), query_ids, query_mask, None
+    trunk = Trunk(model)
     cache = trunk.new_cache()
+    hidden, read = trunk.both(query_ids, query_mask, cache)
+    cache.batch_select_indices(which)
+    hidden, read, decoding = hidden[which, -1], read[which], decoder(trunk, cache, query_mask[which])
+    if states:
+        kept = read.new_zeros(rows, width + max_new_tokens + 1, *read.shape[2:])
+        kept[:, :width] = read
     for step in range(max_new_tokens):
-        hidden, read = trunk.both(tokens, mask, cache)
-        hidden = hidden[:, -1]
-        if step == 0:
-            cache.batch_select_indices(which)
-            hidden, mask, read = hidden[which], query_mask[which], read[which]
-            if states:
-                kept = read.new_zeros(rows, width + max_new_tokens + 1, *read.shape[2:])
-                kept[:, :width] = read
-        elif states:
-            kept[active, width + step - 1] = read[:, 0]
-        choice, response_logprobs = _draw(head_logits(model, hidden, temperatures[active, None]), generator)
-        response[active, step] = choice
+        tokens, response_logprobs = _draw(head_logits(model, hidden, temperatures[active, None]), generator)
+        response[active, step] = tokens
         logprobs[active, step] = response_logprobs
         going = ~ended[active]  # before this step: the pass after a row's end reads that end
-        ended[active] |= choice == tokenizer.eos_token_id
+        ended[active] |= tokens == tokenizer.eos_token_id
         going = going if states else ~ended[active]
-        tokens, mask = choice[:, None], torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         if (step + 1) % CHECK_EVERY.get(device.type, 1) == 0:
             if bool(ended.all()):
                 break
-            keep = going.nonzero()[:, 0]
-            if len(keep) <= 0.75 * len(active):  # copying the cache costs about a step, so not for every row that ends
-                cache.batch_select_indices(keep)
-                active, tokens, mask = active[keep], tokens[keep], mask[keep]
+            rest = going.nonzero()[:, 0]
+            if len(rest) <= 0.75 * len(active):  # copying the cache costs about a step, so not for every row that ends
+                decoding.keep(rest)
+                active, tokens = active[rest], tokens[rest]
+        if step + 1 < max_new_tokens:
+            hidden, read = decoding.step(tokens)
+            if states:
+                kept[active, width + step] = read
     if states:  # of the last token, and of an end where there was none
-        tokens = torch.cat([tokens, torch.full_like(tokens, max(tokenizer.eos_token_id, 0))], dim=1)
-        mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        kept[active, width + step : width + step + 2] = trunk.lower(tokens, mask, cache)
-    return _finish(prompts, query_ids[which], query_mask[which], response, logprobs, kept, trunk.cut, tokenizer)
+        for place, ids in enumerate((tokens, torch.full_like(tokens, max(tokenizer.eos_token_id, 0)))):
+            kept[active, width + step + place] = decoding.lower(ids)
+    return _finish(prompts, query_ids[which], query_mask[which], response, logprobs, kept if states else None, trunk.cut, tokenizer)
 
 
 def _draw(logits: torch.Tensor, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:

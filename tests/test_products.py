@@ -80,3 +80,22 @@ def test_a_loaded_model_uses_them_and_saves_what_it_loaded(counted, tmp_path):
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_weights_in_onednns_order_make_the_same_products(dtype, tolerance):
+    if not products.can_order(torch.zeros(1), dtype):
+        pytest.skip("not with oneDNN here")
+    torch.manual_seed(0)
+    weight, bias = torch.randn(70, 40).to(dtype), torch.randn(70).to(dtype)
+    for rows in (1, 16, 33):
+        x = torch.randn(2, rows, 40).to(dtype)
+        found = products.ordered(weight, bias, rows=16)(x)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), nn.functional.linear(x.double(), weight.double(), bias.double()), rtol=tolerance, atol=20 * tolerance)
+
+
+def test_other_weights_have_no_order_of_their_own(monkeypatch):
+    assert not products.can_order(torch.zeros(1, device="meta"), torch.bfloat16) and not products.can_order(torch.zeros(1), torch.float64)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: False)
+    assert not products.can_order(torch.zeros(1), torch.float32)

@@ -132,7 +132,7 @@ def test_states_captured_while_sampling_are_those_of_a_pass_of_their_own(tokeniz
 def test_a_prompt_asked_several_times_is_read_once(tokenizer):
     """Both ways of asking give the same answers, for the same random numbers."""
     model, read = lively(tokenizer), []
-    model.model.register_forward_pre_hook(lambda module, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True)
+    model.model.embed_tokens.register_forward_pre_hook(lambda module, args: read.append(len(args[0])))
     together = sample(model, tokenizer, [LONG, SHORT, LONG], 12, 1.0, seeded(14))
     assert read[0] == 2 and max(read[1:]) == 3
     apart = [sample(model, tokenizer, [LONG, f"{n}", LONG + " "], 12, 1.0, seeded(14)) for n in (1, 2)]
