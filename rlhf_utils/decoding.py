@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from .lora import LeanLinear
 from .products import Linear, can_order, linear, ordered
-from .trunk import Trunk, position_ids
+from .trunk import Trunk
 
 LEAN = ("llama", "mistral", "qwen2")  # families whose blocks are those of `LeanDecoder`
 COLUMNS = 32  # by which the room for keys and values grows; each new shape of a bfloat16 product costs a kernel
@@ -49,11 +49,10 @@ class LeanDecoder(Decoder):
     """The same numbers from a few calls a block."""
 
     def __init__(self, trunk: Trunk, cache: DynamicCache, mask: torch.Tensor):
-        super().__init__(trunk, None, mask)
-        self.dtype, config = trunk.model.get_input_embeddings().weight.dtype, trunk.model.config
+        self.trunk, self.positions = trunk, mask.sum(1)  # of the next tokens
+        self.dtype, self.shared = trunk.model.get_input_embeddings().weight.dtype, trunk.model.config.num_key_value_heads
         self.blocks = [_Block(block, self.dtype, len(mask)) for block in trunk.blocks]
         self.keys, self.values = ([_heads_first(getattr(layer, name)) for layer in cache.layers] for name in ("keys", "values"))
-        self.shared = config.num_key_value_heads
         self.bias = torch.zeros(mask.shape, dtype=self.dtype).masked_fill_(~mask, -torch.inf)  # added to attention scores
         self.used = mask.shape[1]
 
@@ -64,19 +63,18 @@ class LeanDecoder(Decoder):
         return self._run(tokens, self.trunk.cut)[1]
 
     def keep(self, rows):
-        self.mask, self.bias = self.mask[rows], self.bias[rows]
+        self.positions, self.bias = self.positions[rows], self.bias[rows]
         for kept in (self.keys, self.values):
             kept[:] = [_heads_first(part.view(-1, self.shared, *part.shape[1:])[rows]) for part in kept]
 
     @torch.no_grad()
     def _run(self, tokens: torch.Tensor, upto: int) -> tuple[torch.Tensor, torch.Tensor]:
-        self._extend()
         if self.used == self.bias.shape[1]:
             self._grow()
         self.bias[:, self.used] = 0
         model = self.trunk.model
         x = model.get_input_embeddings()(tokens)
-        cos, sin = (part[:, -1:].to(self.dtype) for part in model.rotary_emb(x, position_ids(self.mask)[:, -1:]))
+        cos, sin = (part.to(self.dtype) for part in model.rotary_emb(x, self.positions[:, None]))
         half = sin.shape[-1] // 2
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)  # so that halves need only change places
         bias = self.bias[:, None].repeat_interleave(self.shared, 0)  # (B · shared, 1, columns)
@@ -87,7 +85,7 @@ class LeanDecoder(Decoder):
                 x = block(x, cos, sin, bias, self.keys[number], self.values[number], self.used)
             read = read if upto > self.trunk.cut else x
             x = self.trunk.norm(x) if upto == len(self.blocks) else x
-        self.used += 1
+        self.positions, self.used = self.positions + 1, self.used + 1
         return x, read
 
     def _grow(self) -> None:

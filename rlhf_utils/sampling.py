@@ -17,7 +17,7 @@ from .products import can_order, linear, ordered
 from .trunk import Trunk
 
 SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
-TABLE = 1 << 23  # logits that are worked on at a time: 67 MB
+TABLE = 1 << 23  # logits that are worked on at a time: 33 MB
 CHECK_EVERY = {"cuda": 8}  # tokens between looks at which rows have ended; looking makes a GPU wait for the host
 
 
