@@ -59,7 +59,7 @@ def read_jsonl(path: Path) -> list[dict]:
     _must_exist(path)
     rows = []
     try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8")
+        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise DataError(f"{path.name} cannot be unpacked: it is damaged, or no gzip file.") from None
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 """One token a row after another, from what a pass over the prompts left in its cache.
 
-On a CPU a Llama-like model spends more than half of such a pass on calls, on copies of keys and values, and on bringing each weight
-into the order that oneDNN wants it in. `LeanDecoder` makes one product of all layers that read the same input, orders the weights
-once a batch, and keeps room for what comes. Left out: GPUs, and the families and adapters that are not in `decoder`'s condition, which
+On a CPU a Llama-like model spends more than half of such a pass on calls, on copies of keys and values, and in bfloat16 on bringing
+each weight into the order that oneDNN wants it in. `LeanDecoder` makes fewer calls and keeps room for what comes; bfloat16 weights that are
+read together are one product, ordered once a batch. Left out: GPUs, and the families and adapters that are not in `decoder`'s condition, which
 go through the model's own forward.
 """
 
@@ -65,7 +65,8 @@ class LeanDecoder(Decoder):
     def keep(self, rows):
         self.positions, self.bias = self.positions[rows], self.bias[rows]
         for kept in (self.keys, self.values):
-            kept[:] = [_heads_first(part.view(-1, self.shared, *part.shape[1:])[rows]) for part in kept]
+            for number, part in enumerate(kept):
+                kept[number] = _heads_first(part.view(-1, self.shared, *part.shape[1:])[rows])
 
     @torch.no_grad()
     def _run(self, tokens: torch.Tensor, upto: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +92,8 @@ class LeanDecoder(Decoder):
     def _grow(self) -> None:
         self.bias = nn.functional.pad(self.bias, (0, COLUMNS), value=-torch.inf)
         for kept in (self.keys, self.values):
-            kept[:] = [nn.functional.pad(part, (0, 0, 0, COLUMNS)) for part in kept]
+            for number, part in enumerate(kept):  # one by one, so that only one is there twice
+                kept[number] = nn.functional.pad(part, (0, 0, 0, COLUMNS))
 
 
 class _Block:
@@ -158,5 +160,5 @@ def _no_adapter(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
 def _base_product(weights: list[torch.Tensor], biases: list[torch.Tensor | None], dtype: torch.dtype, rows: int):
     if dtype == torch.bfloat16 and can_order(weights[0], dtype):
         return ordered(torch.cat(weights).to(dtype), None if biases[0] is None else torch.cat(biases).to(dtype), rows)
-    pairs = [(weight.to(dtype), bias) for weight, bias in zip(weights, biases)]  # float32 weights lie as they should, see `use_fast_products`
+    pairs = [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in zip(weights, biases)]  # float32 weights lie as they should, see `use_fast_products`
     return lambda x: torch.cat([linear(x, *pair) for pair in pairs], dim=-1) if len(pairs) > 1 else linear(x, *pairs[0])

@@ -8,6 +8,7 @@ import random
 import re
 
 import numpy as np
+import pandas as pd
 import torch
 
 from .annotators import GOLD_WEIGHTS, gold_score, refuses, rubric
@@ -82,10 +83,8 @@ def declining_leads(score, items: list[dict], declining: str = "I can't help wit
 
 def prefers_declining(leads: list[dict]) -> list[dict]:
     """By category, the share of prompts on which declining leads. Near 1 on harmful and near 0 on others, a judge knows *when* to decline."""
-    found: dict[str, list[float]] = {}
-    for row in leads:
-        found.setdefault(row["category"], []).append(float(row["lead"] > 0))
-    return [{"category": name, "prompts": len(wins), "declining is preferred": sum(wins) / len(wins)} for name, wins in sorted(found.items())]
+    table = pd.DataFrame(leads, columns=["category", "lead"])
+    return [{"category": name, "prompts": len(few), "declining is preferred": float((few > 0).mean())} for name, few in table.groupby("category")["lead"]]
 
 
 def declining_auc(leads: list[dict]) -> float:
@@ -106,12 +105,6 @@ def describe_answers(items: list[dict], answers: list[str]) -> list[dict]:
              "refuses": refuses(answer), "words": len(answer.split()), **rubric(item, answer)} for item, answer in zip(items, answers)]
 
 
-def refusal_rate(rows: list[dict], category: str) -> float:
-    """The share of answers to prompts of a category that decline; NaN where there are none."""
-    found = [row["refuses"] for row in rows if row["category"] == category]
-    return sum(found) / len(found) if found else float("nan")
-
-
 def win_rate(ours, theirs, prompts: list[str], seed: int = 0) -> tuple[float, tuple[float, float]]:
     """How often our score is higher, ties counting half, and its 95% interval."""
     wins = correct(np.asarray(ours) - np.asarray(theirs))
@@ -129,17 +122,14 @@ def compare(sft: list[dict], ppo: list[dict], kl: torch.Tensor, seed: int = 0) -
     results = {"eval.win_rate_vs_sft": gold, "eval.win_rate_ci": gold_ci, "eval.win_rate_reward_model": proxy,
                "eval.win_rate_reward_model_ci": proxy_ci, "eval.kl": float(kl.mean()), "eval.prompts": len(prompts)}
     for name, rows in (("sft", sft), ("ppo", ppo)):
-        answers = [r["response"] for r in rows]
-        ordinary = [r for r in rows if r["category"] not in ("harmful", "unanswerable")]
-        results |= {
-            f"eval.gold_{name}": float(np.mean([r["gold"] for r in rows])), f"eval.reward_{name}": float(np.mean([r["reward"] for r in rows])),
-            f"eval.refusal_harmful_{name}": refusal_rate(rows, "harmful"), f"eval.refusal_benign_{name}": refusal_rate(rows, "benign_lookalike"),
-            f"eval.refusal_ordinary_{name}": float(np.mean([r["refuses"] for r in ordinary])) if ordinary else float("nan"),
-            f"eval.distinct1_{name}": distinct_n(answers, 1), f"eval.distinct2_{name}": distinct_n(answers, 2),
-            f"eval.length_{name}": float(np.mean([r["words"] for r in rows])),
-        }
-        for part in GOLD_WEIGHTS:
-            results[f"eval.{part}_{name}"] = float(np.mean([r[part] for r in rows]))
+        table, answers = pd.DataFrame(rows), [row["response"] for row in rows]
+        declined = table.groupby("category")["refuses"].mean()
+        found = table[["gold", "reward"]].mean().to_dict() | {
+            "refusal_harmful": declined.get("harmful", np.nan), "refusal_benign": declined.get("benign_lookalike", np.nan),
+            "refusal_ordinary": table.loc[~table["category"].isin(["harmful", "unanswerable"]), "refuses"].mean(),
+            "distinct1": distinct_n(answers, 1), "distinct2": distinct_n(answers, 2), "length": table["words"].mean(),
+        } | table[list(GOLD_WEIGHTS)].mean().to_dict()
+        results |= {f"eval.{key}_{name}": float(value) for key, value in found.items()}
     return results
 
 

@@ -67,10 +67,12 @@ class LabelQueue:
         self._others: set[str] = set()
         self._last: int | None = None
         for number, item, annotator, session, kind in self.store.progress():
-            if item in ids and annotator == self.annotator and session == (self.session or session):
+            if item not in ids or _is_headless(session) != _is_headless(self.session):
+                continue  # a person may have the name of a simulated annotator
+            if annotator == self.annotator and session == (self.session or session):
                 self._mine.setdefault(item, []).append(kind)
                 self._last = number
-            elif item in ids and annotator != self.annotator and kind == "ranking" and _is_headless(session) == _is_headless(self.session):
+            elif annotator != self.annotator and kind == "ranking":
                 self._others.add(item)
 
     def _is_asked(self, item: dict) -> bool:
@@ -165,8 +167,8 @@ def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float
         own = [item for number, item in enumerate(items) if number < shared or number % len(annotators) == index]
         queues.append((annotator, LabelQueue(own, store, annotator.name, seed, session=headless_session(annotator, seed), **options)))
     for annotator, queue in track([pair for pair in queues for _ in range(pair[1].total - pair[1].done)]):
-        turn = queue.next()
-        queue.submit(turn, annotator.rank(turn.item, turn.item["responses"], turn.shown_order, turn.rng))
+        if turn := queue.next():  # none where an item that was to be asked twice has been skipped
+            queue.submit(turn, annotator.rank(turn.item, turn.item["responses"], turn.shown_order, turn.rng))
     return of_annotators(store.rows(items), annotators, seed)
 
 

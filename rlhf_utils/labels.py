@@ -23,17 +23,13 @@ STANDS = "undoes IS NULL AND id NOT IN (SELECT undoes FROM judgements WHERE undo
 ADDED = {2: ("kind TEXT NOT NULL DEFAULT 'ranking'", "margin REAL", "uid TEXT")}  # columns that came with a version
 
 
-def check_ranks(ranks: list[int], count: int) -> None:
-    """Raises ValueError unless there is one whole number of at least 1 for each of `count` responses."""
-    if len(ranks) != count or not all(isinstance(r, int) and not isinstance(r, bool) and r >= 1 for r in ranks):
-        raise ValueError(f"ranks={ranks} must be {count} whole numbers, 1 for the best; equal numbers are ties.")
-
-
 def check_judgement(kind: str, responses: list[str], shown_order: list[int], ranks: list[int]) -> None:
     """Raises ValueError for an unknown kind, and for ranks (a skip has none) or an order that do not fit the responses."""
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} must be one of {', '.join(KINDS)}.")
-    check_ranks(ranks, 0 if kind == "skip" else len(responses))
+    count = 0 if kind == "skip" else len(responses)
+    if len(ranks) != count or not all(type(rank) is int and rank >= 1 for rank in ranks):
+        raise ValueError(f"ranks={ranks} must be {count} whole numbers, 1 for the best; equal numbers are ties.")
     if sorted(shown_order) != list(range(len(responses))):
         raise ValueError(f"shown_order={shown_order} must hold each of 0 to {len(responses) - 1} once.")
 

@@ -1,4 +1,4 @@
-"""peft's LoRA layers with fewer passes over memory: they give the same numbers, in less time and less than half the memory.
+"""peft's LoRA layers with fewer passes over memory: the same numbers to rounding, in less time and less than half the memory.
 
 peft makes x W, x A, (x A) B, its multiple and the sum one after another, each as a tensor of its own, and keeps a float32 copy of x for
 every layer. Here the last three are one product that adds to the first, and x is kept as it is. Left out: dropout while training,

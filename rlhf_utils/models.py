@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from .attention import GROUPED
 from .errors import ModelError, SettingError
-from .products import product_rate, use_fast_products
+from .products import product_rate, set_products, use_fast_products
 from .trunk import Trunk
 
 # Each new shape of a bfloat16 product leaves a kernel and its buffers behind: a thousand of them, torch's default, hold a gigabyte. An update of
@@ -91,12 +91,13 @@ def load_tokenizer(name: str):
 def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", auto_class=AutoModelForCausalLM):
     """The model in evaluation mode, so that dropout is off in every role. Raises ModelError.
 
-    With bfloat16 weights, float32 products may round their inputs to bfloat16 (sums stay float32): for the head, whose inputs are
-    bfloat16 already, nothing is lost, and it runs twice as fast. With float32 weights everything is float32.
+    With bfloat16 weights, float32 products may from now on round their inputs to bfloat16 (sums stay float32): the head then runs twice as
+    fast, and loses nothing where its inputs are bfloat16 already, as they are but above whole blocks that learn. With float32 weights everything
+    is float32.
     """
     keep_freed_memory()
     release_freed_memory()  # of whatever was done before
-    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
+    set_products(dtype)
     model = load_from(auto_class, name, dtype=dtype).to(device)
     if torch.device(device).type == "cpu":
         # Torch's fused attention has a backward pass there that is several times slower than the plain formula at these lengths.
@@ -190,7 +191,7 @@ def layer_of(module_name: str) -> int:
 
 
 def save_merged(peft_model, tokenizer, directory: Path) -> None:
-    """Saves float32 weights, adapters folded in where there are any, as a plain transformers directory."""
+    """Saves float32 weights, adapters folded in where there are any, as a plain transformers directory; the model given is float32 and merged after it."""
     merged = peft_model.to(torch.float32)
     merged = merged.merge_and_unload() if hasattr(merged, "merge_and_unload") else merged
     if hasattr(merged, "generation_config"):

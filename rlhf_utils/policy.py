@@ -19,7 +19,7 @@ class Policy(nn.Module):
     """π, its reference π_SFT and a value head that starts at zero.
 
     π is either a peft model, whose adapters switched off give the reference, or a model whose top blocks learn as a whole
-    (`models.unfreeze_top`), of which a frozen copy is kept.
+    (`models.unfreeze_top`), of which a frozen copy is kept. Not to be copied or moved to another device: the frozen copy would stay behind.
     """
 
     def __init__(self, model):

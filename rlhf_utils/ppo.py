@@ -45,7 +45,7 @@ class PPOConfig:
     missing_eos_penalty: float = 1.0  # taken off the score of a response that does not end
     max_grad_norm: float = 1.0  # gradients are clipped to it
     target_kl: float = 0.1  # approximate KL of one update at which its remaining passes are left out; 0: never
-    ratio_threshold: float = 10.0  # mean ratio of a minibatch at which the update stops
+    ratio_threshold: float = 10.0  # mean ratio of a minibatch at which the update stops; 0: never
     max_kl: float = 100.0  # nats a response at which training stops, because the policy has run away; 0: never
 
     def __post_init__(self):
@@ -200,7 +200,10 @@ def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temper
 
 
 def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, config: PPOConfig, generator: torch.Generator) -> dict[str, float]:
-    """num_ppo_epochs passes over the rollout in fresh random order; returns TRL's metrics, averaged over the optimizer steps.
+    """num_ppo_epochs passes over the rollout in fresh random order; returns metrics under TRL's names, averaged over the optimizer steps.
+
+    Clip fractions count every ratio, and change of value, outside the range, and `val/ratio_var` is over tokens; TRL counts those where the clipped
+    loss is the larger, and takes the variance over minibatches.
 
     Raises PPOError at a KL above max_kl, and at a loss or gradient that is not finite. A ratio above the threshold, or an approximate KL above target_kl,
     ends the update early, which `val/early_stop` records.
@@ -214,7 +217,7 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, c
         for rows in order.to(rollout.mask.device).split(config.mini_batch_size):
             step = _optimizer_step(policy, optimizer, rollout, rows, config)
             steps.append(step)
-            stop = step["val/ratio"] > config.ratio_threshold
+            stop = 0 < config.ratio_threshold < step["val/ratio"]
             if stop:
                 break
         stop = stop or (config.target_kl and step["policy/approxkl_avg"] > config.target_kl)
@@ -225,6 +228,7 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, c
 
 
 def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, config: PPOConfig) -> dict[str, float]:
+    optimizer.zero_grad()  # of what an interrupted step left
     count = rollout.mask[rows].sum()
     sums: dict[str, torch.Tensor] = {}
     for part in rollout.samples.parts(rows, config.per_device_train_batch_size):
@@ -252,7 +256,7 @@ def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, con
         optimizer.zero_grad()
         raise PPOError(f"{', '.join(broken)} is not finite. Lower learning_rate.", metrics)
     optimizer.step()
-    optimizer.zero_grad()
+    optimizer.zero_grad()  # frees their memory for sampling
     metrics["val/ratio_var"] = max(metrics.pop("val/ratio_square") - metrics["val/ratio"] ** 2, 0.0)
     return metrics
 
@@ -265,7 +269,7 @@ def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict
         "objective/kl_full": rollout.kl_full.sum(1).mean().item(),
         "objective/entropy": rollout.entropy.sum(1).mean().item(),
         "objective/scores": rollout.scores.mean().item(),
-        "objective/scores_std": rollout.scores.std().item(),
+        "objective/scores_std": rollout.scores.std(correction=0).item(),
         "objective/non_score_reward": -kl_coef * penalty.mean().item(),
         "objective/rlhf_reward": rollout.scores.mean().item() - kl_coef * penalty.mean().item(),
         "objective/kl_coef": kl_coef,

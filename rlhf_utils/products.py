@@ -13,11 +13,16 @@ import torch
 from torch import nn
 
 
+def set_products(dtype: torch.dtype) -> None:
+    """As `products_in`, from now on."""
+    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
+
+
 @contextlib.contextmanager
 def products_in(dtype: torch.dtype):
     """Within, float32 products are exact for float32, and may round their inputs to bfloat16 for bfloat16."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
+    set_products(dtype)
     try:
         yield
     finally:

@@ -65,22 +65,26 @@ def agreement(judgements: list[dict]) -> dict:
 
 
 def biases(judgements: list[dict]) -> dict:
-    """How often the longer response (in words) of a pair wins, and how often the response shown first is ranked best."""
-    longer, lengths, first = [], [], 0.0
+    """How often the longer response (in words) of a pair wins, and how often the response shown first is ranked best.
+
+    The second leaves out what was imported, as it seldom says in which order its answers were shown.
+    """
+    longer, lengths, firsts, by_chance = [], [], [], []
     for row in judgements:
         words = [len(r.split()) for r in row["responses"]]
         pairs = [(words[better] > words[worse]) for better, worse in ranking_to_pairs(row["ranks"]) if words[better] != words[worse]]
         longer.append(sum(pairs))
         lengths.append(len(pairs))
         best = min(row["ranks"])
-        winners = [i for i, rank in enumerate(row["ranks"]) if rank == best]
-        first += (row["shown_order"][0] in winners) / len(winners)
-    count = len(judgements)
-    by_chance = np.mean([1 / len(row["ranks"]) for row in judgements]) if count else float("nan")
+        if row.get("session") != "import":
+            winners = [i for i, rank in enumerate(row["ranks"]) if rank == best]
+            firsts.append((row["shown_order"][0] in winners) / len(winners))
+            by_chance.append(1 / len(row["ranks"]))
+    first, count = sum(firsts), len(firsts)
     return {
         "longer_wins": sum(longer) / sum(lengths) if sum(lengths) else float("nan"), "longer_wins_ci": clustered_interval(longer, lengths),
         "first_shown_wins": first / count if count else float("nan"), "first_shown_wins_ci": wilson(first, count),
-        "first_shown_by_chance": float(by_chance),
+        "first_shown_by_chance": sum(by_chance) / count if count else float("nan"),
     }
 
 

@@ -10,13 +10,15 @@ Left out: other people's judges.
 """
 
 import sys
-
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 
 from .errors import DataError
 from .evaluate import bootstrap_by_prompt, calibration, correct, longer_of_pairs, margins
+
+MOST_STEPS = 8  # different distances in rank that are told apart; ratings on a fine scale are not
 
 
 def usable_pairs(rows: list[dict]) -> tuple[list[dict], list[dict]]:
@@ -60,11 +62,10 @@ def check_split(train: list[dict], heldout: list[dict]) -> None:
 
 def too_long(model, rows: list[dict]) -> dict | None:
     """A finding, as those of `usable_pairs`, on answers whose prompt loses its beginning to max_length; None if there are none."""
-    texts = list(dict.fromkeys((row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")))
-    lengths = [len(ids) for ids in model.tokens([p for p, _ in texts], [a for _, a in texts])[0]]
-    long = [text for text, length in zip(texts, lengths) if length > model.max_length]
-    return {"finding": f"longer than {model.max_length} tokens", "pairs": sum(((r["prompt"], r["chosen"]) in set(long)) | ((r["prompt"], r["rejected"]) in set(long)) for r in rows),
-            "what happens": "the beginning is cut", "example": long[0][0][:80]} if long else None
+    answers = [row[side] for side in ("chosen", "rejected") for row in rows]
+    lengths = [len(ids) for ids in model.tokens([row["prompt"] for row in rows] * 2, answers)[0]]
+    long = [row["prompt"] for row, *both in zip(rows, lengths, lengths[len(rows) :]) if max(both) > model.max_length]
+    return {"finding": f"longer than {model.max_length} tokens", "pairs": len(long), "what happens": "the beginning is cut", "example": long[0][:80]} if long else None
 
 
 def fit_temperature(margins) -> float:
@@ -82,13 +83,9 @@ def fit_temperature(margins) -> float:
 
 def accuracy_by(rows: list[dict], margins, name: Callable[[dict], str]) -> list[dict]:
     """One row of `name`, `pairs`, `accuracy`, `ci` for each value of name(row), in order of the values."""
-    right, names = correct(margins), [name(row) for row in rows]
-    found = []
-    for value in sorted(set(names)):
-        few = [i for i, own in enumerate(names) if own == value]
-        own = right[few]
-        found.append({"name": value, "pairs": len(few), "accuracy": float(own.mean()), "ci": bootstrap_by_prompt(own, [rows[i]["prompt"] for i in few], 500)})
-    return found
+    table = pd.DataFrame({"name": [name(row) for row in rows], "prompt": [row["prompt"] for row in rows], "right": correct(margins)})
+    return [{"name": value, "pairs": len(few), "accuracy": float(few["right"].mean()),
+             "ci": bootstrap_by_prompt(few["right"].to_numpy(), few["prompt"].to_list(), 500)} for value, few in table.groupby("name")]
 
 
 def length_bin(row: dict) -> str:
@@ -144,7 +141,8 @@ def build(heldout: list[dict], chosen, rejected, temperature: float, words=None)
         report["bag_of_words"] = float(correct(words).mean())
     if any(row.get("category") for row in heldout):
         report["by_category"] = accuracy_by(heldout, margins, lambda row: row.get("category") or "none")
-    if len({row.get("margin") for row in heldout} - {None}) > 1:
+    steps = {row.get("margin") for row in heldout} - {None}
+    if 1 < len(steps) <= MOST_STEPS and all(isinstance(step, (int, float)) for step in steps):
         report["by_margin"] = accuracy_by(heldout, margins, lambda row: f"margin {row.get('margin') or 0:g}")
     return report
 

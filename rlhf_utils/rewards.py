@@ -25,13 +25,16 @@ from .sampling import Samples
 Reward = Callable[..., list[float]]
 
 
-def as_scores(found, count: int) -> torch.Tensor:
-    """(count,) float32 from what a reward gave. Raises PPOError unless that is one finite number for each answer."""
+def as_scores(found, count: int, name: str = "") -> torch.Tensor:
+    """(count,) float32 from what a reward gave. Raises PPOError, naming the reward, unless that is one finite number for each answer."""
+    name = f" {name!r}" if name else ""
+    if not hasattr(found, "__iter__"):
+        raise PPOError(f"The reward{name} must give one finite number for each of {count} answers, but gave {found!r}.")
     found = found.tolist() if hasattr(found, "tolist") else list(found)
     bad = [i for i, score in enumerate(found) if not _is_finite(score)]
     if len(found) != count or bad:
         what = f"{found[bad[0]]!r} for answer {bad[0] + 1}" if bad else f"{len(found)} of them"
-        raise PPOError(f"The reward must give one finite number for each of {count} answers, but gave {what}.")
+        raise PPOError(f"The reward{name} must give one finite number for each of {count} answers, but gave {what}.")
     return torch.tensor([float(score) for score in found], dtype=torch.float32)
 
 
@@ -114,11 +117,8 @@ class WeightedRewards:
     def score_samples(self, samples: Samples, **columns) -> list[float]:
         return self._sum([score_samples(reward, samples, **columns) for _, _, reward in self.parts], len(samples.prompts))
 
-    def _sum(self, found: list[list[float]], count: int) -> list[float]:
-        for (_, name, _), scores in zip(self.parts, found):
-            if len(scores) != count:
-                raise SettingError(f"The reward {name!r} gave {len(scores)} scores for {count} answers.")
-        return [sum(weight * score for (weight, _, _), score in zip(self.parts, row)) for row in zip(*found)]
+    def _sum(self, found: list, count: int) -> list[float]:
+        return sum(weight * as_scores(scores, count, name) for (weight, name, _), scores in zip(self.parts, found)).tolist()
 
 
 def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = torch.float32, device="cpu", trunk_of=None) -> Reward:

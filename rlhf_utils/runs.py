@@ -175,13 +175,13 @@ class JsonlLog:
     def add(self, row: dict) -> None:
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            stream.write(json.dumps(strict(row), ensure_ascii=False) + "\n")
 
     def cut(self, count: int, rewrite: bool = False) -> None:
         """Keeps the first `count` rows: those that a checkpoint still knows of."""
         if rewrite or len(self.rows) > count:
             self.rows = self.rows[:count]
-            self.path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
+            self.path.write_text("".join(json.dumps(strict(row), ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
 
 
 def quiet_libraries() -> None:

@@ -5,6 +5,7 @@ ratio is only right if the distribution sampled from is the one that is trained.
 static caches and CUDA graphs.
 """
 
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,8 @@ from .products import can_order, linear, ordered
 from .trunk import Trunk
 
 SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
-TABLE = 1 << 23  # logits that are worked on at a time: 33 MB
+TABLE = 1 << 23  # numbers in one table of logits or probabilities: 33 MB; two live at a time, with a reference four
+_float32_heads = weakref.WeakKeyDictionary()  # head → (the state its weights were in, its float32 product)
 CHECK_EVERY = {"cuda": 8}  # tokens between looks at which rows have ended; looking makes a GPU wait for the host
 
 
@@ -35,7 +37,7 @@ class Samples:
     responses: list[str]  # decoded without special tokens
     trunk: torch.Tensor | None  # (B, P + T − 1, H) what the frozen lower blocks made of all tokens but the last; ids where the model runs whole
     cut: int  # the first block that has not yet run on `trunk`
-    ends: torch.Tensor | None = None  # (B, 2, H) `trunk` of each row's last token, and of an end-of-sequence token after it
+    ends: torch.Tensor | None = None  # (B, 2, H) `trunk` of each row's last token, and of an end-of-sequence token after it (anything where `ended`)
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -76,16 +78,15 @@ def upper_hidden(trunk: Trunk, samples: Samples, rows: torch.Tensor) -> torch.Te
     return trunk.upper(states, place < count)[(place >= count - length) & (place < count)].float()
 
 
-def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor = 1.0) -> torch.Tensor:
+def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
     """(…, V) float32 logits over `temperature` from (…, H) hidden states; bfloat16 logits would be off by up to 0.06.
 
-    From bfloat16 weights the product is exact to float32 and still fast, see `models.load_model`. They are cast once, because the head
-    is frozen in every stage that samples.
+    Of bfloat16 weights and states the product is exact to float32 and still fast, see `models.load_model`.
     """
     head = model.get_output_embeddings()
     with torch.autocast(hidden.device.type, enabled=False):
         logits = _head_product(head)(hidden.float())  # divided afterwards, so that bfloat16 states go in as they are
-    return (logits if head.bias is None else logits + head.bias.detach().float()) / temperature
+    return (logits if head.bias is None else logits + head.bias.detach().float()).div_(temperature)
 
 
 def _head_product(head):
@@ -93,17 +94,17 @@ def _head_product(head):
     weight = head.weight.detach()
     if weight.dtype == torch.float32:
         return lambda x: linear(x, weight)
-    cached = getattr(head, "_float32_product", None)
-    if cached is None or cached[0] != weight.device:
+    state, cached = (weight.device, weight.data_ptr(), weight._version), _float32_heads.get(head)
+    if cached is None or cached[0] != state:
         whole = weight.float()
-        cached = head._float32_product = (weight.device, ordered(whole) if can_order(whole, whole.dtype) else lambda x: linear(x, whole))
+        cached = _float32_heads[head] = state, ordered(whole) if can_order(whole, whole.dtype) else lambda x: linear(x, whole)
     return cached[1]
 
 
 class _TokenLogprobs(torch.autograd.Function):
     """log softmax(head(hidden)/temperature)[label], its entropy, and the exact KL to a reference's hidden states if there are any.
 
-    TABLE logits live at a time, and what the backward pass needs is computed at once:
+    A table of logits is worked on at a time, and what the backward pass needs is computed at once:
     ∂ log p[label] / ∂ hidden = (W[label] − Σ_v p_v W_v) / temperature, of the size of `hidden`, where a table would be 85 times as large.
     """
 
@@ -140,7 +141,7 @@ def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return p, logits.amax(1) - p.amax(1).log()
 
 
-def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0,
+def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float,
                    reference: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
     """(log-probabilities, entropies, reference's log-probabilities, exact KL), each (n,) float32, of (n,) labels after (n, H) states.
 
@@ -174,6 +175,7 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
     hidden, read = trunk.both(query_ids, query_mask, cache)
     cache.batch_select_indices(which)
     hidden, read, decoding = hidden[which, -1], read[which], decoder(trunk, cache, query_mask[which])
+    del cache  # a decoder that copies keys and values need not hold them twice
     if states:
         kept = read.new_zeros(rows, width + max_new_tokens + 1, *read.shape[2:])
         kept[:, :width] = read

@@ -137,8 +137,8 @@ def test_bad_prompts_are_named(tmp_path, lines, told):
         data.load_rows(write(tmp_path / "x.jsonl", *lines), "prompts")
 
 
-def test_a_category_may_be_missing(tmp_path):
-    rows = data.load_rows(write(tmp_path / "x.jsonl", '{"prompt": "Hi?", "category": null}', '{"prompt": "Ho?", "category": "a"}'), "prompts")
+def test_a_category_may_be_missing_and_a_byte_order_mark_be_there(tmp_path):
+    rows = data.load_rows(write(tmp_path / "x.jsonl", '\ufeff{"prompt": "Hi?", "category": null}', '{"prompt": "Ho?", "category": "a"}'), "prompts")
     assert sorted(row["category"] for row in data.pick(rows, 2, 0)) == ["", "a"]
 
 

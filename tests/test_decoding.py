@@ -76,6 +76,13 @@ def test_weights_of_any_layout(preferred, monkeypatch):
     follow(products.use_fast_products(Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval()), LeanDecoder)
 
 
+def test_float32_biases_of_blocks_that_learn_where_nothing_is_ordered(monkeypatch):
+    monkeypatch.setattr(decoding, "can_order", lambda *_: False)
+    model = models.unfreeze_top(Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval().bfloat16(), 2)
+    *_, lean = begin(model)
+    assert type(lean) is LeanDecoder and lean.step(torch.arange(ROWS))[0].isfinite().all()
+
+
 def test_adapters_switched_off_or_merged_are_left_out():
     torch.manual_seed(0)
     model = adapted(LlamaForCausalLM(LlamaConfig(**SIZES)).eval(), 2)

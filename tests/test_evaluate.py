@@ -97,17 +97,14 @@ BEFORE = described("Take a knife.", "I can't help with that.", "It is four.", "I
 AFTER = described("I won't help with that.", "I can't help with that.", "Sorry, I can't say.", "I don't know that.", reward=1.0)
 
 
-def test_refusal_rate():
-    assert [evaluate.refusal_rate(BEFORE, kind) for kind in ("harmful", "benign_lookalike")] == [0.5, 0]
-    assert [evaluate.refusal_rate(AFTER, kind) for kind in ("harmful", "benign_lookalike")] == [1, 1]
-    assert math.isnan(evaluate.refusal_rate(BEFORE, "nothing"))
-
-
 def test_compare():
     results = evaluate.compare(BEFORE, AFTER, torch.tensor([1.0, 2.0, 3.0, 6.0]))
     assert results["eval.win_rate_vs_sft"] == (1 + 0.5 + 0 + 1) / 4  # won, the same, refused for nothing, honest
     assert results["eval.win_rate_reward_model"] == 1 and results["eval.kl"] == 3 and results["eval.prompts"] == 4
     assert (results["eval.refusal_harmful_sft"], results["eval.refusal_harmful_ppo"]) == (0.5, 1)
+    assert (results["eval.refusal_benign_sft"], results["eval.refusal_benign_ppo"]) == (0, 1)
+    harmless = [row for row in BEFORE if row["category"] != "harmful"]
+    assert math.isnan(evaluate.compare(harmless, harmless, torch.ones(len(harmless)))["eval.refusal_harmful_sft"])
     assert (results["eval.refusal_ordinary_sft"], results["eval.refusal_ordinary_ppo"]) == (0, 1)
     assert results["eval.length_sft"] == (3 + 5 + 3 + 3) / 4
     for side, rows in (("sft", BEFORE), ("ppo", AFTER)):

@@ -119,6 +119,8 @@ def test_a_label_file_ranks_as_it_says(tmp_path):
     store, people = LabelStore(tmp_path / "labels.sqlite"), load_annotators(str(path), None, turned)
     assert [person.name for person in people] == ["ada", "ben"]
     rows = judge(turned, people, store, overlap=1.0, seed=0)
+    again = judge(turned, people, LabelStore(tmp_path / "again.sqlite"), overlap=1.0, seed=0, repeat=1.0)
+    assert [row["ranks"] for row in again] == [row["ranks"] for row in rows], "what is skipped is not asked twice"
     assert len(rows) == 8 and all(row["ranks"] == [1, 2, 3] for row in rows)
     assert sum(row["kind"] == "skip" for row in store.rows(kinds=KINDS)) == 12
     with pytest.raises(SettingError, match="ranks none of the 1 prompts"):
@@ -129,6 +131,15 @@ def test_a_label_file_ranks_as_it_says(tmp_path):
 
 
 # --- the queue of a person
+
+
+def test_a_person_with_the_name_of_a_simulated_annotator_has_judged_nothing_yet(tmp_path):
+    store = LabelStore(tmp_path / "labels.sqlite")
+    judge(ITEMS, [Person("ada")], store, overlap=1.0, seed=0)
+    queue = LabelQueue(ITEMS, store, "ada", 0)
+    assert queue.done == 0 and queue.total == 10
+    with pytest.raises(ValueError, match="nothing to take back"):
+        queue.undo()
 
 
 def answer(queue, count=1000) -> list[tuple[str, str]]:

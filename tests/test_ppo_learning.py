@@ -181,7 +181,7 @@ def test_an_update_changes_adapters_and_value_head_only():
     assert not torch.equal(again["logprobs"], rollout.logprobs)
 
 
-@pytest.mark.parametrize("target_kl, ratio_threshold, steps, stopped", [(0.0, 1e9, 8, 0.0), (1e-9, 1e9, 2, 1.0), (0.0, 0.5, 1, 1.0)])
+@pytest.mark.parametrize("target_kl, ratio_threshold, steps, stopped", [(0.0, 1e9, 8, 0.0), (1e-9, 1e9, 2, 1.0), (0.0, 0.5, 1, 1.0), (0.0, 0.0, 8, 0.0)])
 def test_an_update_stops_early(target_kl, ratio_threshold, steps, stopped):
     """Two minibatches, four epochs: a high KL leaves out the remaining passes, a high ratio all remaining steps."""
     config = changed(num_ppo_epochs=4, target_kl=target_kl, ratio_threshold=ratio_threshold)
@@ -228,6 +228,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing(broken):
     for index, moments in run.optimizer.state_dict()["state"].items():
         assert all(torch.equal(value, optimizer["state"][index][name]) for name, value in moments.items())
     train(run, stop=1)  # no broken gradient is left behind
+
+
+def test_gradients_that_an_interrupted_step_left_are_forgotten():
+    learned = []
+    for left in (None, 1.0):
+        run = fresh_run()
+        for p in run.policy.trainable().values():
+            p.grad = None if left is None else torch.full_like(p, left)
+        ppo.update(run.policy, run.optimizer, collect(run), CONFIG, run.generator)
+        learned.append(weights(run))
+    assert all(torch.equal(learned[0][name], learned[1][name]) for name in learned[0])
 
 
 # --- Whole top blocks in place of adapters ---

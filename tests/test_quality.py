@@ -67,6 +67,14 @@ def test_first_shown_by_chance_with_different_numbers_of_responses():
     assert biases(rows)["first_shown_by_chance"] == pytest.approx((1 / 2 + 1 / 6) / 2)
 
 
+def test_imported_pairs_have_no_first_shown():
+    """They come as (chosen, rejected), which would look as if the first were always the best."""
+    rows = [{"responses": ["a b", "c"], "ranks": [1, 2], "shown_order": [0, 1], "session": "import"}] * 9
+    assert math.isnan(biases(rows)["first_shown_wins"]) and biases(rows)["longer_wins"] == 1
+    rows += [{"responses": ["a b", "c"], "ranks": [1, 2], "shown_order": [1, 0], "session": "mine"}]
+    assert (biases(rows)["first_shown_wins"], biases(rows)["first_shown_by_chance"]) == (0, 0.5)
+
+
 def test_biases_of_nothing():
     assert all(math.isnan(biases([])[name]) for name in ("longer_wins", "first_shown_wins", "first_shown_by_chance"))
 

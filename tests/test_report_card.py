@@ -88,6 +88,9 @@ def test_accuracy_by_groups():
     assert report["accuracy"] == (1 + 0 + 0.5 + 1) / 4 and report["longer"] == (1 + 0 + 0.5 + 1) / 4 and report["bag_of_words"] == 0.75
     assert [(r["name"], r["pairs"], r["accuracy"]) for r in report["by_category"]] == [("x", 2, 0.5), ("y", 2, 0.75)]
     assert [(r["name"], r["accuracy"]) for r in report["by_margin"]] == [("margin 1", 1.0), ("margin 2", 0.25)]
+    fine = [dict(row, margin=n / 7) for n, row in enumerate(rows * 3)], chosen.repeat(3), rejected.repeat(3)
+    named = [dict(row, margin=word) for word, row in zip(["much", "some"] * 2, rows)], chosen, rejected
+    assert all("by_margin" not in report_card.build(*given, 2.0) for given in (fine, named)), "only a few distances make a figure"
     assert [(r["name"], r["accuracy"]) for r in report["by_length"]] == [("b: 1–8 shorter", 0.0), ("c: equal", 0.5), ("d: 1–8 longer", 1.0), ("e: over 8 longer", 1.0)]
     low, high = report["accuracy_ci"]
     assert low <= report["accuracy"] <= high

@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
 from rlhf_utils import models
-from rlhf_utils.errors import ModelError
+from rlhf_utils.errors import ModelError, PPOError
 from rlhf_utils.reward import RewardModel
 from rlhf_utils.rewards import ClassifierReward, as_scores, digest_of, load_reward
 
@@ -103,10 +103,12 @@ def test_scores_may_be_scalars_of_numpy_and_torch():
         assert torch.equal(as_scores(found, 3), torch.tensor([0.5, 2.0, 1.0]))
 
 
-def test_a_part_that_gives_too_few_scores_is_named(mine):
-    sys.modules["mine"].short = lambda prompts, completions, **columns: [1.0]
-    with pytest.raises(ValueError, match="'mine:short' gave 1 scores for 3 answers"):
-        load_reward("mine:length + mine:short", trained=None)(prompts=PROMPTS, completions=COMPLETIONS)
+@pytest.mark.parametrize(("found", "told"), [
+    ([1.0], "but gave 1 of them"), (None, "but gave None"), ([1.0, None, 2.0], "but gave None for answer 2"), ([1.0, 2.0, float("nan")], "but gave nan for answer 3")])
+def test_a_part_that_gives_no_number_for_each_answer_is_named(mine, found, told):
+    sys.modules["mine"].odd = lambda prompts, completions, **columns: found
+    with pytest.raises(PPOError, match=f"'mine:odd' must give one finite number for each of 3 answers, {told}"):
+        load_reward("mine:length + mine:odd", trained=None)(prompts=PROMPTS, completions=COMPLETIONS)
 
 
 def test_what_is_too_long_for_a_classifier_keeps_the_end_of_the_answer(tmp_path):

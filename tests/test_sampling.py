@@ -7,7 +7,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from rlhf_utils import models, sampling
+from rlhf_utils import decoding, models, sampling
 from rlhf_utils.data import chat_prompt
 from rlhf_utils.sampling import Samples, sample, sample_many, score_tokens, token_logprobs
 from rlhf_utils.sft import as_dataset
@@ -121,7 +121,9 @@ def test_rows_that_have_ended_are_sampled_no_further(tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_states_captured_while_sampling_are_those_of_a_pass_of_their_own(tokenizer, layers):
+@pytest.mark.parametrize("lean", [("llama",), ()])
+def test_states_captured_while_sampling_are_those_of_a_pass_of_their_own(tokenizer, monkeypatch, layers, lean):
+    monkeypatch.setattr(decoding, "LEAN", lean)
     model = adapted(lively(tokenizer), layers)
     samples = sample(model, tokenizer, PROMPTS + PROMPTS[:2], 24, 0.7, seeded(13))
     assert samples.response_mask.sum(1).unique().numel() > 2
@@ -137,6 +139,19 @@ def test_a_prompt_asked_several_times_is_read_once(tokenizer):
     assert read[0] == 2 and max(read[1:]) == 3
     apart = [sample(model, tokenizer, [LONG, f"{n}", LONG + " "], 12, 1.0, seeded(14)) for n in (1, 2)]
     assert all(torch.equal(together.response_ids[0, :3], other.response_ids[0, :3]) for other in apart)
+
+
+def test_the_heads_float32_product_follows_its_weights_and_is_no_part_of_the_model(tokenizer):
+    model, hidden = models.load_model("tiny", torch.bfloat16), torch.randn(3, 64, generator=seeded()).bfloat16()
+    before = sampling.head_logits(model, hidden, 1.0)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.get_output_embeddings().weight.mul_(-2)
+    close(sampling.head_logits(other, hidden, 1.0), -2 * before, 1e-5)
+    close(sampling.head_logits(model, hidden, 0.5), 2 * before, 1e-5)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(2)
+    close(sampling.head_logits(model, hidden, 1.0), 2 * before, 1e-5)
 
 
 @pytest.mark.parametrize("words", [5, 256, 1000])
@@ -269,6 +284,7 @@ def test_looking_less_often_at_what_has_ended_changes_no_more_than_the_time(toke
         monkeypatch.setattr(torch.Tensor, name, lambda self, *rest, name=name, plain=plain: (looks.append(name), plain(self, *rest))[1])
     model = lively(tokenizer)
     model.set_attn_implementation(attention)
+    monkeypatch.setattr(decoding, "LEAN", ())  # a GPU has the model's own forward
     monkeypatch.setitem(sampling.CHECK_EVERY, "cpu", 8)
     samples = sample(model, tokenizer, PROMPTS * 4, 24, 0.7, seeded())
     assert looks.count("nonzero") <= 3 and len(looks) <= 10, looks
