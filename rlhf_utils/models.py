@@ -111,12 +111,12 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
 @functools.cache
 def keep_freed_memory() -> None:
     """Tells glibc not to hand freed blocks back at once, since asking for them anew costs a CPU run up to a third of its time, but at
-    every fourth step of an optimizer: batches differ in shape, and the holes that they leave would add up to gigabytes."""
+    every 16th step of an optimizer: batches differ in shape, and the holes that they leave would add up to gigabytes."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         steps = itertools.count(1)
-        register_optimizer_step_post_hook(lambda *_: next(steps) % 4 or release_freed_memory())
+        register_optimizer_step_post_hook(lambda *_: next(steps) % 16 or release_freed_memory())
 
 
 def release_freed_memory() -> None:
