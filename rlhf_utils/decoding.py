@@ -158,7 +158,8 @@ def _no_adapter(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
 
 
 def _base_product(weights: list[torch.Tensor], biases: list[torch.Tensor | None], dtype: torch.dtype, rows: int):
+    weights, biases = [weight.to(dtype) for weight in weights], [None if bias is None else bias.to(dtype) for bias in biases]
     if dtype == torch.bfloat16 and can_order(weights[0], dtype):
-        return ordered(torch.cat(weights).to(dtype), None if biases[0] is None else torch.cat(biases).to(dtype), rows)
-    pairs = [(weight.to(dtype), None if bias is None else bias.to(dtype)) for weight, bias in zip(weights, biases)]  # float32 weights lie as they should, see `use_fast_products`
+        return ordered(torch.cat(weights), None if biases[0] is None else torch.cat(biases), rows)
+    pairs = list(zip(weights, biases))  # float32 weights lie as they should, see `use_fast_products`
     return lambda x: torch.cat([linear(x, *pair) for pair in pairs], dim=-1) if len(pairs) > 1 else linear(x, *pairs[0])

@@ -17,7 +17,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from .errors import DataError
-from .labels import COLUMNS, KINDS, LabelStore, check_judgement
+from .labels import COLUMNS, IMPORTED, KINDS, LabelStore, check_judgement
 from .preferences import item_id, judgements_to_pairs, ranking_to_pairs
 
 FORMATS = ("rankings", "pairs", "argilla", "label_studio")
@@ -141,7 +141,7 @@ def _checked(row: dict, name: str) -> dict:
     ranks, kind = [int(rank) for rank in row["ranks"]], row.get("kind") or "ranking"
     shown = [int(place) for place in row.get("shown_order") or range(len(responses))]
     check_judgement(kind, responses, shown, ranks)
-    filled = {"item_id": item_id(prompt, responses), "annotator": "imported", "session": "import", "note": "", "uid": name} | {
+    filled = {"item_id": item_id(prompt, responses), "annotator": "imported", "session": IMPORTED, "note": "", "uid": name} | {
         column: row[column] for column in ABOUT if row.get(column) is not None}
     return {column: None for column in COLUMNS} | filled | {
         "prompt": prompt, "responses": responses, "ranks": ranks, "kind": kind, "flags": list(row.get("flags") or []), "shown_order": shown}

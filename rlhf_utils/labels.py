@@ -18,6 +18,7 @@ COLUMNS = ("item_id", "annotator", "session", "prompt", "responses", "shown_orde
            "shown_at", "submitted_at", "schema_version", "kind", "margin", "uid")
 NUMBERS = dict.fromkeys(("confidence", "shown_at", "submitted_at", "margin"), "REAL") | {"schema_version": "INTEGER"}
 JSON_COLUMNS = ("responses", "shown_order", "ranks", "flags")
+IMPORTED = "import"  # the session of a judgement from a file that names none
 KINDS = ("ranking", "repeat", "skip")  # a repeat is a second judgement by the same annotator; a skip has no ranks
 STANDS = "undoes IS NULL AND id NOT IN (SELECT undoes FROM judgements WHERE undoes IS NOT NULL)"  # was not taken back
 ADDED = {2: ("kind TEXT NOT NULL DEFAULT 'ranking'", "margin REAL", "uid TEXT")}  # columns that came with a version

@@ -228,7 +228,7 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, c
 
 
 def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, config: PPOConfig) -> dict[str, float]:
-    optimizer.zero_grad()  # of what an interrupted step left
+    optimizer.zero_grad()  # of what a step that was interrupted or broken left
     count = rollout.mask[rows].sum()
     sums: dict[str, torch.Tensor] = {}
     for part in rollout.samples.parts(rows, config.per_device_train_batch_size):
@@ -253,7 +253,6 @@ def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, con
     metrics = {name: float(value) for name, value in sums.items()} | {"policy/grad_norm": float(norm)}
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     if broken:
-        optimizer.zero_grad()
         raise PPOError(f"{', '.join(broken)} is not finite. Lower learning_rate.", metrics)
     optimizer.step()
     optimizer.zero_grad()  # frees their memory for sampling

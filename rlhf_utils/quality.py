@@ -8,6 +8,7 @@ import itertools
 
 import numpy as np
 
+from .labels import IMPORTED
 from .preferences import ranking_to_pairs
 
 
@@ -67,7 +68,7 @@ def agreement(judgements: list[dict]) -> dict:
 def biases(judgements: list[dict]) -> dict:
     """How often the longer response (in words) of a pair wins, and how often the response shown first is ranked best.
 
-    The second leaves out what was imported, as it seldom says in which order its answers were shown.
+    The second leaves out what was imported without a session, as that does not say in which order its answers were shown.
     """
     longer, lengths, firsts, by_chance = [], [], [], []
     for row in judgements:
@@ -75,9 +76,8 @@ def biases(judgements: list[dict]) -> dict:
         pairs = [(words[better] > words[worse]) for better, worse in ranking_to_pairs(row["ranks"]) if words[better] != words[worse]]
         longer.append(sum(pairs))
         lengths.append(len(pairs))
-        best = min(row["ranks"])
-        if row.get("session") != "import":
-            winners = [i for i, rank in enumerate(row["ranks"]) if rank == best]
+        if row.get("session") != IMPORTED:
+            winners = [i for i, rank in enumerate(row["ranks"]) if rank == min(row["ranks"])]
             firsts.append((row["shown_order"][0] in winners) / len(winners))
             by_chance.append(1 / len(row["ranks"]))
     first, count = sum(firsts), len(firsts)

@@ -62,9 +62,9 @@ def check_split(train: list[dict], heldout: list[dict]) -> None:
 
 def too_long(model, rows: list[dict]) -> dict | None:
     """A finding, as those of `usable_pairs`, on answers whose prompt loses its beginning to max_length; None if there are none."""
-    answers = [row[side] for side in ("chosen", "rejected") for row in rows]
-    lengths = [len(ids) for ids in model.tokens([row["prompt"] for row in rows] * 2, answers)[0]]
-    long = [row["prompt"] for row, *both in zip(rows, lengths, lengths[len(rows) :]) if max(both) > model.max_length]
+    texts = list(dict.fromkeys((row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")))
+    lengths = dict(zip(texts, map(len, model.tokens([p for p, _ in texts], [a for _, a in texts])[0])))
+    long = [row["prompt"] for row in rows if max(lengths[row["prompt"], row[side]] for side in ("chosen", "rejected")) > model.max_length]
     return {"finding": f"longer than {model.max_length} tokens", "pairs": len(long), "what happens": "the beginning is cut", "example": long[0][:80]} if long else None
 
 

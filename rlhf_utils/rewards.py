@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -25,17 +25,15 @@ from .sampling import Samples
 Reward = Callable[..., list[float]]
 
 
-def as_scores(found, count: int, name: str = "") -> torch.Tensor:
-    """(count,) float32 from what a reward gave. Raises PPOError, naming the reward, unless that is one finite number for each answer."""
-    name = f" {name!r}" if name else ""
-    if not hasattr(found, "__iter__"):
-        raise PPOError(f"The reward{name} must give one finite number for each of {count} answers, but gave {found!r}.")
-    found = found.tolist() if hasattr(found, "tolist") else list(found)
-    bad = [i for i, score in enumerate(found) if not _is_finite(score)]
-    if len(found) != count or bad:
-        what = f"{found[bad[0]]!r} for answer {bad[0] + 1}" if bad else f"{len(found)} of them"
-        raise PPOError(f"The reward{name} must give one finite number for each of {count} answers, but gave {what}.")
-    return torch.tensor([float(score) for score in found], dtype=torch.float32)
+def as_scores(found, count: int, who: str = "The reward") -> torch.Tensor:
+    """(count,) float32 from what a reward gave. Raises PPOError, saying who gave it, unless that is one finite number for each answer."""
+    found = found.tolist() if hasattr(found, "tolist") else found
+    scores = list(found) if isinstance(found, Iterable) else []
+    bad = [i for i, score in enumerate(scores) if not _is_finite(score)]
+    if len(scores) != count or bad:
+        what = f"{scores[bad[0]]!r} for answer {bad[0] + 1}" if bad else f"{len(scores)} of them" if isinstance(found, Iterable) else repr(found)
+        raise PPOError(f"{who} must give one finite number for each of {count} answers, but gave {what}.")
+    return torch.tensor([float(score) for score in scores], dtype=torch.float32)
 
 
 def _is_finite(score) -> bool:
@@ -118,7 +116,7 @@ class WeightedRewards:
         return self._sum([score_samples(reward, samples, **columns) for _, _, reward in self.parts], len(samples.prompts))
 
     def _sum(self, found: list, count: int) -> list[float]:
-        return sum(weight * as_scores(scores, count, name) for (weight, name, _), scores in zip(self.parts, found)).tolist()
+        return sum(weight * as_scores(scores, count, f"The reward {name!r}") for (weight, name, _), scores in zip(self.parts, found)).tolist()
 
 
 def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = torch.float32, device="cpu", trunk_of=None) -> Reward:
