@@ -168,6 +168,7 @@ class Ticker:
     def __init__(self, label: str, progress: Path, expected_s: float, later_s: float):
         self.label, self.progress, self.expected_s, self.later_s = label, progress, expected_s, later_s
         self.done, self.started = threading.Event(), time.time()
+        self.pace = "", 0, 0.0  # the part that runs, how far it was when first seen, and when
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self):
@@ -188,13 +189,19 @@ class Ticker:
 
     def line(self) -> str:
         passed = time.time() - self.started
-        left = max(self.expected_s - passed, 0.05 * self.expected_s) + self.later_s
+        left, where = max(self.expected_s - passed, 0.05 * self.expected_s), ""
         try:
             state = read_json(self.progress)
-            where = f" · {state['what']} {state['done']} of {state['total']}"
+            what, done, total = state["what"], state["done"], state["total"]
+            where = f" · {what} {done} of {total}"
+            if what != self.pace[0]:
+                self.pace = what, done, passed
+            if done > self.pace[1]:  # on a slower machine, the pace of this part tells more than what was expected
+                left = max(left, (total - done) * (passed - self.pace[2]) / (done - self.pace[1]))
         except (OSError, ValueError, KeyError):
-            where = ""
-        return f"{self.label}{where} · {clock(passed)} so far · about {clock(left)} left in all"
+            pass
+        slower = max((passed + left) / max(self.expected_s, 1.0), 1.0)
+        return f"{self.label}{where} · {clock(passed)} so far · about {clock(left + slower * self.later_s)} left in all"
 
 
 if __name__ == "__main__":

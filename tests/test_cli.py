@@ -98,3 +98,19 @@ def test_a_stage_that_fails_stops_the_run(executed, monkeypatch, capsys):
     assert cli.main(["run", "--run", "mine", "--profile", "smoke"]) == 1
     told = capsys.readouterr().err
     assert executed == ["01_sft"] and "01_sft failed" in told and "RunError: why" in told and "01_sft.ipynb" in told
+
+
+def test_the_time_left_follows_the_pace_of_a_slower_machine(tmp_path, monkeypatch):
+    """100 s expected and 100 s later; but a part that began at 20 s is at 2 of 10 after another 60 s: 240 s left, and later 3.2 times as long."""
+    progress, now = tmp_path / "progress.json", [0.0]
+    monkeypatch.setattr(cli.time, "time", lambda: now[0])
+    ticker = cli.Ticker("[1/2] 01_sft", progress, 100.0, 100.0)
+    now[0] = 10.0
+    assert "about 3 min left in all" in ticker.line()  # 90 and 100 s
+    progress.write_text('{"what": "step", "done": 0, "total": 10}')
+    now[0] = 20.0
+    assert "about 3 min left in all" in ticker.line()
+    progress.write_text('{"what": "step", "done": 2, "total": 10}')
+    now[0] = 80.0
+    left = 240 + (80 + 240) / 100 * 100
+    assert f"step 2 of 10 · 80 s so far · about {cli.clock(left)} left in all" in ticker.line()
