@@ -9,6 +9,7 @@ import json
 import os
 import random
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import DataError
@@ -33,17 +34,10 @@ def load_rows(source: str, kind: str) -> list[dict]:
     if source == "builtin":
         source = str(BUILTIN / f"{kind}.jsonl")
     path = Path(source).expanduser()
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
+    if path.name.endswith((".jsonl", ".jsonl.gz", ".json")):
         rows = read_jsonl(path)
-    elif path.suffix in (".json", ".csv", ".parquet"):
-        _must_exist(path)
-        from datasets import load_dataset
-
-        reader = {".json": "json", ".csv": "csv", ".parquet": "parquet"}[path.suffix]
-        try:
-            rows = list(load_dataset(reader, data_files=str(path), split="train"))
-        except Exception as error:
-            raise DataError(f"{path.name} cannot be read as {reader}: {type(error).__name__}. Check that it is whole and has a header or keys.") from error
+    elif path.suffix in (".csv", ".parquet"):
+        rows = read_table(path)
     else:
         rows = _load_hub(source)
     return check_rows(rows, kind, source)
@@ -54,23 +48,51 @@ def _must_exist(path: Path) -> None:
         raise DataError(f"There is no file {path.resolve()}. Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id.")
 
 
-def read_jsonl(path: Path) -> list[dict]:
-    """The file's rows, unpacked if its name ends in .gz. Raises DataError naming the line, or what else is wrong with the file."""
+def read_table(path: Path) -> list[dict]:
+    """The rows of a .csv or .parquet file. Raises DataError."""
     _must_exist(path)
-    rows = []
+    from datasets import load_dataset
+
+    kind = path.suffix[1:]
+    try:
+        return list(load_dataset(kind, data_files=str(path), split="train"))
+    except Exception as error:
+        raise DataError(f"{path.name} cannot be read as {kind}: {type(error).__name__}. Check that it is whole and has a header or keys.") from error
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The file's rows. Raises DataError as `json_records` does, and for a line that is no JSON."""
+    rows = list(json_records(path))
+    for line, record in rows:
+        if isinstance(record, ValueError):
+            raise DataError(f"{path.name}, line {line} is {record}") from None
+    return [record for _, record in rows]
+
+
+def json_records(path: Path) -> Iterator[tuple[int, object]]:
+    """(line, record) of JSON Lines or one JSON list, whose entries count as lines; unpacked if the name ends in .gz.
+
+    A line that is no JSON gives a ValueError in place of the record. Raises DataError for a file that is neither.
+    """
+    _must_exist(path)
     try:
         text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise DataError(f"{path.name} cannot be unpacked: it is damaged, or no gzip file.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8.") from None
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split at U+2028 inside a text
-        if line.strip():
+    if text.lstrip().startswith("["):
+        try:
+            yield from enumerate(json.loads(text), 1)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path.name}, line {error.lineno}: the list is not JSON ({error.msg}).") from error
+        return
+    for line, content in enumerate(text.split("\n"), 1):  # splitlines() would also split at U+2028 inside a text
+        if content.strip():
             try:
-                rows.append(json.loads(line))
+                yield line, json.loads(content)
             except json.JSONDecodeError as error:
-                raise DataError(f"{path.name}, line {number} is not JSON ({error.msg}): {line[:80]!r}") from None
-    return rows
+                yield line, ValueError(f"not JSON ({error.msg}): {content[:80]!r}")
 
 
 def _load_hub(hub_id: str) -> list[dict]:

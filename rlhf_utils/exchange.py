@@ -11,11 +11,12 @@ Each of them read back gives the same judgements; pairs alone cannot hold a skip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Dataset
 
+from .data import json_records, read_table
 from .errors import DataError
 from .labels import COLUMNS, IMPORTED, KINDS, LabelStore, check_judgement
 from .preferences import item_id, judgements_to_pairs, ranking_to_pairs
@@ -97,29 +98,8 @@ def read_labels(source: Path | Dataset) -> tuple[list[dict], list[Bad]]:
     return rows, sorted(bad)
 
 
-def _records(path: Path) -> Iterator[tuple[int, object]]:
-    """(line, record) of a file; a line that is no JSON gives the error in place of the record. An entry of a JSON list counts as a line."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        yield from enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
-        return
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name} cannot be read as text: {error}. Give a file of JSONL, JSON or parquet.") from error
-    if text.lstrip().startswith("["):
-        try:
-            yield from enumerate(json.loads(text), 1)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path.name}, line {error.lineno}: the list is no JSON ({error.msg}).") from error
-        return
-    for line, content in enumerate(text.split("\n"), 1):
-        if content.strip():
-            try:
-                yield line, json.loads(content)
-            except json.JSONDecodeError as error:
-                yield line, ValueError(f"no JSON: {error.msg} at column {error.colno}")
+def _records(path: Path) -> Iterable[tuple[int, object]]:
+    return enumerate(read_table(path), 1) if path.suffix == ".parquet" else json_records(path)
 
 
 def _judgements(record: dict) -> list[dict]:

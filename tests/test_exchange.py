@@ -80,7 +80,7 @@ def test_bad_rows_are_listed_with_line_and_reason_and_the_good_ones_stored(tmp_p
     new, old, bad = import_labels(path, store)
     assert (new, old) == (1, 0) and [line for line, _ in bad] == [2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
     reasons = dict(bad)
-    for line, told in ((2, "no JSON"), (3, "'ranks' is missing"), (5, "ranks=[0, 1]"), (6, "must be 2 whole numbers"), (7, "must be texts"), (8, "prompt=' '"),
+    for line, told in ((2, "not JSON"), (3, "'ranks' is missing"), (5, "ranks=[0, 1]"), (6, "must be 2 whole numbers"), (7, "must be texts"), (8, "prompt=' '"),
                        (9, "no object"), (11, "same text"), (12, "'rejected' is missing"), (13, "surrogates"), (14, "at least 2"), (15, "kind='guess'"), (16, "shown_order")):
         assert told in reasons[line], (line, reasons[line])
     mended = "\n".join([*lines[1:2], lines[0], json.dumps(good | {"prompt": "new"})])
@@ -112,7 +112,7 @@ def test_formats_that_cannot_be(store, tmp_path, name, format, told):
 def test_a_file_that_is_no_labels_at_all(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="x.jsonl cannot be read as text"):
+    with pytest.raises(DataError, match="x.jsonl is not UTF-8 text"):
         read_labels(path)
     path.write_text("[1, 2")
     with pytest.raises(DataError, match="line 1"):
