@@ -1,5 +1,6 @@
 """Labels go out and come back: nothing is lost, nothing comes twice, and bad rows are listed."""
 
+import gzip
 import json
 
 import pytest
@@ -119,3 +120,12 @@ def test_a_file_that_is_no_labels_at_all(tmp_path):
         read_labels(path)
     with pytest.raises(DataError, match="gone.jsonl"):
         read_labels(tmp_path / "gone.jsonl")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(DataError, match="x.parquet cannot be read as parquet"):
+        read_labels(tmp_path / "x.parquet")
+
+
+def test_packed_labels(store, tmp_path):
+    export_labels(store.rows(), tmp_path / "x.jsonl")
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress((tmp_path / "x.jsonl").read_bytes()))
+    assert read_labels(tmp_path / "x.jsonl.gz") == read_labels(tmp_path / "x.jsonl")
