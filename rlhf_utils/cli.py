@@ -194,7 +194,7 @@ class Ticker:
             state = read_json(self.progress)
             what, done, total = state["what"], state["done"], state["total"]
             where = f" · {what} {done} of {total}"
-            if what != self.pace[0]:
+            if what != self.pace[0] or done < self.pace[1]:  # another part, or one that began anew
                 self.pace = what, done, passed
             if done > self.pace[1]:  # on a slower machine, the pace of this part tells more than what was expected
                 left = max(left, (total - done) * (passed - self.pace[2]) / (done - self.pace[1]))

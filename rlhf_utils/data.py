@@ -65,7 +65,7 @@ def read_jsonl(path: Path) -> list[dict]:
     rows = list(json_records(path))
     for line, record in rows:
         if isinstance(record, ValueError):
-            raise DataError(f"{path.name}, line {line} is {record}") from None
+            raise DataError(f"{path.name}, line {line} is {record}. Give one object a line, or one list of objects.")
     return [record for _, record in rows]
 
 

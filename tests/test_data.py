@@ -177,6 +177,17 @@ def test_whole_dialogues_are_split_at_the_last_turn_they_share(tmp_path):
         data.load_rows(str(tmp_path / "bad.jsonl.gz"), "preferences")
 
 
+def test_json_is_a_list_or_one_object_a_line(tmp_path):
+    rows = [{"prompt": "Hi?"}, {"prompt": "Why?"}]
+    for text in (json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows))):
+        (tmp_path / "x.json").write_text(text)
+        assert data.load_rows(str(tmp_path / "x.json"), "prompts") == rows
+    for text, told in ((json.dumps({"data": rows}, indent=1), "line 1 is not JSON .* Give one object a line, or one list"), ("[1,\n2", "line 2: the list is not JSON")):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(data.DataError, match="x.json, " + told):
+            data.load_rows(str(tmp_path / "x.json"), "prompts")
+
+
 def test_odd_answers_are_left_to_the_report(tmp_path):
     rows = [{"prompt": "Hi?", "chosen": "", "rejected": 3}, {"prompt": "Hi?", "chosen": [{"role": "assistant", "content": "Hello."}], "rejected": None}]
     assert [(r["chosen"], r["rejected"]) for r in data.check_rows(rows, "preferences")] == [("", 3), ("Hello.", None)]
