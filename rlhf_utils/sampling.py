@@ -183,11 +183,10 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
     for step in range(max_new_tokens):
         logits = head_logits(model, hidden, temperatures[active, None])
         tokens, response_logprobs = _draw(logits, generator)
-        if apart is not None and step == 0:
-            keep_apart, taken = torch.tensor(apart, device=device), torch.zeros(len(different), logits.shape[1], dtype=torch.bool, device=device)
-            taken[which[~keep_apart], tokens[~keep_apart]] = True
-            others, other_logprobs = _draw(logits[keep_apart].masked_fill_(taken[which[keep_apart]], -torch.inf), generator)
-            tokens[keep_apart], response_logprobs[keep_apart] = others, other_logprobs
+        if step == 0 and any(apart or ()):
+            last, taken = torch.tensor(apart, device=device), torch.zeros(len(different), logits.shape[1], dtype=torch.bool, device=device)
+            taken[which[~last], tokens[~last]] = True
+            tokens[last], response_logprobs[last] = _draw(logits[last].masked_fill_(taken[which[last]], -torch.inf), generator)
         response[active, step] = tokens
         logprobs[active, step] = response_logprobs
         going = ~ended[active]  # before this step: the pass after a row's end reads that end
