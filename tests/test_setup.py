@@ -1,6 +1,8 @@
 """Set-up failures end with one clear sentence; the project's lists of requirements agree."""
 
+import ast
 import collections
+import json
 import os
 import re
 import shutil
@@ -82,6 +84,19 @@ def test_one_list_of_requirements():
     assert len(wanted) == len(set(wanted)) and not [name for name in wanted if name not in {p.lower() for p in pins}]
     pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
     assert pip == ["-c constraints.txt", "-e .[test]"]
+
+
+ON_COLAB = {"torch", "transformers", "accelerate", "safetensors", "numpy", "pandas", "plotly", "ipywidgets", "scikit-learn", "ipykernel", "pyyaml", "tqdm"}
+NOT_FOR_CELLS = {"jupyterlab", "kaleido"}  # an interface that Colab is itself; static pictures, which are made only where this is found
+
+
+def test_first_cells_install_on_colab_what_it_does_not_ship():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {re.match(r"[\w-]+", r)[0] for r in project["dependencies"]}
+    assert ON_COLAB | NOT_FOR_CELLS < wanted
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        first = next("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
+        assert set(ast.literal_eval(re.search(r"for p in (\(.*?\)) if importlib", first)[1])) == wanted - ON_COLAB - NOT_FOR_CELLS, path.name
 
 
 def test_no_file_over_300_lines():
