@@ -1,4 +1,4 @@
-"""The reward model's heads: from states of the backbone to one number, and from several heads' numbers to one."""
+"""The reward model's heads: from states of the backbone, or their means, to one number, and from several heads' numbers to one."""
 
 import torch
 from torch import nn
@@ -6,6 +6,17 @@ from torch import nn
 from .errors import SettingError
 
 COMBINATIONS = ("mean", "min", "uncertainty")
+
+
+def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
+    """(B,) index of the last non-padding token, for padding on either side; 0 for a row of padding only."""
+    return attention_mask.long().cumsum(1).argmax(1)  # the first place that all real tokens have been counted at
+
+
+def mean_over(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(B, H) float32 mean of the (B, L, H) states over the (B, L) bool places; 0 where there are none."""
+    weights = places.float() / places.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("bl,blh->bh", weights, states.float())
 
 
 class Standardise(nn.Module):

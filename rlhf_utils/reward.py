@@ -1,7 +1,7 @@
 """The reward model: a transformer without its language-model head, and a small head that turns its states into one number a sequence.
 
 Whether an answer is good depends on what was asked ("I can't help with that."), so the head may also see the states of the token
-before the answer and of the answer's third token, and the mean over the answer, and weigh the one by the other in its hidden layer.
+before the answer and of the answer's third token, and the means over the prompt and the answer, and weigh the one by the other in its hidden layer.
 It may also see these states halfway up, where the trunk is cut: what the last layer is no longer concerned with, such as whether a
 prompt is harmful, is plainer there. Several heads on the same states make an ensemble for little more than the cost of one. Training is in reward_training.py.
 Left out: ensembles of whole top layers.
@@ -19,14 +19,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from . import models
 from .data import chat_prompt
 from .errors import ModelError, SettingError
-from .heads import COMBINATIONS, combine, make_head
+from .heads import COMBINATIONS, combine, last_token_index, make_head, mean_over
 from .sampling import Samples
 from .trunk import Trunk, share_blocks
-
-
-def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
-    """(B,) index of the last non-padding token, for padding on either side; 0 for a row of padding only."""
-    return attention_mask.long().cumsum(1).argmax(1)  # the first place that all real tokens have been counted at
 
 
 class RewardModel(nn.Module):
@@ -42,7 +37,7 @@ class RewardModel(nn.Module):
                  read_prompt: bool = False, read_middle: bool = False, num_trainable_layers: int = 0, ensemble: int = 1,
                  combine: str = "mean", cache_gb: float = 2.0):
         super().__init__()
-        self.read_prompt = read_prompt  # whether the heads also see the states before the answer, at its third token, and their mean
+        self.read_prompt = read_prompt  # whether the heads also see the states before the answer and at its third token, and the means over prompt and answer
         self.read_middle = read_middle  # whether they see all these at the trunk's cut too
         self.backbone, self.tokenizer, self.kind, self.max_length = backbone, tokenizer, head, max_length
         self.num_trainable_layers, self.combine, self.cache_bytes = num_trainable_layers, combine, cache_gb * 1e9
@@ -57,7 +52,7 @@ class RewardModel(nn.Module):
 
     def fresh_heads(self) -> nn.ModuleList:
         """The model's `ensemble` heads as they are before training."""
-        states = (4 if self.read_prompt else 1) * (2 if self.read_middle else 1)
+        states = (5 if self.read_prompt else 1) * (2 if self.read_middle else 1)
         return nn.ModuleList(make_head(self.backbone.config.hidden_size, self.kind, self.dropout, states) for _ in range(self.ensemble))
 
     def _check(self) -> None:
@@ -97,21 +92,25 @@ class RewardModel(nn.Module):
         return torch.cat([head(states) for head in self.heads], dim=1)
 
     def states(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B, S) float32 states that the heads read: one, four (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
+        """(B, S) float32 states that the heads read: one, five (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
         last = last_token_index(attention_mask)
         before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
-        return self.pick([self.trunk.upper(lower, attention_mask), lower], before, last)
+        layers, place = [self.trunk.upper(lower, attention_mask), lower], torch.arange(lower.shape[1], device=last.device)
+        prompt = attention_mask.bool() & (place <= before[:, None])
+        return self.pick(layers, [mean_over(layer, prompt) for layer in layers], before, last)
 
-    def pick(self, layers: list[torch.Tensor], before: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """(B, S) what the heads read of the (B, L, H) last states and those in the middle, by the places of the prompt's and the answer's last token."""
+    def pick(self, layers: list[torch.Tensor], prompts: list[torch.Tensor], before: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """(B, S) what the heads read of the (B, L, H) last states and those in the middle, and of the (B, H) means of both over the prompt.
+
+        before, last: (B,) places of the prompt's and the answer's last token.
+        """
         rows, layers = torch.arange(len(last), device=last.device), layers[: 1 + self.read_middle]
         if not self.read_prompt:
             return torch.cat([layer[rows, last].float() for layer in layers], dim=-1)
         place = torch.arange(layers[0].shape[1], device=last.device)
-        answer = ((place > before[:, None]) & (place <= last[:, None])).float()
-        answer = answer / answer.sum(1, keepdim=True).clamp(min=1)
-        found = [[layer[rows, at].float() for at in (last, before, torch.minimum(before + 3, last))] + [torch.einsum("bl,blh->bh", answer, layer.float())]
-                 for layer in layers]
+        answer = (place > before[:, None]) & (place <= last[:, None])
+        ends = (last, before, torch.minimum(before + 3, last))
+        found = [[layer[rows, at].float() for at in ends] + [mean_over(layer, answer), prompt] for layer, prompt in zip(layers, prompts)]
         return torch.cat([state for states in found for state in states], dim=-1)
 
     @torch.no_grad()
@@ -125,11 +124,12 @@ class RewardModel(nn.Module):
             ids = ids[-self.max_length :]
             cut = max(len(ids) - after, 1)  # the beginning that is lost may be the whole prompt
             by_prompt.setdefault(tuple(ids[:cut]), []).append((ids[cut:], text))
-        asked, found = sorted(by_prompt, key=len, reverse=True), {}  # the longest first: what they leave of memory holds the others
-        for start in track(range(0, len(asked), batch_size)):
-            few = asked[start : start + batch_size]
+        order, found = sorted(by_prompt, key=len, reverse=True), {}  # the longest first: what they leave of memory holds the others
+        for start in track(range(0, len(order), batch_size)):
+            few = order[start : start + batch_size]
             prompt, cache = self.tokenizer.pad({"input_ids": [list(ids) for ids in few]}, return_tensors="pt", padding_side="left").to(self.device), trunk.new_cache()
-            ends = [layer[:, -1:] for layer in trunk.both(prompt["input_ids"], prompt["attention_mask"], cache)]
+            asked = trunk.both(prompt["input_ids"], prompt["attention_mask"], cache)
+            ends, means = [layer[:, -1:] for layer in asked], [mean_over(layer, prompt["attention_mask"].bool()) for layer in asked]
             answers = sorted(((ids, text, row) for row, ids in enumerate(few) for ids, text in by_prompt[ids]), key=lambda answer: -len(answer[0]))
             for first in range(0, len(answers), batch_size):
                 part = answers[first : first + batch_size]
@@ -139,7 +139,7 @@ class RewardModel(nn.Module):
                 own.batch_select_indices(which)
                 layers = trunk.both(ids, torch.cat([prompt["attention_mask"][which].bool(), real], dim=1), own)
                 layers = [torch.cat([end[which], layer], dim=1) for end, layer in zip(ends, layers)]
-                found |= zip((text for _, text, _ in part), self.pick(layers, torch.zeros_like(last), last))
+                found |= zip((text for _, text, _ in part), self.pick(layers, [mean[which] for mean in means], torch.zeros_like(last), last))
         models.release_freed_memory()
         return found
 

@@ -152,10 +152,11 @@ def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperatur
 
 @torch.no_grad()
 def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float],
-           generator: torch.Generator | None = None, states: bool = True) -> Samples:
+           generator: torch.Generator | None = None, states: bool = True, apart: list[bool] | None = None) -> Samples:
     """One response to each prompt, sampled in one batch; `temperature` is one number or one a prompt. Equal prompts are read once.
 
     states: whether the trunk's states are kept, for `score_tokens` and PPO.
+    apart: which responses may not begin with a token that others to the same prompt in the batch begin with; `logprobs` are those after that.
     """
     device = next(model.parameters()).device
     different = list(dict.fromkeys(prompts))
@@ -180,7 +181,12 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
         kept = read.new_zeros(rows, width + max_new_tokens + 1, *read.shape[2:])
         kept[:, :width] = read
     for step in range(max_new_tokens):
-        tokens, response_logprobs = _draw(head_logits(model, hidden, temperatures[active, None]), generator)
+        logits = head_logits(model, hidden, temperatures[active, None])
+        tokens, response_logprobs = _draw(logits, generator)
+        if step == 0 and any(apart or ()):
+            last, taken = torch.tensor(apart, device=device), torch.zeros(len(different), logits.shape[1], dtype=torch.bool, device=device)
+            taken[which[~last], tokens[~last]] = True
+            tokens[last], response_logprobs[last] = _draw(logits[last].masked_fill_(taken[which[last]], -torch.inf), generator)
         response[active, step] = tokens
         logprobs[active, step] = response_logprobs
         going = ~ended[active]  # before this step: the pass after a row's end reads that end
@@ -237,7 +243,7 @@ def _finish(prompts, query_ids, query_mask, response, logprobs, states, cut, tok
 
 
 def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float], batch_size: int,
-                generator: torch.Generator | None = None, track=iter, states: bool = False) -> list[Samples]:
+                generator: torch.Generator | None = None, track=iter, states: bool = False, apart: list[bool] | None = None) -> list[Samples]:
     """`sample` over batches of prompts of like length, so that little is padded; `track` wraps the loop to show progress.
 
     The batches' rows are in an order of their own; each carries its prompts.
@@ -245,8 +251,8 @@ def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, tempe
     temperatures = temperature if isinstance(temperature, list) else [temperature] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [sample(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, [temperatures[i] for i in batch], generator, states)
-            for batch in track(batches)]
+    return [sample(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, [temperatures[i] for i in batch], generator, states,
+                   apart and [apart[i] for i in batch]) for batch in track(batches)]
 
 
 @torch.no_grad()

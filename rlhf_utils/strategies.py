@@ -16,7 +16,7 @@ DIMENSIONS = 64  # principal components of the features that the heads see
 
 
 def answer_features(model, tokenizer, items: list[dict], track=iter) -> dict[str, torch.Tensor]:
-    """Item id → (k, 4H) float32: the model's last states at each answer's end, before it and at its third token, and their mean over it."""
+    """Item id → (k, 5H) float32: the model's last states at each answer's end, before it and at its third token, and their means over answer and prompt."""
     texts = [(item["prompt"], answer) for item in items for answer in item["responses"]]
     found = RewardModel(model, tokenizer, read_prompt=True).read_texts(list(dict.fromkeys(texts)), track=track)
     return {item["id"]: torch.stack([found[item["prompt"], answer] for answer in item["responses"]]).cpu() for item in items}

@@ -10,8 +10,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, GPT2Conf
 from rlhf_utils import data, models
 from rlhf_utils.errors import SettingError
 from rlhf_utils.evaluate import margins
-from rlhf_utils.heads import combine, make_head
-from rlhf_utils.reward import RewardModel, last_token_index, load_reward_model
+from rlhf_utils.heads import combine, last_token_index, make_head, mean_over
+from rlhf_utils.reward import RewardModel, load_reward_model
 from rlhf_utils.reward_training import Group, fit_heads, group_loss, read_states
 
 GROUPS = [
@@ -67,6 +67,12 @@ def test_last_token_index(mask, index, dtype):
     assert last_token_index(rows).tolist() == [index, 3]
 
 
+def test_mean_over_places():
+    states = torch.tensor([[[1.0], [2.0], [6.0]], [[3.0], [5.0], [7.0]]], dtype=torch.bfloat16)
+    found = mean_over(states, torch.tensor([[True, False, True], [False, False, False]]))
+    assert found.tolist() == [[3.5], [0.0]] and found.dtype == torch.float32
+
+
 def test_shape_and_padding(model):
     """(B,) rewards; how much a row is padded, on which side and with what token, changes nothing."""
     with torch.no_grad():
@@ -91,7 +97,7 @@ def seen_by_hand(model: RewardModel, ids: list[int], places: list[int]) -> torch
     layers = inner(torch.tensor([ids]), output_hidden_states=True)
     read = [layers.last_hidden_state[0]] + ([layers.hidden_states[1][0]] if model.read_middle else [])
     answer = places[1] + 1
-    states = torch.cat([state for layer in read for state in ([layer[p] for p in places] + [layer[answer:].mean(0)] if model.read_prompt else [layer[-1]])])
+    states = torch.cat([state for layer in read for state in ([layer[p] for p in places] + [layer[answer:].mean(0), layer[:answer].mean(0)] if model.read_prompt else [layer[-1]])])
     rewards = torch.stack([head(states) for head in model.heads])
     return rewards.min() if model.combine == "min" else rewards.mean()
 

@@ -31,7 +31,7 @@ def make_model(trained: bool = True, **options) -> RewardModel:
     return model.eval()
 
 
-@pytest.fixture(params=[{}, {"read_prompt": True, "read_middle": True}], ids=["last token", "six states"])
+@pytest.fixture(params=[{}, {"read_prompt": True, "read_middle": True}], ids=["last token", "ten states"])
 def model(request) -> RewardModel:
     return make_model(**request.param)
 

@@ -120,6 +120,22 @@ def test_rows_that_have_ended_are_sampled_no_further(tokenizer, monkeypatch):
     assert samples.ended.all() and len(sizes) < 24 and sizes == sorted(sizes, reverse=True) and sizes[-1] < 8
 
 
+def test_an_answer_kept_apart_begins_as_no_other_to_its_prompt_does(tokenizer):
+    model = models.load_model("tiny")
+    model.lm_head.bias = torch.nn.Parameter(torch.full((len(tokenizer),), -100.0))
+    with torch.no_grad():
+        model.lm_head.bias[[100, 101, 102]] = torch.tensor([6.0, 3.0, 0.0])  # one beginning is usual, two are rarer
+    asked, apart = [SHORT] * 40 + [LONG] * 40, ([False] * 3 + [True]) * 20
+    samples = sample(model, tokenizer, asked, 4, 1.0, seeded(3), apart=apart)
+    first = samples.response_ids[:, 0]
+    assert (first[~torch.tensor(apart)] == 100).float().mean() > 0.8, "the others are sampled as ever"
+    for rows in (slice(0, 40), slice(40, 80)):
+        others = first[rows][~torch.tensor(apart[rows])]
+        assert not set(others.tolist()) & set(first[rows][torch.tensor(apart[rows])].tolist())
+    assert samples.logprobs.isfinite().all() and (samples.response_ids[:, 1] == 100).float().mean() > 0.8, "later tokens are free"
+    assert torch.equal(sample(model, tokenizer, asked, 4, 1.0, seeded(3), apart=[False] * 80).response_ids, sample(model, tokenizer, asked, 4, 1.0, seeded(3)).response_ids)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("lean", [("llama",), ()])
 def test_states_captured_while_sampling_are_those_of_a_pass_of_their_own(tokenizer, monkeypatch, layers, lean):

@@ -72,5 +72,5 @@ def test_answer_features_are_those_of_each_text_alone():
             before = len(tokenizer(asked, add_special_tokens=False)["input_ids"]) - 1
             with torch.no_grad():
                 states = model.model(ids).last_hidden_state[0]
-            wanted = torch.cat([states[-1], states[before], states[min(before + 3, len(states) - 1)], states[before + 1 :].mean(0)])
+            wanted = torch.cat([states[-1], states[before], states[min(before + 3, len(states) - 1)], states[before + 1 :].mean(0), states[: before + 1].mean(0)])
             assert torch.allclose(own, wanted, atol=1e-4)
