@@ -195,7 +195,7 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
 def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
     """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order; the first two with gradients."""
     hidden = upper_hidden(Trunk(policy.model), rollout.samples, rows)
-    logprobs, entropy, *_ = token_logprobs(policy.model, hidden, rollout.samples.response_ids[rows][rollout.mask[rows]], temperature)
+    logprobs, entropy = token_logprobs(policy.model, hidden, rollout.samples.response_ids[rows][rollout.mask[rows]], temperature)
     return logprobs, policy.value_head(hidden)[:, 0], entropy
 
 

@@ -6,6 +6,7 @@ static caches and CUDA graphs.
 """
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from .products import can_order, linear, ordered
 from .trunk import Trunk
 
 SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
-TABLE = 1 << 23  # numbers in one table of logits or probabilities: 33 MB; two live at a time, with a reference four
+TABLES = 1 << 25  # numbers in all the tables of logits and probabilities that live at a time: 134 MB
 _float32_heads = weakref.WeakKeyDictionary()  # head → (the state its weights were in, its float32 product)
 CHECK_EVERY = {"cuda": 8}  # tokens between looks at which rows have ended; looking makes a GPU wait for the host
 
@@ -102,52 +103,72 @@ def _head_product(head):
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(head(hidden)/temperature)[label], its entropy, and the exact KL to a reference's hidden states if there are any.
+    """log softmax(head(hidden)/temperature)[label] with a gradient for hidden, and its entropy.
 
-    A table of logits is worked on at a time, and what the backward pass needs is computed at once:
-    ∂ log p[label] / ∂ hidden = (W[label] − Σ_v p_v W_v) / temperature, of the size of `hidden`, where a table would be 85 times as large.
+    A table of logits is worked on at a time, in place, and what the backward pass needs is computed at once:
+    slope = ∂ log p[label] / ∂ hidden = (W[label] − Σ_v p_v W_v) / temperature, of the size of `hidden`, where a table would be 85 times as large.
+    As logits are linear in hidden, Σ_v p_v logit_v is the label's less hidden · slope, which gives the entropy for next to nothing.
     """
 
     @staticmethod
-    def forward(ctx, hidden, labels, reference, model, temperature):
-        chosen, entropy, ref_chosen, kl = hidden.new_zeros(4, len(hidden))
-        slope, weight = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None, model.get_output_embeddings().weight.detach()
-        size = max(TABLE // len(weight), 16)
-        for start in range(0, len(hidden), size):
-            rows = slice(start, start + size)
+    def forward(ctx, hidden, labels, model, temperature):
+        head, slope, (chosen, entropy) = model.get_output_embeddings(), torch.empty_like(hidden), hidden.new_zeros(2, len(hidden))
+        weight = head.weight.detach()
+        for rows in _tables(hidden, weight, 2):
             label, logits = labels[rows, None], head_logits(model, hidden[rows], temperature)
-            p, total = _softmax(logits)
-            chosen[rows], entropy[rows] = logits.gather(1, label)[:, 0] - total, total - torch.linalg.vecdot(p, logits)
-            if reference is not None:
-                ref_logits = head_logits(model, reference[rows], temperature)
-                _, ref_total = _softmax(ref_logits)
-                ref_chosen[rows] = ref_logits.gather(1, label)[:, 0] - ref_total
-                kl[rows] = torch.linalg.vecdot(p, logits.sub_(ref_logits)) - total + ref_total
-            if slope is not None:
-                p.scatter_add_(1, label, p.new_full(label.shape, -1.0))
-                slope[rows] = linear(p.to(weight.dtype), weight.T) / -temperature
+            p = torch.softmax(logits, 1, out=logits)
+            chosen[rows] = p.gather(1, label)[:, 0].clamp(min=torch.finfo(p.dtype).tiny).log()
+            p.scatter_add_(1, label, p.new_full(label.shape, -1.0))
+            slope[rows] = linear(p.to(weight.dtype), weight.T) / -temperature
+            entropy[rows] = torch.linalg.vecdot(hidden[rows], slope[rows]) - chosen[rows] - (0 if head.bias is None else p @ head.bias.detach().float() / temperature)
         ctx.save_for_backward(slope)
-        ctx.mark_non_differentiable(entropy, ref_chosen, kl)
-        return chosen, entropy, ref_chosen, kl
+        ctx.mark_non_differentiable(entropy)
+        return chosen, entropy
 
     @staticmethod
-    def backward(ctx, gradient, *_):
-        return ctx.saved_tensors[0] * gradient[:, None], None, None, None, None
+    def backward(ctx, gradient, _):
+        return ctx.saved_tensors[0] * gradient[:, None], None, None, None
+
+
+def _tables(hidden: torch.Tensor, weight: torch.Tensor, live: int) -> Iterator[slice]:
+    """The rows of hidden whose logits make one table, where so many tables live at a time."""
+    size = max(TABLES // live // len(weight), 16)
+    return (slice(start, start + size) for start in range(0, len(hidden), size))
+
+
+def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-probabilities, entropies), each (n,) float32, of (n,) labels after (n, H) states; the first has gradients for `hidden`.
+
+    A probability below float32's range counts as the smallest one, e^−87.
+    """
+    return _TokenLogprobs.apply(hidden.float(), labels, model, temperature)
+
+
+@torch.no_grad()
+def compared_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float,
+                      reference: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """(log-probabilities, entropies, reference's log-probabilities, exact KL), each (n,) float32, of (n,) labels after (n, H) states.
+
+    `reference` are the (n, H) states of π_ref, without which the last two are 0.
+    """
+    hidden, weight = hidden.float(), model.get_output_embeddings().weight
+    chosen, entropy, ref_chosen, kl = hidden.new_zeros(4, len(hidden))
+    for rows in _tables(hidden, weight, 2 if reference is None else 4):
+        label, logits = labels[rows, None], head_logits(model, hidden[rows], temperature)
+        p, total = _softmax(logits)
+        chosen[rows], entropy[rows] = logits.gather(1, label)[:, 0] - total, total - torch.linalg.vecdot(p, logits)
+        if reference is not None:
+            ref_logits = head_logits(model, reference[rows], temperature)
+            _, ref_total = _softmax(ref_logits)
+            ref_chosen[rows] = ref_logits.gather(1, label)[:, 0] - ref_total
+            kl[rows] = torch.linalg.vecdot(p, logits.sub_(ref_logits)) - total + ref_total
+    return chosen, entropy, ref_chosen, kl
 
 
 def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(n, V) probabilities and (n,) log-sum-exps, from one pass of exponentials."""
     p = logits.softmax(1)
     return p, logits.amax(1) - p.amax(1).log()
-
-
-def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float,
-                   reference: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-    """(log-probabilities, entropies, reference's log-probabilities, exact KL), each (n,) float32, of (n,) labels after (n, H) states.
-
-    The first has gradients for `hidden`; `reference` are the (n, H) states of π_ref, without which the last two are 0.
-    """
-    return _TokenLogprobs.apply(hidden.float(), labels, None if reference is None else reference.float(), model, temperature)
 
 
 @torch.no_grad()
@@ -270,7 +291,7 @@ def score_tokens(model, samples: Samples, temperature: float, reference=None, ch
         if reference is not None:
             with reference():
                 ref_hidden = upper_hidden(trunk, samples, rows)
-        values = token_logprobs(model, part["hidden"], samples.response_ids[rows][real], temperature, ref_hidden)
+        values = compared_logprobs(model, part["hidden"], samples.response_ids[rows][real], temperature, ref_hidden)
         part |= zip(("logprobs", "entropy", "ref_logprobs", "kl")[: 2 if reference is None else 4], values)
         for name, value in part.items():
             table = found.setdefault(name, value.new_zeros(*mask.shape, *value.shape[1:]))

@@ -113,8 +113,8 @@ def test_the_ratio_is_1_before_the_first_step():
     rollout = collect(run)
     with torch.no_grad():
         logprobs, values, entropy = ppo.evaluate_tokens(run.policy, rollout, torch.arange(16), CONFIG.temperature)
-    for found, stored in ((logprobs, rollout.logprobs), (values, rollout.values), (entropy, rollout.entropy)):
-        torch.testing.assert_close(found, stored[rollout.mask], atol=2e-6, rtol=0)
+    for found, stored, error in ((logprobs, rollout.logprobs, 2e-6), (values, rollout.values, 2e-6), (entropy, rollout.entropy, 1e-5)):
+        torch.testing.assert_close(found, stored[rollout.mask], atol=error, rtol=0)
     torch.testing.assert_close((logprobs - rollout.logprobs[rollout.mask]).exp(), torch.ones_like(logprobs), atol=1e-6, rtol=0)
 
 

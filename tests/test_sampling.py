@@ -9,7 +9,7 @@ from tokenizers.processors import TemplateProcessing
 
 from rlhf_utils import decoding, models, sampling
 from rlhf_utils.data import chat_prompt
-from rlhf_utils.sampling import Samples, sample, sample_many, score_tokens, token_logprobs
+from rlhf_utils.sampling import Samples, compared_logprobs, sample, sample_many, score_tokens, token_logprobs
 from rlhf_utils.sft import as_dataset
 from rlhf_utils.trunk import Trunk
 
@@ -190,7 +190,7 @@ def test_logits_that_are_nan_give_a_word_all_the_same():
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_token_logprobs_and_their_gradient_are_those_of_log_softmax(monkeypatch, temperature):
     """In float64, sixteen states at a time, against whole tables."""
-    monkeypatch.setattr(sampling, "TABLE", 0)
+    monkeypatch.setattr(sampling, "TABLES", 0)
     monkeypatch.setattr(torch.Tensor, "float", lambda self: self)
     head = torch.nn.Linear(8, 50).double()
     model = SimpleNamespace(get_output_embeddings=lambda: head)
@@ -203,13 +203,13 @@ def test_token_logprobs_and_their_gradient_are_those_of_log_softmax(monkeypatch,
         return chosen, -(logp.exp() * logp).sum(1), ref_chosen, (logp.exp() * (logp - ref)).sum(1)
 
     results = []
-    for function in (lambda x: token_logprobs(model, x, labels, temperature, other), plain):
+    for function in (lambda x: token_logprobs(model, x, labels, temperature), plain):
         leaf = hidden.clone().requires_grad_()
-        values = function(leaf)
-        (values[0] * weights).sum().backward()
-        results.append((*(value.detach() for value in values), leaf.grad))
-    for found, expected in zip(*results):
-        close(found, expected, 1e-12)
+        logp, entropy, *_ = function(leaf)
+        (logp * weights).sum().backward()
+        results.append((logp.detach(), entropy.detach(), leaf.grad))
+    for found, expected in zip((*results[0], *compared_logprobs(model, hidden, labels, temperature, other)), (*results[1], *plain(hidden))):
+        close(found, expected.detach(), 1e-12)
 
 
 def test_sft_learns_on_the_tokens_that_sampling_uses():

@@ -12,7 +12,6 @@ from rlhf_utils import data
 
 BATCH = 16  # episodes of one update, in one minibatch, where --batch says nothing else
 LENGTH = 32  # tokens of every response
-PART = 8  # of ours: episodes of like length in one forward or backward pass, whose gradients are added up
 EPOCHS = 4  # PPO passes over a batch
 TEMPERATURE = 0.7
 LEARNING_RATE = 3e-6  # TRL's default

@@ -10,7 +10,7 @@ and every response has LENGTH tokens. That is what TRL's `stop_token=None` does.
 
 import torch
 
-from common import EPOCHS, KL_COEF, LEARNING_RATE, LENGTH, LORA_R, PART, TEMPERATURE
+from common import EPOCHS, KL_COEF, LEARNING_RATE, LENGTH, LORA_R, TEMPERATURE
 from common import arguments, now, peak_gb, prompt_rows, sampling_rate, say, top_layers
 from rlhf_utils import models, ppo
 from rlhf_utils.data import chat_prompt
@@ -84,7 +84,7 @@ def measure_ppo(args) -> dict:
     policy, phases = make_policy(args), Phases(args)
     judge = TopReward(policy)
     config = ppo.PPOConfig(
-        total_episodes=args.batch * (args.updates + 1), batch_size=args.batch, num_mini_batches=1, per_device_train_batch_size=min(PART, args.batch),
+        total_episodes=args.batch * (args.updates + 1), batch_size=args.batch, num_mini_batches=1, per_device_train_batch_size=args.batch,
         num_ppo_epochs=EPOCHS, response_length=LENGTH, temperature=TEMPERATURE, learning_rate=LEARNING_RATE, kl_coef=KL_COEF,
         missing_eos_penalty=0, target_kl=0, max_kl=0)
     optimizer = torch.optim.Adam(policy.trainable().values(), lr=LEARNING_RATE, eps=1e-5, fused=True)
