@@ -139,7 +139,7 @@ def _tables(hidden: torch.Tensor, weight: torch.Tensor, live: int) -> Iterator[s
 def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-probabilities, entropies), each (n,) float32, of (n,) labels after (n, H) states; the first has gradients for `hidden`.
 
-    A probability below float32's range counts as the smallest one, e^−87.
+    A probability below float32's range counts as the smallest one, e^−87. Of a bfloat16 head the entropy is off by about 0.03 a token, by 0.001 in the mean.
     """
     return _TokenLogprobs.apply(hidden.float(), labels, model, temperature)
 

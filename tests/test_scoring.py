@@ -8,7 +8,7 @@ from peft import PeftModel
 from test_sampling import PROMPTS, SHORT, adapted, close, lively, one_thread, seeded, slow_logprobs, tokenizer  # noqa: F401  two are fixtures
 
 from rlhf_utils import models
-from rlhf_utils.sampling import sample, sample_many, score_tokens
+from rlhf_utils.sampling import compared_logprobs, sample, sample_many, score_tokens, token_logprobs
 
 
 def test_kl_and_entropy_are_sums_over_the_vocabulary(tokenizer):
@@ -26,6 +26,17 @@ def test_kl_and_entropy_are_sums_over_the_vocabulary(tokenizer):
             assert found["ref_logprobs"][row, t].item() == pytest.approx(old[samples.response_ids[row, t]], abs=1e-4)
     for name in ("logprobs", "ref_logprobs", "kl", "entropy"):
         assert found[name].dtype == torch.float32 and not found[name][~samples.response_mask].any()
+
+
+def test_what_training_reads_of_a_bfloat16_head_is_near_to_what_scoring_reads(tokenizer):
+    """Probabilities are rounded for the gradient, and the entropy comes from that; log-probabilities are exact."""
+    model = models.load_model("tiny", torch.bfloat16)
+    hidden = 3 * torch.randn(600, model.config.hidden_size, generator=seeded(3))
+    labels = torch.randint(0, len(tokenizer), (600,), generator=seeded(4))
+    (logp, entropy), (exact, exact_entropy, *_) = token_logprobs(model, hidden, labels, 0.7), compared_logprobs(model, hidden, labels, 0.7)
+    close(logp, exact, 1e-5)
+    close(entropy, exact_entropy, 0.02)
+    assert abs(float((entropy - exact_entropy).mean())) < 0.001
 
 
 def test_fresh_adapters_are_the_reference(tokenizer):
