@@ -146,22 +146,21 @@ def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperatur
 
 @torch.no_grad()
 def compared_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float,
-                      reference: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+                      reference: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """(log-probabilities, entropies, reference's log-probabilities, exact KL), each (n,) float32, of (n,) labels after (n, H) states.
 
-    `reference` are the (n, H) states of π_ref, without which the last two are 0.
+    `reference` are the (n, H) states of π_ref.
     """
     hidden, weight = hidden.float(), model.get_output_embeddings().weight
     chosen, entropy, ref_chosen, kl = hidden.new_zeros(4, len(hidden))
-    for rows in _tables(hidden, weight, 2 if reference is None else 4):
+    for rows in _tables(hidden, weight, 4):
         label, logits = labels[rows, None], head_logits(model, hidden[rows], temperature)
         p, total = _softmax(logits)
         chosen[rows], entropy[rows] = logits.gather(1, label)[:, 0] - total, total - torch.linalg.vecdot(p, logits)
-        if reference is not None:
-            ref_logits = head_logits(model, reference[rows], temperature)
-            _, ref_total = _softmax(ref_logits)
-            ref_chosen[rows] = ref_logits.gather(1, label)[:, 0] - ref_total
-            kl[rows] = torch.linalg.vecdot(p, logits.sub_(ref_logits)) - total + ref_total
+        ref_logits = head_logits(model, reference[rows], temperature)
+        _, ref_total = _softmax(ref_logits)
+        ref_chosen[rows] = ref_logits.gather(1, label)[:, 0] - ref_total
+        kl[rows] = torch.linalg.vecdot(p, logits.sub_(ref_logits)) - total + ref_total
     return chosen, entropy, ref_chosen, kl
 
 
@@ -287,12 +286,14 @@ def score_tokens(model, samples: Samples, temperature: float, reference=None, ch
     trunk, mask, found = Trunk(model), samples.response_mask, {}
     for rows in samples.parts(torch.arange(len(samples.prompts), device=mask.device), chunk):
         real = mask[rows]
-        part, ref_hidden = {"hidden": upper_hidden(trunk, samples, rows)}, None
-        if reference is not None:
+        hidden, labels = upper_hidden(trunk, samples, rows), samples.response_ids[rows][real]
+        if reference is None:
+            values = token_logprobs(model, hidden, labels, temperature)
+        else:
             with reference():
                 ref_hidden = upper_hidden(trunk, samples, rows)
-        values = compared_logprobs(model, part["hidden"], samples.response_ids[rows][real], temperature, ref_hidden)
-        part |= zip(("logprobs", "entropy", "ref_logprobs", "kl")[: 2 if reference is None else 4], values)
+            values = compared_logprobs(model, hidden, labels, temperature, ref_hidden)
+        part = {"hidden": hidden} | dict(zip(("logprobs", "entropy", "ref_logprobs", "kl"), values))
         for name, value in part.items():
             table = found.setdefault(name, value.new_zeros(*mask.shape, *value.shape[1:]))
             table[rows[:, None].expand_as(real)[real], real.nonzero()[:, 1]] = value

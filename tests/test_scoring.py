@@ -33,7 +33,7 @@ def test_what_training_reads_of_a_bfloat16_head_is_near_to_what_scoring_reads(to
     model = models.load_model("tiny", torch.bfloat16)
     hidden = 3 * torch.randn(600, model.config.hidden_size, generator=seeded(3))
     labels = torch.randint(0, len(tokenizer), (600,), generator=seeded(4))
-    (logp, entropy), (exact, exact_entropy, *_) = token_logprobs(model, hidden, labels, 0.7), compared_logprobs(model, hidden, labels, 0.7)
+    (logp, entropy), (exact, exact_entropy, *_) = token_logprobs(model, hidden, labels, 0.7), compared_logprobs(model, hidden, labels, 0.7, hidden)
     close(logp, exact, 1e-5)
     close(entropy, exact_entropy, 0.02)
     assert abs(float((entropy - exact_entropy).mean())) < 0.001
