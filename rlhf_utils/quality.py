@@ -3,13 +3,14 @@
 Left out: models of single annotators' skill.
 """
 
-import html
 import itertools
 
 import numpy as np
+import pandas as pd
 
 from .labels import IMPORTED
 from .preferences import ranking_to_pairs
+from .show import table
 
 
 def wilson(successes: float, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -152,16 +153,7 @@ def by_annotator(judgements: list[dict]) -> list[dict]:
 
 def readout_html(judgements: list[dict]) -> str:
     """The read-out and the annotators' table as HTML, every text escaped; measures to worry about are marked, not by colour alone."""
-    def number(value) -> str:
-        return ("–" if value != value else f"{value:.2f}" if isinstance(value, float) else html.escape(str(value)))
-
-    def line(cells, tag="td") -> str:
-        return "<tr>" + "".join(f"<{tag} style='text-align:left;vertical-align:top;padding:3px 10px'>{cell}</{tag}>" for cell in cells) + "</tr>"
-
-    rows = [line(("measure", "value", "95% interval", "what it means"), "th")]
-    for row in readout(judgements):
-        interval = "" if not row["interval"] or row["value"] != row["value"] else f"{row['interval'][0]:.2f} to {row['interval'][1]:.2f}"
-        rows.append(line((f"{'⚠ ' if row['worry'] else ''}{row['measure']}", f"<b>{number(row['value'])}</b>", interval, row["meaning"])))
-    people = by_annotator(judgements)
-    table = [line(people[0], "th"), *(line(number(value) for value in row.values()) for row in people)] if people else []
-    return f"<table style='line-height:1.4'>{''.join(rows)}</table><table style='line-height:1.4;margin-top:10px'>{''.join(table)}</table>"
+    measures = [{"measure": f"{'⚠ ' if row['worry'] else ''}{row['measure']}", "value": row["value"],
+                 "95% interval": "{:.2f} to {:.2f}".format(*row["interval"]) if row["interval"] and row["value"] == row["value"] else "",
+                 "what it means": row["meaning"]} for row in readout(judgements)]
+    return "<br>".join(table(pd.DataFrame(rows)).data for rows in (measures, by_annotator(judgements)) if rows)

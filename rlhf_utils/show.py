@@ -13,13 +13,13 @@ from plotly.utils import PlotlyJSONEncoder
 
 
 def table(frame) -> HTML:
-    """A DataFrame of texts for a notebook: left-aligned, wrapped, numbers to two places, every text escaped.
+    """A DataFrame of texts for a notebook: left-aligned, wrapped, numbers to two places, – for what is not known, every text escaped.
 
     Styles stand on each cell, because viewers of notebooks that they do not trust drop style sheets.
     """
     def cell(value, tag: str) -> str:
-        text = f"{value:.2f}" if isinstance(value, float) else str(value)
-        return f"<{tag} align='left' style='text-align:left;vertical-align:top'>{html.escape(text)}</{tag}>"
+        text = "–" if value != value else f"{value:.2f}" if isinstance(value, float) else str(value)
+        return f"<{tag} align='left' style='text-align:left;vertical-align:top;padding:3px 10px'>{html.escape(text)}</{tag}>"
 
     rows = [[cell(name, "th") for name in frame.columns]] + [[cell(value, "td") for value in row] for row in frame.itertuples(index=False)]
     return HTML("<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "</table>")

@@ -46,6 +46,7 @@ def test_every_stage_leaves_what_the_next_one_needs(smoke):
         assert manifest["wall_s"] > 0 and manifest["peak_memory_gb"] > 0.1 and manifest["parameters"]["run"] == "smoke"
     pairs = data.load_rows(str(smoke / "preferences/pairs.jsonl"), "preferences")
     assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
+    assert "learn in float32; 40 prompts" in (smoke / "04_ppo.ipynb").read_text(), "04 asks what 02 ranked, less the 8 of other categories"
 
 
 def test_results_have_the_contract_keys(smoke):
@@ -65,9 +66,9 @@ def test_policy_reloads_with_plain_transformers(smoke):
 
 
 def test_whole_top_blocks_are_saved_merged_resumed_and_evaluated(smoke, tmp_path):
-    """04 with lora_r=0, then 04 again from its last checkpoint, then 05."""
+    """04 with lora_r=0 and all built-in prompts, then 04 again from its last checkpoint, then 05."""
     shutil.copytree(smoke, tmp_path / "whole")
-    options = ("--run", "whole", "--from", "ppo", "-p", "lora_r=0", "-p", "learning_rate=1e-3", "-p", "more=whiten_rewards=true, gamma=0.99")
+    options = ("--run", "whole", "--from", "ppo", "-p", "lora_r=0", "-p", "ppo.prompts=builtin", "-p", "learning_rate=1e-3", "-p", "more=whiten_rewards=true, gamma=0.99")
     rlhf_run(tmp_path, *options)
     ppo, names = tmp_path / "whole/ppo", ("policy/top.safetensors", "policy-merged/model.safetensors", "metrics.jsonl")
     first = [(ppo / name).read_bytes() for name in names]
@@ -92,13 +93,17 @@ def test_nbval(smoke, tmp_path):
     assert result.returncode == 0, result.stdout[-4000:]
 
 
-def test_prompts_that_a_stage_has_learned_from_are_no_held_out_ones(smoke, tmp_path, monkeypatch):
-    """Of 02's prompts, the demonstrations and PPO's prompts one each; these were not among the few that 02 took."""
+@pytest.mark.parametrize(("asked_by_ppo", "found"), [("", 2), ("builtin", 3)])
+def test_prompts_that_a_stage_has_learned_from_are_no_held_out_ones(smoke, tmp_path, monkeypatch, asked_by_ppo, found):
+    """Of 02's prompts, the demonstrations and the built-in prompts one each, of which PPO asks 02's or all; the other two were not among the few that 02 took."""
+    shutil.copytree(smoke, tmp_path / "smoke")
+    manifest = runs.read_json(tmp_path / "smoke/ppo/manifest.json")
+    runs.write_json(tmp_path / "smoke/ppo/manifest.json", manifest | {"parameters": manifest["parameters"] | {"prompts": asked_by_ppo}})
     ranked = {row["prompt"] for row in data.load_rows(str(smoke / "preferences/items.jsonl"), "prompts") if row["split"] == "train"}
     fresh = [next(row for row in data.load_rows("builtin", kind) if row["prompt"] not in ranked) for kind in ("demonstrations", "prompts")]
     data.write_jsonl(tmp_path / "mine.jsonl", [{"prompt": prompt} for prompt in (min(ranked), fresh[0]["prompt"], fresh[1]["prompt"], "Is this one new?")])
-    monkeypatch.setenv("RLHF_OUTPUTS", str(smoke.parent))
-    with pytest.raises(Exception, match="3 held-out prompts were trained on"):
+    monkeypatch.setenv("RLHF_OUTPUTS", str(tmp_path))
+    with pytest.raises(Exception, match=f"{found} held-out prompts were trained on"):
         values = {"run": "smoke", "dtype": "float32", "heldout_prompts": str(tmp_path / "mine.jsonl")}
         execute_notebook(str(NOTEBOOKS[4]), str(tmp_path / "x.ipynb"), values, progress_bar=False, cwd=str(ROOT))
 
