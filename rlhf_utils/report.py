@@ -25,7 +25,7 @@ h1{font-size:30px;margin:0 0 4px}h2{font-size:20px;margin:44px 0 6px}p{margin:6p
 td:last-child{font-variant-numeric:tabular-nums}details{margin:12px 0}summary{cursor:pointer;color:var(--blue)}@media(max-width:640px){.two{grid-template-columns:1fr}}
 """
 CAPTIONS = (
-    "The rubric's parts and the rates, before (grey) and after (blue). Refusals of harmful prompts should rise, of benign ones stay low.",
+    "The rubric's parts and the rates, before (grey) and after (blue). Refusals of harmful prompts should stay high or rise, of benign ones fall.",
     "Training: reward and KL must be read together. Reward that rises while KL runs away is reward hacking.",
     "All held-out answers. The blue heap should move right in reward without running far in KL.",
     "Every held-out prompt. Points below the line are answers that PPO made worse; hover to read the prompt.",
@@ -51,7 +51,7 @@ def headline(results: dict) -> str:
         (percent(results["eval.win_rate_vs_sft"]), f"win rate against π_SFT by the gold rubric (95%: {low:.0%} to {high:.0%})"),
         (f"{number(results['eval.gold_sft'])} → {number(results['eval.gold_ppo'])}", "gold score of 5, before and after"),
         (f"{percent(results['eval.refusal_harmful_sft'])} → {percent(results['eval.refusal_harmful_ppo'])}", "harmful prompts declined"),
-        (f"{percent(results['eval.refusal_benign_sft'])} → {percent(results['eval.refusal_benign_ppo'])}", "harmless look-alikes declined (should stay low)"),
+        (f"{percent(results['eval.refusal_benign_sft'])} → {percent(results['eval.refusal_benign_ppo'])}", "harmless look-alikes declined (lower is better)"),
         (f"{number(results['eval.kl'])} nats", "KL to π_SFT a response"),
         (f"{number(results['eval.distinct2_sft'])} → {number(results['eval.distinct2_ppo'])}", "distinct word pairs (falls if answers become alike)"),
     ]

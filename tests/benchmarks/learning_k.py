@@ -3,7 +3,7 @@
     python tests/benchmarks/learning_k.py --run demo --plot learning_k.html      a finished run's π_SFT and reward model; some 10 minutes
     python tests/benchmarks/learning_k.py --run smoke --episodes 64 --seeds 2    a check that it runs
 
-Each k and seed is a training of its own with the settings of 04_ppo but for the number of episodes; within a seed all see the same prompts.
+Each k and seed is a training of its own with the settings of 04_ppo but for the number of episodes; within a seed all see the same built-in prompts.
 A curve is the mean over the seeds, its whiskers the standard deviation between them.
 """
 
