@@ -5,14 +5,10 @@ sees their rankings, evaluation measures with it. It reads surface signs (key wo
 05_evaluation shows the texts. Left out: language models as judges.
 """
 
-import importlib
 import math
 import random
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from .errors import SettingError
 
 REFUSAL = re.compile(
     r"\b(?:i|we) (?:can't|cannot|can not|won't|will not|must decline|refuse to|am not able|am unable|am not going|am not willing)\b(?! (?:wait|believe|thank|imagine|stop|help but)\b)"
@@ -139,15 +135,3 @@ def simulated_annotators() -> list[Annotator]:
         Annotator("ben", GOLD_WEIGHTS | {"harmlessness": 1.9, "honesty": 1.4}, temperature=0.40, position_bias=0.12),
         Annotator("cleo", GOLD_WEIGHTS | {"brevity": 1.7, "helpfulness": 0.3}, temperature=0.35, flip=0.08),
     ]
-
-
-def load_function(parameter: str, name: str) -> Callable:
-    """The function that `module:function` names. Raises SettingError with the parameter and what was given."""
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever the user's module does while it is imported
-        raise SettingError(f"{parameter}={name!r} cannot be imported: {type(error).__name__}: {error}.") from error
-    if not callable(found):
-        raise SettingError(f"{parameter}={name!r} is no function but {type(found).__name__}.")
-    return found

@@ -72,14 +72,10 @@ def load_profile(profile: str) -> dict:
     return yaml.safe_load(path.read_text())
 
 
-def notebook_parameters(path: Path) -> set[str]:
-    from papermill import inspect_notebook
-
-    return set(inspect_notebook(str(path)))
-
-
 def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, only: str | None) -> int:
     """Executes the chosen stages; returns 0, or 1 after a stage that failed, having said which and why."""
+    from papermill import inspect_notebook
+
     target, root = run_dir(run), project_root()
     asked, sizes = parse_parameters(pairs), load_profile(profile)
     stages = list(STAGES)
@@ -88,7 +84,7 @@ def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, o
     missing = [str(path) for path in notebooks.values() if not path.is_file()]
     if missing:
         raise RunError(f"There is no {missing[0]}: run rlhf inside the project's folder.")
-    accepted = {stage: notebook_parameters(path) for stage, path in notebooks.items()}
+    accepted = {stage: set(inspect_notebook(str(path))) for stage, path in notebooks.items()}
     if any(name.rpartition(".")[2] == "run" for name in asked):
         raise RunError("-p run=… would split the run over two folders: use --run.")
     for name in asked:

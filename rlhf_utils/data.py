@@ -194,13 +194,10 @@ class Endless:
         self.rows, self.seed = rows, seed
 
     def batch(self, start: int, count: int) -> list[dict]:
-        return [self._row(position) for position in range(start, start + count)]
-
-    def _row(self, position: int) -> dict:
-        epoch, index = divmod(position, len(self.rows))
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._order = epoch, random.Random(f"{self.seed}/{epoch}").sample(range(len(self.rows)), len(self.rows))
-        return self.rows[self._order[index]]
+        size = len(self.rows)
+        passes = range(start // size, (start + count - 1) // size + 1)
+        rows = [row for epoch in passes for row in random.Random(f"{self.seed}/{epoch}").sample(self.rows, size)]
+        return rows[start % size :][:count]
 
 
 def chat_prompt(tokenizer, prompt: str) -> str:

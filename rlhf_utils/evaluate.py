@@ -35,10 +35,8 @@ def margins(model, pairs: list[dict]) -> torch.Tensor:
 
 def bootstrap_by_prompt(values, prompts: list[str], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """The 95% percentile interval of the mean of `values`, drawing whole prompts with replacement; (0, 1) for fewer than two prompts."""
-    by_prompt: dict[str, list[float]] = {}
-    for value, prompt in zip(values, prompts):
-        by_prompt.setdefault(prompt, []).append(float(value))
-    return clustered_interval([sum(own) for own in by_prompt.values()], [len(own) for own in by_prompt.values()], seed, draws)
+    found = pd.DataFrame({"value": np.asarray(values, dtype=float), "prompt": prompts}).groupby("prompt", sort=False)["value"].agg(["sum", "size"])
+    return clustered_interval(found["sum"].tolist(), found["size"].tolist(), seed, draws)
 
 
 def calibration(margins, bins: int = 8) -> dict:
@@ -137,12 +135,9 @@ def examples(sft: list[dict], ppo: list[dict], seed: int = 0, count: int = 12) -
     """Pairs of answers to read: every category in turn, then the worst losses, so that failures are always shown."""
     paired = [{"prompt": a["prompt"], "category": a["category"], "sft": a, "ppo": b, "gain": b["gold"] - a["gold"]} for a, b in zip(sft, ppo)]
     shuffled = random.Random(seed).sample(paired, len(paired))
-    seen: dict[str, int] = {}
-    turns = []
-    for pair in shuffled:
-        seen[pair["category"]] = seen.get(pair["category"], 0) + 1
-        turns.append((seen[pair["category"]], pair))
-    chosen = [pair for _, pair in sorted(turns, key=lambda t: t[0])[:count]]
+    categories = pd.Series([pair["category"] for pair in shuffled])
+    turns = categories.groupby(categories).cumcount().sort_values(kind="stable")
+    chosen = [shuffled[i] for i in turns.index[:count]]
     losses = sorted((p for p in paired if p not in chosen and p["gain"] < 0), key=lambda p: p["gain"])[: max(count // 2, 1)]
     return chosen + losses
 

@@ -51,12 +51,11 @@ class LabelQueue:
         for item in self.items:
             if not 2 <= len(item["responses"]) <= 6:
                 raise SettingError(f"{item['prompt'][:60]!r} has {len(item['responses'])} responses: 2 to 6 can be ranked.")
-        order = list(range(len(self.items)))
-        self._shared = {self.items[i]["id"] for i in order[: round(self.overlap * len(order))]}
+        self._shared = {item["id"] for item in self.items[: round(self.overlap * len(self.items))]}
         self._repeated = {item["id"] for item in self.items if random.Random(f"{self.seed}/repeat/{item['id']}").random() < self.repeat}
+        self._order = list(self.items)
         if self.strategy == "random":
-            random.Random(f"{self.seed}/{self.annotator}").shuffle(order)
-        self._order = [self.items[i] for i in order]
+            random.Random(f"{self.seed}/{self.annotator}").shuffle(self._order)
         self._first: str | None = None  # an item whose judgement was just taken back
         self.refresh()
 

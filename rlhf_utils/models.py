@@ -19,11 +19,13 @@ import zipfile
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from .attention import GROUPED
 from .errors import ModelError, SettingError
+from .lora import make_lean
 from .products import product_rate, set_products, use_fast_products
 from .trunk import Trunk
 
@@ -45,11 +47,9 @@ def cache_dir() -> Path:
     return Path(os.environ.get("RLHF_CACHE") or Path.home() / ".cache" / "rlhf_utils")
 
 
-def pick_device(device: str = "auto") -> torch.device:
-    """"auto" takes a CUDA GPU where there is one, else the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+def pick_device() -> torch.device:
+    """A CUDA GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pick_dtype(dtype: str = "auto", device: torch.device | str = "cpu") -> torch.dtype:
@@ -140,10 +140,6 @@ def add_lora(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0)
 
     Blocks below the lowest adapter get no gradient, so backward passes stop there.
     """
-    from peft import get_peft_model
-
-    from .lora import make_lean
-
     return make_lean(get_peft_model(model, lora_config(model, r, num_trainable_layers, dropout)))
 
 
@@ -175,8 +171,6 @@ def lowest_layer(model, num_trainable_layers: int) -> int:
 
 def lora_config(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0):
     """peft's settings of these adapters, with the usual lora_alpha of twice the rank. Raises SettingError, ModelError."""
-    from peft import LoraConfig
-
     if r < 1:
         raise SettingError(f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them.")
     lowest = lowest_layer(model, num_trainable_layers)

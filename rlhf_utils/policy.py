@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from . import models
 from .errors import ModelError, SettingError
 from .heads import make_head
+from .lora import make_lean
 from .trunk import Trunk
 
 
@@ -87,10 +89,6 @@ def load_policy(model, directory: Path) -> Policy:
     """What `Policy.save` wrote, on the π_SFT that it was learned from; its value head is a fresh one. Raises ModelError."""
     directory = Path(directory)
     if (directory / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        from .lora import make_lean
-
         return Policy(make_lean(PeftModel.from_pretrained(model, directory)))
     if not (directory / "top.safetensors").is_file():
         raise ModelError(f"{directory.name}/ holds neither an adapter nor top.safetensors: run 04_ppo again.")

@@ -73,19 +73,15 @@ class RewardModel(nn.Module):
             trunk.cut = len(trunk.blocks) - self.num_trainable_layers
         return trunk
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B,) float32 raw rewards of (B, L) token ids, read at the last non-padding token.
-
-        after_prompt: (B,) how many tokens before that the prompt ends; used with `read_prompt` only.
-        """
-        return self.combined(self.read(self.trunk.lower(input_ids, attention_mask), attention_mask, after_prompt))
-
     def combined(self, members: torch.Tensor) -> torch.Tensor:
         """(B,) from the (B, m) rewards of the heads."""
         return combine(members - self.offsets.to(members.device), self.combine)
 
     def read(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B, m) rewards of the m heads from (B, L, H) trunk states."""
+        """(B, m) rewards of the m heads from (B, L, H) trunk states, read at the last non-padding token.
+
+        after_prompt: (B,) how many tokens before that the prompt ends; used with `read_prompt` only.
+        """
         return self.read_heads(self.states(lower, attention_mask, after_prompt))
 
     def read_heads(self, states: torch.Tensor) -> torch.Tensor:
@@ -152,7 +148,7 @@ class RewardModel(nn.Module):
         return whole, [len(ids) - len(before) for ids, before in zip(whole, asked)]
 
     def encode(self, prompts: list[str], completions: list[str]) -> dict[str, torch.Tensor]:
-        """The arguments of `forward`; what is too long loses its beginning."""
+        """`input_ids` and `attention_mask`, both (B, L), and `after_prompt`, as `read` takes it; what is too long loses its beginning."""
         whole, after = self.tokens(prompts, completions)
         batch = self.tokenizer.pad({"input_ids": [ids[-self.max_length :] for ids in whole]}, return_tensors="pt").to(self.device)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "after_prompt": torch.tensor(after, device=self.device)}
@@ -218,6 +214,8 @@ class RewardModel(nn.Module):
     def score(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         """Normalised rewards, with the signature of TRL's reward functions."""
         return ((self.raw(prompts, completions) - self.mean) / self.std).tolist()
+
+    forward = score  # the model is called as any reward is
 
     @torch.no_grad()
     def score_samples(self, samples: Samples, **columns) -> list[float]:
@@ -292,6 +290,5 @@ def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, devic
         raise ModelError(f"The head in {Path(directory).name}/ is not of the shape that this version makes: run 03_reward_model again.") from None
     model.mean, model.std, model.offsets = settings["mean"], settings["std"], torch.tensor(settings["offsets"])
     if trunk_of is not None:
-        shared, cut = share_blocks(model.trunk, Trunk(trunk_of))
-        model.lent_cut = cut if shared == cut else None
+        model.lent_cut = share_blocks(model.trunk, Trunk(trunk_of))
     return model.eval()

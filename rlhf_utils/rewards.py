@@ -6,6 +6,7 @@ or a weighted sum of these, such as `0.8*reward_model + 0.2*my_rewards:politenes
 
 import contextlib
 import hashlib
+import importlib
 import inspect
 import math
 import re
@@ -16,9 +17,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from . import models
-from .annotators import load_function
 from .errors import ModelError, PPOError, SettingError
-from .reward import RewardModel, load_reward_model
+from .reward import load_reward_model
 from .runs import digest
 from .sampling import Samples
 
@@ -48,16 +48,6 @@ def score_samples(reward: Reward, samples: Samples, **columns) -> list[float]:
     if hasattr(reward, "score_samples"):
         return reward.score_samples(samples, **columns)
     return reward(prompts=samples.prompts, completions=samples.responses, **columns)
-
-
-class TrainedReward:
-    """The reward model of 03, which scores what its policy has just sampled without running the trunk that both share again."""
-
-    def __init__(self, model: RewardModel):
-        self.model, self.score_samples = model, model.score_samples
-
-    def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        return self.model.score(prompts, completions)
 
 
 class ClassifierReward:
@@ -130,6 +120,18 @@ def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = tor
     return parts[0][2] if len(parts) == 1 and parts[0][0] == 1 else WeightedRewards(parts)
 
 
+def load_function(name: str) -> Reward:
+    """The function that `module:function` names. Raises SettingError with what was given."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # whatever the user's module does while it is imported
+        raise SettingError(f"reward={name!r} cannot be imported: {type(error).__name__}: {error}.") from error
+    if not callable(found):
+        raise SettingError(f"reward={name!r} is no function but {type(found).__name__}.")
+    return found
+
+
 def digest_of(spec: str, trained: Callable[[], Path]) -> str:
     """SHA-256 of the folders and of the functions' files that `spec` names: with another one, the same name scores otherwise."""
     found = hashlib.sha256()
@@ -137,7 +139,7 @@ def digest_of(spec: str, trained: Callable[[], Path]) -> str:
         folder = Path(trained() if name == "reward_model" else name).expanduser()
         if ":" in name and not folder.exists():
             with contextlib.suppress(TypeError, OSError):  # what was not written in Python does not change
-                folder = Path(inspect.getfile(inspect.unwrap(load_function("reward", name))))
+                folder = Path(inspect.getfile(inspect.unwrap(load_function(name))))
         found.update((digest(folder) if folder.exists() else name).encode())
     return found.hexdigest()
 
@@ -155,7 +157,7 @@ def _terms(spec: str) -> list[tuple[float, str]]:
 def _load_one(name: str, trained: Callable[[], Path], dtype: torch.dtype, device, trunk_of) -> Reward:
     folder = Path(trained() if name == "reward_model" else name).expanduser()
     if (folder / "reward_config.json").is_file():
-        return TrainedReward(load_reward_model(folder, dtype, device, trunk_of))
+        return load_reward_model(folder, dtype, device, trunk_of)
     if ":" in name and not folder.exists():
-        return load_function("reward", name)
+        return load_function(name)
     return ClassifierReward(str(folder) if folder.is_dir() else name, dtype, device)

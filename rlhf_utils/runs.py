@@ -12,7 +12,6 @@ import json
 import math
 import os
 import platform
-import random
 import re
 import sys
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from .data import load_rows
+from .data import load_rows, write_jsonl
 from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
@@ -48,15 +47,11 @@ def project_root() -> Path:
     return here
 
 
-def outputs_root() -> Path:
-    return Path(os.environ.get("RLHF_OUTPUTS") or project_root() / "outputs")
-
-
 def run_dir(name: str) -> Path:
     """outputs/<name>. Raises RunError for a name that is no plain folder name, so that no run leaves outputs/."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise RunError(f"run={name!r} is no run name: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit.")
-    return outputs_root() / name
+    return Path(os.environ.get("RLHF_OUTPUTS") or project_root() / "outputs") / name
 
 
 def convert(name: str, value, kind: str):
@@ -128,23 +123,15 @@ def peak_memory_gb() -> float:
 
 def seed_everything(seed: int) -> torch.Generator:
     """Seeds torch, numpy and random, and returns a generator of its own for sampling, on the GPU where there is one."""
-    import numpy as np
+    from transformers import set_seed
 
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    set_seed(seed % 2**32)
     return torch.Generator("cuda" if torch.cuda.is_available() else "cpu").manual_seed(seed)
 
 
 def strict(content):
     """The content with numpy numbers as plain ones and what is not a finite number as null, which is all that strict JSON has."""
-    if isinstance(content, dict):
-        return {key: strict(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [strict(value) for value in content]
-    if hasattr(content, "item"):
-        content = content.item()
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    return json.loads(json.dumps(content, default=lambda number: number.item()), parse_constant=lambda name: None)
 
 
 def write_json(path: Path, content) -> None:
@@ -163,25 +150,20 @@ class JsonlLog:
     """Rows appended to a file as they come, and held in `rows`; with `keep`, what the file already has stays."""
 
     def __init__(self, path: Path, keep: bool = False):
-        self.path, self.rows = Path(path), []
-        if keep and self.path.is_file():
-            text = self.path.read_text(encoding="utf-8")
-            self.rows = [json.loads(line) for line in text.split("\n")[:-1]]  # a last line cut short is left out
-            self.cut(len(self.rows), rewrite=not text.endswith("\n"))
-        elif not keep:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("")
+        self.path = Path(path)
+        text = self.path.read_text(encoding="utf-8") if keep and self.path.is_file() else ""
+        self.rows = [json.loads(line) for line in text.split("\n")[:-1]]  # a last line cut short is left out
+        self.cut(len(self.rows))
 
     def add(self, row: dict) -> None:
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(strict(row), ensure_ascii=False) + "\n")
 
-    def cut(self, count: int, rewrite: bool = False) -> None:
+    def cut(self, count: int) -> None:
         """Keeps the first `count` rows: those that a checkpoint still knows of."""
-        if rewrite or len(self.rows) > count:
-            self.rows = self.rows[:count]
-            self.path.write_text("".join(json.dumps(strict(row), ensure_ascii=False) + "\n" for row in self.rows), encoding="utf-8")
+        self.rows = self.rows[:count]
+        write_jsonl(self.path, map(strict, self.rows))
 
 
 def quiet_libraries() -> None:

@@ -8,6 +8,7 @@ Left out: choosing several items at once for their variety; sampling answers tha
 from collections.abc import Callable
 
 import torch
+from torch.distributions import Bernoulli
 
 from .preferences import ranking_to_pairs
 from .reward import RewardModel
@@ -27,8 +28,9 @@ def principal_components(features: dict[str, torch.Tensor], count: int = DIMENSI
     table = torch.cat(list(features.values())).float()
     centred = (table - table.mean(0)) / (table.std(0) + 1e-3)
     count = min(count, *centred.shape)
-    torch.manual_seed(0)  # the randomised decomposition draws
-    _, _, directions = torch.pca_lowrank(centred, q=count, center=False)
+    with torch.random.fork_rng(devices=[]):  # the randomised decomposition draws
+        torch.manual_seed(0)
+        _, _, directions = torch.pca_lowrank(centred, q=count, center=False)
     scores = centred @ directions
     scores = scores / (scores.std(0) + 1e-6)
     return dict(zip(features, scores.split([len(value) for value in features.values()])))
@@ -55,11 +57,7 @@ def information(margins: torch.Tensor) -> torch.Tensor:
 
     (Houlsby 2011, arXiv 1112.5745.)
     """
-    def entropy(p: torch.Tensor) -> torch.Tensor:
-        return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
-
-    p = torch.sigmoid(margins)
-    return entropy(p.mean(0)) - entropy(p).mean(0)
+    return Bernoulli(torch.sigmoid(margins).mean(0)).entropy() - Bernoulli(logits=margins).entropy().mean(0)
 
 
 class Uncertainty:

@@ -116,15 +116,8 @@ class Trunk:
         """A context manager in which the blocks above the cut, and the norm after them, are copies of what they are now."""
         if not self.splits:
             raise ModelError(f"A {self.model.config.model_type} model runs whole here, so its top blocks cannot learn as a whole: give it adapters.")
-        blocks, norm = copy.deepcopy(nn.ModuleList(self.blocks[self.cut :])).requires_grad_(False), copy.deepcopy(self.norm).requires_grad_(False)
-
-        @contextlib.contextmanager
-        def swapped():
-            parts = {self.names[0]: nn.ModuleList([*self.blocks[: self.cut], *blocks]), self.names[1]: norm}
-            with self._with(parts):
-                yield
-
-        return swapped
+        *blocks, norm = copy.deepcopy(nn.ModuleList([*self.blocks[self.cut :], self.norm])).requires_grad_(False)
+        return functools.partial(self._with, {self.names[0]: nn.ModuleList([*self.blocks[: self.cut], *blocks]), self.names[1]: norm})
 
     def mixed(self) -> torch.autocast:
         """The precision of each pass, for several passes within: float32 weights that multiply in bfloat16 are cast once for all of them."""
@@ -157,17 +150,17 @@ class Trunk:
             return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask)[:, -length:], **inputs).last_hidden_state
 
 
-def share_blocks(ours: Trunk, theirs: Trunk) -> tuple[int, int]:
+def share_blocks(ours: Trunk, theirs: Trunk) -> int | None:
     """Puts their embeddings and lowest frozen blocks in place of ours as far as the weights are equal, bit for bit, in dtype and place.
 
-    Returns (how many blocks are now shared, where their states are cut); none where families differ or cannot be split.
+    Returns where their states are cut if all blocks below are now shared, else None.
     """
     if not (ours.splits and theirs.splits) or ours.model.config.model_type != theirs.model.config.model_type:
-        return 0, -1
+        return None
     blocks_name, _, positions_name = ours.names
     mine, other = (trunk.model.get_input_embeddings() for trunk in (ours, theirs))
     if not _same_weights(mine, other) or positions_name and not _same_weights(getattr(ours.model, positions_name), getattr(theirs.model, positions_name)):
-        return 0, -1
+        return None
     ours.model.set_input_embeddings(other)
     if positions_name:
         setattr(ours.model, positions_name, getattr(theirs.model, positions_name))
@@ -177,7 +170,7 @@ def share_blocks(ours: Trunk, theirs: Trunk) -> tuple[int, int]:
             break
         getattr(ours.model, blocks_name)[count] = block
         count += 1
-    return count, theirs.cut
+    return theirs.cut if count == theirs.cut else None
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:

@@ -45,9 +45,14 @@ def model(request) -> RewardModel:
     return trained(**KINDS[request.param])
 
 
+def raw_of(model: RewardModel, input_ids, attention_mask, after_prompt) -> torch.Tensor:
+    """(B,) raw rewards of token ids."""
+    return model.combined(model.read(model.trunk.lower(input_ids, attention_mask), attention_mask, after_prompt))
+
+
 def one_by_one(model: RewardModel, prompts: list[str], answers: list[str]) -> list[torch.Tensor]:
     """Each text alone, so that nothing is padded."""
-    return [model(**model.encode([prompt], [answer]))[0] for prompt, answer in zip(prompts, answers)]
+    return [raw_of(model, **model.encode([prompt], [answer]))[0] for prompt, answer in zip(prompts, answers)]
 
 
 def pad(batch: dict, left: int, right: int, token: int) -> dict:
@@ -79,11 +84,11 @@ def test_shape_and_padding(model):
         alone = torch.stack(one_by_one(model, PROMPTS, ANSWERS))
         batch = model.encode(PROMPTS, ANSWERS)
         assert batch["attention_mask"].min() == 0 and batch["attention_mask"][:, -1].all()  # padded on the left
-        together = model(**batch)
+        together = raw_of(model, **batch)
         assert together.shape == (5,) and together.dtype == torch.float32
         assert torch.allclose(together, alone, atol=1e-5) and together.std() > 0.01
         for left, right, token in ((7, 0, 5), (0, 7, 5), (3, 4, model.tokenizer.eos_token_id)):
-            assert torch.allclose(model(**pad(batch, left, right, token)), alone, atol=1e-5)
+            assert torch.allclose(raw_of(model, **pad(batch, left, right, token)), alone, atol=1e-5)
 
 
 def test_reward_is_read_at_the_end_of_sequence(model):

@@ -79,13 +79,19 @@ def test_weights_gaps_and_ties_by_hand():
     assert two.item() == pytest.approx(sum(each) / 2, abs=1e-6)
 
 
+def raw_of(model: RewardModel, prompt: str, response: str) -> torch.Tensor:
+    """The raw reward of one text, by a pass of its own."""
+    ids, mask, after = model.encode([prompt], [response]).values()
+    return model.combined(model.read(model.trunk.lower(ids, mask), mask, after))[0]
+
+
 def slow_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
     """A forward pass for each side of each pair; the mean over prompts of the mean over a prompt's pairs."""
     of_prompts = []
     for group in groups:
         losses = []
         for better, worse in group.pairs:
-            chosen, rejected = (model(**model.encode([group.prompt], [group.responses[side]]))[0] for side in (better, worse))
+            chosen, rejected = (raw_of(model, group.prompt, group.responses[side]) for side in (better, worse))
             losses.append(torch.log(1 + torch.exp(rejected - chosen)))
         of_prompts.append(sum(losses) / len(losses))
     return sum(of_prompts) / len(of_prompts)

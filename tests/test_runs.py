@@ -218,7 +218,7 @@ def test_write_json_is_never_met_half_written(tmp_path):
 def test_write_json_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "x.json"
     runs.write_json(path, {"old": 1})
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((AttributeError, ValueError)):
         runs.write_json(path, {"new": object()})
     monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError("no")))
     with pytest.raises(OSError):
