@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from .data import load_rows, write_jsonl
+from .data import load_rows, write_jsonl, write_text
 from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
@@ -135,11 +135,8 @@ def strict(content):
 
 
 def write_json(path: Path, content) -> None:
-    """Writes aside and renames, so that a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(strict(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    """Strict JSON, written as a whole or not at all."""
+    write_text(path, json.dumps(strict(content), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict:
