@@ -95,7 +95,7 @@ def reward_training(steps: list[dict], heldout: list[dict], title: str = "") -> 
 
 def report_card(accuracies: list[tuple[str, float, tuple[float, float] | None]], report: dict, rewards: dict[str, list[float]]) -> go.Figure:
     """Accuracies side by side (the first in blue), the calibration curve as trained and scaled, and the rewards of answers by source."""
-    fig = figure(["accuracy, with 95% interval", "calibration: on the diagonal is good", "reward of answers never trained on"])
+    fig = figure(["accuracy, 95% interval", "calibration", "reward of held-out answers"])
     fig.add_trace(accuracy_bars([{"name": name, "accuracy": value, "ci": ci} for name, value, ci in accuracies], [BLUE] + [GREY] * (len(accuracies) - 1)), 1, 1)
     fig.add_trace(go.Scatter(x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False), 1, 2)
     for name, key, color in (("as trained", "calibration", GREY), (f"margins / {report['temperature']:.2f}", "calibration_scaled", BLUE)):
@@ -132,7 +132,7 @@ def accuracy_details(report: dict, curve: list[dict], ceiling: float = float("na
     fig.add_trace(line("heads alone, held out", [row["accuracy"] for row in curve], [row["prompts"] for row in curve], BLUE, showlegend=False), 2, 2)
     if ceiling == ceiling:
         fig.add_hline(y=ceiling, line={"color": GREY, "dash": "dot"}, row=2, col=2, annotation_text="ceiling by label noise")
-    fig.update_xaxes(title_text="prompts learned from", type="log", row=2, col=2)
+    fig.update_xaxes(title_text="prompts learned from", type="log", tickvals=[row["prompts"] for row in curve], row=2, col=2)
     fig.update_yaxes(tickformat=".0%", row=2, col=2)
     return fig
 
@@ -157,9 +157,9 @@ def distributions(sft: list[dict], ppo: list[dict], kl) -> go.Figure:
     """Reward, words and KL of the answers before and after."""
     fig = figure(["reward of an answer", "words in an answer", "KL of an answer, nats"])
     for name, rows, color in (("π_SFT", sft, SFT), ("π_RLHF", ppo, RLHF)):
-        for panel, key in enumerate(("reward", "words")):
+        for panel, (key, bins) in enumerate((("reward", None), ("words", {"size": 1}))):
             fig.add_trace(go.Histogram(x=[r[key] for r in rows], name=name, legendgroup=name, showlegend=panel == 0, opacity=0.6, marker_color=color,
-                                       nbinsx=30), **place(panel, 3))
+                                       nbinsx=30, xbins=bins), **place(panel, 3))
     fig.add_trace(go.Histogram(x=[float(k) for k in kl], marker_color=RLHF, opacity=0.6, showlegend=False, nbinsx=30), row=1, col=3)
     fig.update_layout(barmode="overlay")
     return fig
@@ -181,13 +181,15 @@ def gain_by_prompt(pairs: list[dict]) -> go.Figure:
     """Gold score before and after for every held-out prompt; above the line PPO helped. Hovering shows the prompt."""
     fig = figure(["gold score of each prompt's answer: above the line, π_RLHF is better"], height=380)
     rng = np.random.default_rng(0)
-    kinds = sorted({p["category"] for p in pairs})
-    for kind, color in zip(kinds, (BLUE, ORANGE, GREEN, RED, PURPLE, GREY) * 3):
+    colors, symbols = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY), ("circle", "diamond", "x", "triangle-up")
+    for number, kind in enumerate(sorted({p["category"] for p in pairs})):
         rows = [p for p in pairs if p["category"] == kind]
+        marker = {"color": colors[number % 6], "symbol": symbols[number // 6 % 4], "size": 6, "opacity": 0.8}
         jitter = rng.normal(0, 0.03, (len(rows), 2))
         fig.add_trace(go.Scatter(x=[p["sft"]["gold"] for p in rows] + jitter[:, 0], y=[p["ppo"]["gold"] for p in rows] + jitter[:, 1], mode="markers", name=html.escape(kind),
-                                 text=[hover(p["prompt"]) for p in rows], hoverinfo="text", marker={"color": color, "size": 6, "opacity": 0.8}))
-    fig.add_trace(go.Scatter(x=[0, 5], y=[0, 5], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False))
+                                 text=[hover(p["prompt"]) for p in rows], hoverinfo="text", marker=marker))
+    ends = [min((p[side]["gold"] for p in pairs for side in ("sft", "ppo")), default=0), 5]
+    fig.add_trace(go.Scatter(x=ends, y=ends, mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False))
     fig.update_xaxes(title_text="π_SFT")
     fig.update_yaxes(title_text="π_RLHF")
     return fig

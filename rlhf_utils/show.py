@@ -53,11 +53,11 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
 
 
 def static_picture(fig: go.Figure) -> str | None:
-    """A base64 PNG on a light ground, or None where kaleido finds no Chrome to draw it."""
+    """A base64 PNG on a light ground, or None where kaleido finds no Chrome to draw it. JupyterLab shows it, uncut in a window of 1,250 pixels, until the mouse comes by."""
     if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")):
         return None
     try:
-        picture = go.Figure(fig).update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#444").to_image(format="png", width=960, scale=1)
+        picture = go.Figure(fig).update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#444").to_image(format="png", width=800, scale=1)
     except Exception:  # a Chrome that does not start costs the picture, not the run
         return None
     return base64.b64encode(picture).decode()
