@@ -291,7 +291,7 @@ function render({ model, el }) {
   start();
   draw();
   model.send({ type: "hello" });
-  if (state().autofocus && state().progress.done === state().progress.begun) root.focus({ preventScroll: true });
+  if (state().progress.done === state().progress.begun) root.focus({ preventScroll: true });
   return () => { clearTimeout(timer); model.off("change:state", received); model.off("change:guidelines", draw); };
 }
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize_scalar
 
 from .errors import DataError
 from .evaluate import bootstrap_by_prompt, calibration, correct, longer_of_pairs, margins
@@ -71,14 +72,11 @@ def too_long(model, rows: list[dict]) -> dict | None:
 def fit_temperature(margins) -> float:
     """T > 0 that makes σ(margin/T) most likely on labelled pairs (Guo 2017, arXiv 1706.04599); fit it on other pairs than it is judged by.
 
-    The likelihood is concave in 1/T; its slope's zero is found by halving between 1/100 and 100.
+    The likelihood is concave in 1/T; its top is sought between 1/100 and 100.
     """
-    margins, low, high = np.asarray(margins, dtype=float), -np.log(100), np.log(100)
-    for _ in range(60):
-        middle = (low + high) / 2
-        slope = (margins / (1 + np.exp(np.clip(np.exp(middle) * margins, -500, 500)))).mean()  # of the mean log-likelihood, by 1/T
-        low, high = (middle, high) if slope > 0 else (low, middle)
-    return float(np.exp(-middle))
+    margins = np.asarray(margins, dtype=float)
+    loss = lambda log_t: np.logaddexp(0, -margins * np.exp(-log_t)).mean()  # noqa: E731
+    return float(np.exp(minimize_scalar(loss, bounds=(-np.log(100), np.log(100)), method="bounded", options={"xatol": 1e-9}).x))
 
 
 def accuracy_by(rows: list[dict], margins, name: Callable[[dict], str]) -> list[dict]:

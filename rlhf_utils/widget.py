@@ -121,16 +121,16 @@ if anywidget:
         state = traitlets.Dict().tag(sync=True)
         guidelines = traitlets.Dict().tag(sync=True)
 
-        def __init__(self, desk: Desk, guidelines: dict[str, str] = GUIDELINES, autofocus: bool = True):
-            self.desk, self.shown, self._autofocus = desk, threading.Event(), autofocus
-            super().__init__(state=desk.state(autofocus=autofocus), guidelines=dict(guidelines))
+        def __init__(self, desk: Desk, guidelines: dict[str, str] = GUIDELINES):
+            self.desk, self.shown = desk, threading.Event()
+            super().__init__(state=desk.state(), guidelines=dict(guidelines))
             self.on_msg(self._received)
 
         def _received(self, _, message: dict, buffers) -> None:
             if message.get("type") == "hello":
                 self.shown.set()
             else:
-                self.state = self.desk.receive(message) | {"autofocus": self._autofocus, "at": time.time()}  # two equal failures are two states
+                self.state = self.desk.receive(message) | {"at": time.time()}  # two equal failures are two states
 
 
 def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets.VBox:

@@ -39,7 +39,7 @@ class Bench:
         self.load()
 
     def load(self):
-        state = self.desk.state(autofocus=True)
+        state = self.desk.state()
         self.page.set_content(PAGE % (STYLE, json.dumps(state).replace("<", "\\u003c"), json.dumps(GUIDELINES), json.dumps(MODULE).replace("</", "<\\/")))
         self.page.wait_for_function("window.ready")
 
