@@ -4,6 +4,7 @@ Left out: sharing a queue between machines; paying people.
 """
 
 import hashlib
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class LabelQueue:
         self._order = list(self.items)
         if self.strategy == "random":
             random.Random(f"{self.seed}/{self.annotator}").shuffle(self._order)
+        self._repeats = [item for item in self._order if item["id"] in self._repeated]
         self._first: str | None = None  # an item whose judgement was just taken back
         self.refresh()
 
@@ -102,11 +104,10 @@ class LabelQueue:
             item = max(fresh, key=lambda item: worth.get(item["id"], 0.0), default=None)
         else:
             item = next(fresh, None)
-        if self._repeated:
-            settled = set(list(self._mine)[:-REPEAT_AFTER] if item else self._mine)
-            for again in self._order:
-                if again["id"] in settled and self._again(again):
-                    return self._turn(again, "repeat")
+        fresh_in_mind = set(itertools.islice(reversed(self._mine), REPEAT_AFTER)) if item else ()
+        for again in self._repeats:
+            if self._again(again) and again["id"] not in fresh_in_mind:
+                return self._turn(again, "repeat")
         return self._turn(item, "ranking") if item else None
 
     def _turn(self, item: dict, kind: str) -> Turn:
@@ -115,7 +116,7 @@ class LabelQueue:
         return Turn(item, rng.sample(range(len(item["responses"])), len(item["responses"])), kind, rng)
 
     def submit(self, turn: Turn, ranks: list[int], **judgement) -> int:
-        """Stores a judgement of a turn, on disk when this returns; no ranks: the item is skipped. The other arguments are LabelStore.add's."""
+        """Stores a judgement of a turn, on disk when this returns unless the store is `in_bulk`; no ranks: the item is skipped. The other arguments are LabelStore.add's."""
         kind, item = turn.kind if ranks else "skip", turn.item
         number = self.store.add(item["id"], self.annotator, item["prompt"], item["responses"], turn.shown_order, ranks,
                                 judgement.pop("session", self.session), kind=kind, **judgement)
@@ -165,9 +166,10 @@ def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float
     for index, annotator in enumerate(annotators):
         own = [item for number, item in enumerate(items) if number < shared or number % len(annotators) == index]
         queues.append((annotator, LabelQueue(own, store, annotator.name, seed, session=headless_session(annotator, seed), **options)))
-    for annotator, queue in track([pair for pair in queues for _ in range(pair[1].total - pair[1].done)]):
-        if turn := queue.next():  # none where an item that was to be asked twice has been skipped
-            queue.submit(turn, annotator.rank(turn.item, turn.item["responses"], turn.shown_order, turn.rng))
+    with store.in_bulk():
+        for annotator, queue in track([pair for pair in queues for _ in range(pair[1].total - pair[1].done)]):
+            if turn := queue.next():  # none where an item that was to be asked twice has been skipped
+                queue.submit(turn, annotator.rank(turn.item, turn.item["responses"], turn.shown_order, turn.rng))
     return of_annotators(store.rows(items), annotators, seed)
 
 

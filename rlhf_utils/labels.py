@@ -8,7 +8,7 @@ import json
 import sqlite3
 import time
 import uuid
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from .errors import SettingError
@@ -39,7 +39,7 @@ class LabelStore:
     """Judgements in SQLite. Every call opens its own connection, so that any thread or process may call; nothing is overwritten."""
 
     def __init__(self, path: Path):
-        self.path = Path(path)
+        self.path, self._synchronous = Path(path), "FULL"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with closing(self._connect()) as db:
             db.execute("PRAGMA journal_mode=WAL")
@@ -63,14 +63,25 @@ class LabelStore:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=60)
-        db.execute("PRAGMA synchronous=FULL")  # with a write-ahead log: a commit returns when it is on the disk
+        db.execute(f"PRAGMA synchronous={self._synchronous}")  # FULL, with a write-ahead log: a commit returns when it is on the disk
         db.row_factory = sqlite3.Row
         return db
+
+    @contextmanager
+    def in_bulk(self):
+        """Within, judgements do not wait for the disk: a power cut may lose the last of them, a killed process none. For those that can be made again."""
+        with closing(self._connect()) as db:
+            db.execute("SELECT 1 FROM judgements").fetchone()  # while one connection is open, the end of another does not write the log back
+            self._synchronous = "NORMAL"
+            try:
+                yield
+            finally:
+                self._synchronous = "FULL"
 
     def add(self, item_id: str, annotator: str, prompt: str, responses: list[str], shown_order: list[int], ranks: list[int],
             session: str = "", confidence: float | None = None, flags: list[str] = (), note: str = "", shown_at: float | None = None,
             kind: str = "ranking", margin: float | None = None, uid: str | None = None, submitted_at: float | None = None) -> int:
-        """Stores one judgement durably and returns its id; one whose `uid` is there already is not stored again.
+        """Stores one judgement, durably unless `in_bulk`, and returns its id; one whose `uid` is there already is not stored again.
 
         Raises ValueError as check_judgement does.
         """
