@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from jupyter_client.manager import start_new_kernel
@@ -143,6 +144,39 @@ def test_processes_and_threads_write_at_once(tmp_path):
     assert len(rows) == len(raw_rows(path)) == 4200
     for name, count in [(f"process{n}", 1000) for n in range(4)] + [("thread0", 100), ("thread1", 100)]:
         assert [row["item_id"] for row in rows if row["annotator"] == name] == [str(n) for n in range(count)]
+
+
+def add_in_bulk_and_die(path, acknowledged):
+    store = LabelStore(path)
+    with store.in_bulk():
+        for n in range(500):
+            store.add(str(n), "ada", "p", ["a", "b"], [0, 1], [1, 2])
+            acknowledged.value = n + 1
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_kill_9_in_bulk_loses_nothing(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    acknowledged = context.Value("i", 0)
+    worker = context.Process(target=add_in_bulk_and_die, args=(tmp_path / "labels.sqlite", acknowledged))
+    worker.start()
+    worker.join(120)
+    assert worker.exitcode == -signal.SIGKILL and acknowledged.value == 500
+    assert [row[2] for row in raw_rows(tmp_path / "labels.sqlite")] == [str(n) for n in range(500)]
+
+
+def test_only_in_bulk_is_the_disk_not_waited_for(tmp_path):
+    store = LabelStore(tmp_path / "labels.sqlite")
+
+    def synchronous() -> int:
+        with closing(store._connect()) as db:
+            return db.execute("PRAGMA synchronous").fetchone()[0]
+
+    full, normal = 2, 1  # sqlite.org/pragma.html#pragma_synchronous
+    with pytest.raises(KeyError), store.in_bulk():
+        assert synchronous() == normal
+        raise KeyError
+    assert synchronous() == full
 
 
 BURST = """
