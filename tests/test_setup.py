@@ -86,7 +86,7 @@ def test_one_list_of_requirements():
     assert pip == ["-c constraints.txt", "-e .[test]"]
 
 
-ON_COLAB = {"torch", "transformers", "accelerate", "safetensors", "numpy", "pandas", "plotly", "ipywidgets", "scikit-learn", "ipykernel", "pyyaml", "tqdm"}
+ON_COLAB = {"torch", "transformers", "accelerate", "safetensors", "numpy", "pandas", "plotly", "ipywidgets", "scikit-learn", "scipy", "ipykernel", "pyyaml", "tqdm"}
 NOT_FOR_CELLS = {"jupyterlab", "kaleido"}  # an interface that Colab is itself; static pictures, which are made only where this is found
 
 
