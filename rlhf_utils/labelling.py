@@ -53,11 +53,10 @@ class LabelQueue:
             if not 2 <= len(item["responses"]) <= 6:
                 raise SettingError(f"{item['prompt'][:60]!r} has {len(item['responses'])} responses: 2 to 6 can be ranked.")
         self._shared = {item["id"] for item in self.items[: round(self.overlap * len(self.items))]}
-        self._repeated = {item["id"] for item in self.items if random.Random(f"{self.seed}/repeat/{item['id']}").random() < self.repeat}
         self._order = list(self.items)
         if self.strategy == "random":
             random.Random(f"{self.seed}/{self.annotator}").shuffle(self._order)
-        self._repeats = [item for item in self._order if item["id"] in self._repeated]
+        self._repeated = [item for item in self._order if random.Random(f"{self.seed}/repeat/{item['id']}").random() < self.repeat]
         self._first: str | None = None  # an item whose judgement was just taken back
         self.refresh()
 
@@ -80,7 +79,7 @@ class LabelQueue:
         return item["id"] in self._shared or item["id"] in self._mine or item["id"] not in self._others
 
     def _again(self, item: dict) -> bool:
-        return item["id"] in self._repeated and self._mine.get(item["id"]) == ["ranking"]
+        return self._mine.get(item["id"]) == ["ranking"]
 
     @property
     def done(self) -> int:
@@ -90,7 +89,7 @@ class LabelQueue:
     def total(self) -> int:
         """Judgements in all, repetitions included."""
         fresh = sum(item["id"] not in self._mine and self._is_asked(item) for item in self.items)
-        again = sum(item["id"] in self._repeated and (item["id"] not in self._mine or self._again(item)) and self._is_asked(item) for item in self.items)
+        again = sum((item["id"] not in self._mine or self._again(item)) and self._is_asked(item) for item in self._repeated)
         return self.done + fresh + again
 
     def next(self) -> Turn | None:
@@ -105,7 +104,7 @@ class LabelQueue:
         else:
             item = next(fresh, None)
         fresh_in_mind = set(itertools.islice(reversed(self._mine), REPEAT_AFTER)) if item else ()
-        for again in self._repeats:
+        for again in self._repeated:
             if self._again(again) and again["id"] not in fresh_in_mind:
                 return self._turn(again, "repeat")
         return self._turn(item, "ranking") if item else None
@@ -116,7 +115,7 @@ class LabelQueue:
         return Turn(item, rng.sample(range(len(item["responses"])), len(item["responses"])), kind, rng)
 
     def submit(self, turn: Turn, ranks: list[int], **judgement) -> int:
-        """Stores a judgement of a turn, on disk when this returns unless the store is `in_bulk`; no ranks: the item is skipped. The other arguments are LabelStore.add's."""
+        """Stores a judgement of a turn, as LabelStore.add does, whose the other arguments are; no ranks: the item is skipped."""
         kind, item = turn.kind if ranks else "skip", turn.item
         number = self.store.add(item["id"], self.annotator, item["prompt"], item["responses"], turn.shown_order, ranks,
                                 judgement.pop("session", self.session), kind=kind, **judgement)

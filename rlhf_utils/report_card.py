@@ -75,8 +75,8 @@ def fit_temperature(margins) -> float:
     The likelihood is concave in 1/T; its top is sought between 1/100 and 100.
     """
     margins = np.asarray(margins, dtype=float)
-    loss = lambda log_t: np.logaddexp(0, -margins * np.exp(-log_t)).mean()  # noqa: E731
-    return float(np.exp(minimize_scalar(loss, bounds=(-np.log(100), np.log(100)), method="bounded", options={"xatol": 1e-9}).x))
+    found = minimize_scalar(lambda log_t: np.logaddexp(0, -margins * np.exp(-log_t)).mean(), bounds=(-np.log(100), np.log(100)), options={"xatol": 1e-9})
+    return float(np.exp(found.x))
 
 
 def accuracy_by(rows: list[dict], margins, name: Callable[[dict], str]) -> list[dict]:
