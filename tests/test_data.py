@@ -79,6 +79,32 @@ def test_no_near_duplicates():
     assert close == []
 
 
+# Pairs of a prompt that trains and one that measures which share half of what they are about, and yet ask different things; looked at one by one.
+DIFFERENT = {
+    ("Explain what a zombie process is in an operating system.", "Explain what an operating system is."),
+    ("In an email, what does ASAP stand for?", 'What does the "e" in "email" stand for?'),
+    ('How do you say "thank you" in Spanish?', 'How do you say "excuse me" in Spanish?'),
+    ("Give me a tongue twister about a thief.", "What is a tongue twister?"),
+    ('Fix the spelling of "tommorow".', 'Fix the spelling of "neccessary".'),
+    ("Complete the simile: as cold as...", "Complete the simile: as light as..."),
+}
+COMMON = set("""a an the of in to for with and or on at my our your is are it that this from by as one two three line lines few short word words me us his her
+their how what which who when where why do does i can write give tell name into be so some did was were am if you we""".split())
+
+
+def test_what_is_measured_is_not_asked_in_training_in_other_words():
+    """Stems of the words that carry a prompt: a close pair must be looked at, and is listed where it asks something else."""
+    def stems(prompt: str) -> set[str]:
+        return {word[:5] for word in re.findall(r"[a-z]+", prompt.lower()) if word not in COMMON}
+
+    measured = [(row["prompt"], stems(row["prompt"])) for row in ROWS["heldout"]]
+    close = set()
+    for row in ROWS["demonstrations"] + ROWS["prompts"]:
+        own = stems(row["prompt"])
+        close |= {(row["prompt"], prompt) for prompt, other in measured if len(own & other) >= 2 and 2 * len(own & other) >= len(own | other)}
+    assert close == DIFFERENT
+
+
 def test_completions_are_concise_sentences():
     for row in ROWS["demonstrations"]:
         text = row["completion"]
