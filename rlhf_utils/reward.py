@@ -91,7 +91,7 @@ class RewardModel(nn.Module):
         """(B, S) float32 states that the heads read: one, five (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
         last = last_token_index(attention_mask)
         before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
-        layers, place = [self.trunk.upper(lower, attention_mask), lower], torch.arange(lower.shape[1], device=last.device)
+        layers, place = [self.trunk.upper(lower, attention_mask), lower][: 1 + self.trunk.splits], torch.arange(lower.shape[1], device=last.device)
         prompt = attention_mask.bool() & (place <= before[:, None])
         return self.pick(layers, [mean_over(layer, prompt) for layer in layers], before, last)
 
@@ -110,12 +110,12 @@ class RewardModel(nn.Module):
         return torch.cat([state for states in found for state in states], dim=-1)
 
     @torch.no_grad()
-    def read_texts(self, texts: list[tuple[str, str]], batch_size: int = 32, track=iter) -> dict[tuple[str, str], torch.Tensor]:
+    def read_texts(self, texts: list[tuple[str, str]], batch_size: int = 32, track=iter, pick=None) -> dict[tuple[str, str], torch.Tensor]:
         """The (S,) `states` of each (prompt, completion), where what is alike before the answers is run once for all of them.
 
-        track: wraps the loop over batches of different prompts, to show progress.
+        track: wraps the loop over batches of different prompts, to show progress. pick: what to keep of each text, in place of `pick`.
         """
-        trunk, by_prompt = self.trunk, {}  # the ids before the answers → (ids of an answer, its text)
+        trunk, pick, by_prompt = self.trunk, pick or self.pick, {}  # the ids before the answers → (ids of an answer, its text)
         for text, ids, after in zip(texts, *self.tokens(*zip(*texts))) if texts else ():
             ids = ids[-self.max_length :]
             cut = max(len(ids) - after, 1)  # the beginning that is lost may be the whole prompt
@@ -124,7 +124,7 @@ class RewardModel(nn.Module):
         for start in track(range(0, len(order), batch_size)):
             few = order[start : start + batch_size]
             prompt, cache = self.tokenizer.pad({"input_ids": [list(ids) for ids in few]}, return_tensors="pt", padding_side="left").to(self.device), trunk.new_cache()
-            asked = trunk.both(prompt["input_ids"], prompt["attention_mask"], cache)
+            asked = trunk.both(prompt["input_ids"], prompt["attention_mask"], cache)[: 1 + trunk.splits]  # a family that runs whole has no middle
             ends, means = [layer[:, -1:] for layer in asked], [mean_over(layer, prompt["attention_mask"].bool()) for layer in asked]
             answers = sorted(((ids, text, row) for row, ids in enumerate(few) for ids, text in by_prompt[ids]), key=lambda answer: -len(answer[0]))
             for first in range(0, len(answers), batch_size):
@@ -135,7 +135,7 @@ class RewardModel(nn.Module):
                 own.batch_select_indices(which)
                 layers = trunk.both(ids, torch.cat([prompt["attention_mask"][which].bool(), real], dim=1), own)
                 layers = [torch.cat([end[which], layer], dim=1) for end, layer in zip(ends, layers)]
-                found |= zip((text for _, text, _ in part), self.pick(layers, [mean[which] for mean in means], torch.zeros_like(last), last))
+                found |= zip((text for _, text, _ in part), pick(layers, [mean[which] for mean in means], torch.zeros_like(last), last))
         models.release_freed_memory()
         return found
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, GPT2Config, GPT2Model
+from transformers import AutoModel, AutoModelForSequenceClassification, GPT2Config, GPT2Model, OPTConfig, OPTModel
 
 from rlhf_utils import data, models
 from rlhf_utils.errors import SettingError
@@ -321,3 +321,12 @@ def test_what_was_read_before_the_adapters_learned_is_not_used_after(cache_gb):
                 parameter.normal_(0, 0.1)
     learned = model.raw(PROMPTS, ANSWERS)
     assert torch.allclose(learned, torch.stack(one_by_one(model, PROMPTS, ANSWERS)), atol=1e-5) and not torch.allclose(learned, untrained, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:This opt model")
+def test_a_family_that_runs_whole_is_read_all_the_same():
+    torch.manual_seed(0)
+    config = OPTConfig(vocab_size=1024, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=256, word_embed_proj_dim=32)
+    model = RewardModel(models.add_lora(OPTModel(config), 4, num_trainable_layers=1), models.load_tokenizer("tiny"), dropout=0.0, read_prompt=True).eval()
+    assert torch.allclose(model.raw(PROMPTS, ANSWERS), torch.stack(one_by_one(model, PROMPTS, ANSWERS)), atol=1e-5)
+    assert torch.allclose(model.cached(PROMPTS, ANSWERS)[:, 0], model.raw(PROMPTS, ANSWERS), atol=1e-5)
