@@ -77,7 +77,7 @@ class Checkpoints:
         aside = target.with_suffix(".part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        tensors = {f"weight/{name}": p.detach().cpu().contiguous() for name, p in self.policy.state().items()}
+        tensors = {f"weight/{name}": p.detach().cpu().contiguous() for name, p in self.policy.trainable().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{index}/{name}": value.cpu().contiguous() for name, value in moments.items()}
         tensors["random/sampling"], tensors["random/torch"] = self.generator.get_state(), torch.get_rng_state()
@@ -117,8 +117,8 @@ class Checkpoints:
         if other:
             raise PPOError(f"The checkpoint {folder.name} was made with other settings ({'; '.join(other)}): use the same, or resume=False.")
         with torch.no_grad():
-            for name, own in self.policy.state().items():
-                own.copy_(tensors[f"weight/{name}"])
+            for name, parameter in self.policy.trainable().items():
+                parameter.copy_(tensors[f"weight/{name}"])
         moments: dict[int, dict] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer/"):

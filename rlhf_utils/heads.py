@@ -51,20 +51,6 @@ def make_head(hidden_size: int, kind: str, dropout: float = 0.1, states: int = 1
     return nn.Sequential(Standardise(size), nn.Dropout(dropout), nn.Linear(size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
 
 
-def make_critic(hidden_size: int, states: int) -> nn.Module:
-    """An mlp over `states` states, whose values are 0 until it learns."""
-    head = make_head(hidden_size, "mlp", 0.3, states)
-    nn.init.zeros_(head[-1].weight)
-    return head.eval()
-
-
-def standardise_by(heads: nn.Module, states: torch.Tensor) -> None:
-    """Sets by what the heads standardise to the mean and standard deviation of the (N, S) states."""
-    for layer in heads.modules():
-        if isinstance(layer, Standardise):
-            layer.mean, layer.std = states.mean(0), states.std(0) + 1e-3
-
-
 def combine(members: torch.Tensor, how: str) -> torch.Tensor:
     """(B,) from the (B, m) rewards of m heads: their mean, their minimum, or the mean less the standard deviation between them.
 

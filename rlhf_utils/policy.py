@@ -12,15 +12,13 @@ from torch import nn
 
 from . import models
 from .errors import ModelError, SettingError
-from .heads import make_critic, make_head
+from .heads import make_head
 from .lora import make_lean
 from .trunk import Trunk
 
-CRITIC_SHARE = 0.25  # of the learning rate: a fitted critic has less to learn than the policy
-
 
 class Policy(nn.Module):
-    """π, its reference π_SFT and a value head that starts at zero, on π's last state (see `start_values`).
+    """π, its reference π_SFT and a value head that starts at zero.
 
     π is either a peft model, whose adapters switched off give the reference, or a model whose top blocks learn as a whole
     (`models.unfreeze_top`), of which a frozen copy is kept. Not to be copied or moved to another device: the frozen copy would stay behind.
@@ -34,7 +32,6 @@ class Policy(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.eval()  # dropout off in every role, training too
-        self.has_critic = False  # whether the value head reads frozen states (critic.py) in place of π's own
         self.adapted = hasattr(model, "disable_adapter")
         if weight.requires_grad:
             raise SettingError("The policy's head must stay frozen, as the reference shares it: give add_lora's or unfreeze_top's model.")
@@ -43,30 +40,15 @@ class Policy(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """All that a run changes: what is trainable, and by what a critic standardises."""
-        return self.trainable() | {f"value_head.{name}": b for name, b in self.value_head.named_buffers()}
-
-    def parameter_groups(self) -> list[dict]:
-        """The optimizer's groups: the policy's weights, and the value head's with the `share` of the learning rate that they take."""
-        values = {id(p) for p in self.value_head.parameters()}
-        return [{"params": [p for p in self.trainable().values() if id(p) not in values], "share": 1.0},
-                {"params": list(self.value_head.parameters()), "share": CRITIC_SHARE if self.has_critic else 1.0}]
-
     def start_values(self, value_init: str, reward_model: Callable[[], Path]) -> None:
-        """The value head starts as "zero", as the head of the saved "reward_model", in points of its normalised reward, or as a "critic".
+        """The value head starts as "zero", or as the head of the saved "reward_model", in points of its normalised reward.
 
-        The reward model's head was trained on the states of its own top blocks and reads π's now, so it starts as a rough guess. A critic
-        reads frozen states (`critic.critic_states`), and its values are 0 until `critic.fit_critic`, or PPO, teaches it.
+        That head was trained on the states of the reward model's own top blocks and reads π's now, so it starts as a rough guess.
         Raises SettingError for another value_init, and where the head does not read one state of the policy's size.
         """
-        if value_init not in ("zero", "reward_model", "critic"):
-            raise SettingError(f"value_init={value_init!r} must be 'zero', 'reward_model' or 'critic'.")
+        if value_init not in ("zero", "reward_model"):
+            raise SettingError(f"value_init={value_init!r} must be 'zero' or 'reward_model'.")
         if value_init == "zero":
-            return
-        if value_init == "critic":
-            self.has_critic, device = True, self.value_head.weight.device
-            self.value_head = make_critic(self.model.config.hidden_size, 3 if Trunk(self.model).splits else 1).to(device)
             return
         directory = Path(reward_model())
         settings = json.loads((directory / "reward_config.json").read_text())

@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from .critic import critic_states
 from .errors import PPOError, SettingError
 from .policy import Policy, load_policy, make_policy  # noqa: F401  04 takes them from here
 from .rewards import as_scores, score_samples
@@ -100,7 +99,6 @@ class Rollout:
     rewards: torch.Tensor  # (B, T) per-token rewards: −β·KL, and the score on the last token
     advantages: torch.Tensor  # (B, T) whitened
     returns: torch.Tensor  # (B, T) advantages before whitening + values
-    critic_states: torch.Tensor | None  # (B, T, S) frozen states that the values were read from; None where they are π's own, which change
 
     @property
     def mask(self) -> torch.Tensor:
@@ -180,9 +178,8 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
         samples = sample(policy.model, tokenizer, texts, config.response_length, config.temperature, generator)
     mask = samples.response_mask
     tokens = score_tokens(policy.model, samples, config.temperature, policy.reference, config.per_device_train_batch_size)
-    frozen = critic_states(samples, tokens["ref_hidden"]) if policy.has_critic else None
     with torch.no_grad():
-        values = policy.value_head(tokens["hidden"] if frozen is None else frozen)[..., 0].masked_fill(~mask, 0.0)
+        values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
     columns = {key: [row.get(key) for row in prompts] for key in dict.fromkeys(k for row in prompts for k in row) if key != "prompt"}
     scores = as_scores(score_samples(reward, samples, **columns), len(texts)).to(mask.device)
     scores = scores.clamp(-config.score_clip, config.score_clip) if config.score_clip else scores
@@ -192,15 +189,14 @@ def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOC
         rewards = whiten(rewards, mask, shift_mean=False)
     advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
     return Rollout(samples, tokens["logprobs"], tokens["ref_logprobs"], values, tokens["entropy"], tokens["kl"], scores, rewards,
-                   whiten(advantages, mask), returns, frozen)
+                   whiten(advantages, mask), returns)
 
 
 def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
     """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order; the first two with gradients."""
     hidden = upper_hidden(Trunk(policy.model), rollout.samples, rows)
     logprobs, entropy = token_logprobs(policy.model, hidden, rollout.samples.response_ids[rows][rollout.mask[rows]], temperature)
-    states = hidden if rollout.critic_states is None else rollout.critic_states[rows][rollout.mask[rows]]
-    return logprobs, policy.value_head(states)[:, 0], entropy
+    return logprobs, policy.value_head(hidden)[:, 0], entropy
 
 
 def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, config: PPOConfig, generator: torch.Generator) -> dict[str, float]:
@@ -281,12 +277,9 @@ def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict
     }
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, config: PPOConfig, update_index: int) -> float:
-    """Linear decay, which is returned: the whole learning_rate at update 0, towards 0 after the last; a group with a `share` takes so much of it."""
-    rate = config.learning_rate * (1 - update_index / config.num_updates)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("share", 1.0)
-    return rate
+def learning_rate_at(config: PPOConfig, update_index: int) -> float:
+    """Linear decay: the whole learning_rate at update 0, towards 0 after the last."""
+    return config.learning_rate * (1 - update_index / config.num_updates)
 
 
 def look(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, seed: int) -> list[dict]:

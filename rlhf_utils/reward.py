@@ -110,12 +110,12 @@ class RewardModel(nn.Module):
         return torch.cat([state for states in found for state in states], dim=-1)
 
     @torch.no_grad()
-    def read_texts(self, texts: list[tuple[str, str]], batch_size: int = 32, track=iter, pick=None) -> dict[tuple[str, str], torch.Tensor]:
+    def read_texts(self, texts: list[tuple[str, str]], batch_size: int = 32, track=iter) -> dict[tuple[str, str], torch.Tensor]:
         """The (S,) `states` of each (prompt, completion), where what is alike before the answers is run once for all of them.
 
-        track: wraps the loop over batches of different prompts, to show progress. pick: what to keep of each text, in place of `pick`.
+        track: wraps the loop over batches of different prompts, to show progress.
         """
-        trunk, pick, by_prompt = self.trunk, pick or self.pick, {}  # the ids before the answers → (ids of an answer, its text)
+        trunk, by_prompt = self.trunk, {}  # the ids before the answers → (ids of an answer, its text)
         for text, ids, after in zip(texts, *self.tokens(*zip(*texts))) if texts else ():
             ids = ids[-self.max_length :]
             cut = max(len(ids) - after, 1)  # the beginning that is lost may be the whole prompt
@@ -135,7 +135,7 @@ class RewardModel(nn.Module):
                 own.batch_select_indices(which)
                 layers = trunk.both(ids, torch.cat([prompt["attention_mask"][which].bool(), real], dim=1), own)
                 layers = [torch.cat([end[which], layer], dim=1) for end, layer in zip(ends, layers)]
-                found |= zip((text for _, text, _ in part), pick(layers, [mean[which] for mean in means], torch.zeros_like(last), last))
+                found |= zip((text for _, text, _ in part), self.pick(layers, [mean[which] for mean in means], torch.zeros_like(last), last))
         models.release_freed_memory()
         return found
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from . import models
 from .errors import SettingError
-from .heads import standardise_by
+from .heads import Standardise
 from .reward import RewardModel
 
 States = dict[tuple[str, str], torch.Tensor]  # (prompt, response) → (S,) states that the heads read
@@ -143,7 +143,10 @@ def fit_heads(heads: nn.ModuleList, states: States, groups: list[Group], epochs:
 
     on_epoch: is called after each epoch, with the heads in evaluation mode, with the number of epochs and the losses of all steps so far.
     """
-    standardise_by(heads, torch.stack([states[g.prompt, r] for g in groups for r in g.responses]))
+    table = torch.stack([states[g.prompt, r] for g in groups for r in g.responses])
+    for layer in heads.modules():
+        if isinstance(layer, Standardise):
+            layer.mean, layer.std = table.mean(0), table.std(0) + 1e-3
     optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     losses, total = [], epochs * -(-len(groups) // prompts_per_step)
     for epoch in range(epochs):

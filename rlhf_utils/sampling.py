@@ -280,20 +280,20 @@ def score_tokens(model, samples: Samples, temperature: float, reference=None, ch
     """Log-probabilities of sampled responses under the model, and under `reference`, a context manager that turns it into π_ref.
 
     Returns (B, T) float32 tensors, 0 on padding: `logprobs`, `entropy`, and with a reference `ref_logprobs` and `kl`, the exact
-    KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)) of each position's distribution; and `hidden`, `ref_hidden`, (B, T, H), the states
-    that predict the tokens. Only the upper blocks run, on `samples.trunk`, for `chunk` rows at a time.
+    KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)) of each position's distribution; and `hidden`, (B, T, H), the states that
+    predict the tokens. Only the upper blocks run, on `samples.trunk`, for `chunk` rows at a time.
     """
     trunk, mask, found = Trunk(model), samples.response_mask, {}
     for rows in samples.parts(torch.arange(len(samples.prompts), device=mask.device), chunk):
         real = mask[rows]
-        part, labels = {"hidden": upper_hidden(trunk, samples, rows)}, samples.response_ids[rows][real]
+        hidden, labels = upper_hidden(trunk, samples, rows), samples.response_ids[rows][real]
         if reference is None:
-            values = token_logprobs(model, part["hidden"], labels, temperature)
+            values = token_logprobs(model, hidden, labels, temperature)
         else:
             with reference():
-                part["ref_hidden"] = upper_hidden(trunk, samples, rows)
-            values = compared_logprobs(model, part["hidden"], labels, temperature, part["ref_hidden"])
-        part |= zip(("logprobs", "entropy", "ref_logprobs", "kl"), values)
+                ref_hidden = upper_hidden(trunk, samples, rows)
+            values = compared_logprobs(model, hidden, labels, temperature, ref_hidden)
+        part = {"hidden": hidden} | dict(zip(("logprobs", "entropy", "ref_logprobs", "kl"), values))
         for name, value in part.items():
             table = found.setdefault(name, value.new_zeros(*mask.shape, *value.shape[1:]))
             table[rows[:, None].expand_as(real)[real], real.nonzero()[:, 1]] = value

@@ -152,7 +152,7 @@ def test_values_start_at_zero_and_nowhere_unknown():
     policy = fresh_run().policy
     policy.start_values("zero", reward_model=None)
     assert not policy.value_head.weight.any() and not policy.value_head.bias.any()
-    with pytest.raises(SettingError, match="value_init='half' must be 'zero', 'reward_model' or 'critic'"):
+    with pytest.raises(SettingError, match="value_init='half' must be 'zero' or 'reward_model'"):
         policy.start_values("half", reward_model=None)
 
 

@@ -61,7 +61,7 @@ def train(run, config=CONFIG, start=0, stop=None, reward=letter_e):
     """The loop of 04_ppo; returns the metrics of each update."""
     log = []
     for index in range(start, config.num_updates if stop is None else stop):
-        ppo.set_learning_rate(run.optimizer, config, index)
+        run.optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
         rollout = collect(run, config, index, reward)
         metrics = ppo.rollout_metrics(rollout, config, run.controller.value) | ppo.update(run.policy, run.optimizer, rollout, config, run.generator)
         run.controller.update(metrics["objective/kl"], config.batch_size)

@@ -30,7 +30,7 @@ def train(folder: Path, k: int, seed: int, args) -> list[dict]:
     tokenizer, optimizer = models.load_tokenizer(str(folder / "sft/policy")), torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=1e-5, fused=True)
     order, log = data.Endless(data.load_rows("builtin", "prompts"), seed), []
     for index in range(config.num_updates):
-        ppo.set_learning_rate(optimizer, config, index)
+        optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
         rollout = ppo.collect(policy, tokenizer, order.batch(index * batch, batch), reward, config, config.kl_coef, generator)
         log.append(ppo.rollout_metrics(rollout, config, config.kl_coef) | ppo.update(policy, optimizer, rollout, config, generator))
         print(f"k={k or 'N'} seed {seed} update {index + 1}: reward {log[-1]['objective/scores']:.3f}, KL {log[-1]['objective/kl_full']:.2f}", flush=True)

@@ -95,7 +95,7 @@ def measure_ppo(args) -> dict:
         if index == 1:  # the first update warms up
             phases.seconds.clear()
             start = now(args)
-        ppo.set_learning_rate(optimizer, config, index)
+        optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
         rollout = ppo.collect(policy, tokenizer, rows, judge, config, KL_COEF, generator)
         metrics = ppo.rollout_metrics(rollout, config, KL_COEF) | update(policy, optimizer, rollout, config, generator)
     seconds, peak = now(args) - start, peak_gb(args.device)
