@@ -91,16 +91,16 @@ class RewardModel(nn.Module):
         """(B, S) float32 states that the heads read: one, five (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
         last = last_token_index(attention_mask)
         before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
-        layers, place = [self.trunk.upper(lower, attention_mask), lower][: 1 + self.trunk.splits], torch.arange(lower.shape[1], device=last.device)
+        layers, place = [self.trunk.upper(lower, attention_mask), lower][: 1 + self.read_middle], torch.arange(lower.shape[1], device=last.device)
         prompt = attention_mask.bool() & (place <= before[:, None])
         return self.pick(layers, [mean_over(layer, prompt) for layer in layers], before, last)
 
     def pick(self, layers: list[torch.Tensor], prompts: list[torch.Tensor], before: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """(B, S) what the heads read of the (B, L, H) last states and those in the middle, and of the (B, H) means of both over the prompt.
+        """(B, S) what the heads read of the (B, L, H) last states, with `read_middle` of those in the middle, and of their (B, H) means over the prompt.
 
         before, last: (B,) places of the prompt's and the answer's last token.
         """
-        rows, layers = torch.arange(len(last), device=last.device), layers[: 1 + self.read_middle]
+        rows = torch.arange(len(last), device=last.device)
         if not self.read_prompt:
             return torch.cat([layer[rows, last].float() for layer in layers], dim=-1)
         place = torch.arange(layers[0].shape[1], device=last.device)
@@ -124,7 +124,7 @@ class RewardModel(nn.Module):
         for start in track(range(0, len(order), batch_size)):
             few = order[start : start + batch_size]
             prompt, cache = self.tokenizer.pad({"input_ids": [list(ids) for ids in few]}, return_tensors="pt", padding_side="left").to(self.device), trunk.new_cache()
-            asked = trunk.both(prompt["input_ids"], prompt["attention_mask"], cache)[: 1 + trunk.splits]  # a family that runs whole has no middle
+            asked = trunk.both(prompt["input_ids"], prompt["attention_mask"], cache)[: 1 + self.read_middle]
             ends, means = [layer[:, -1:] for layer in asked], [mean_over(layer, prompt["attention_mask"].bool()) for layer in asked]
             answers = sorted(((ids, text, row) for row, ids in enumerate(few) for ids, text in by_prompt[ids]), key=lambda answer: -len(answer[0]))
             for first in range(0, len(answers), batch_size):
