@@ -1,7 +1,7 @@
 """One token a row after another, from what a pass over the prompts left in its cache.
 
 On a CPU a Llama-like model spends more than half of such a pass on calls, on copies of keys and values, and in bfloat16 on bringing
-each weight into the order that oneDNN wants it in. `LeanDecoder` makes fewer calls and keeps room for what comes; bfloat16 weights that are
+each weight into the order that oneDNN wants it in. `LeanDecoder` makes fewer calls and keeps room for what comes; weights that are
 read together are one product, ordered once a batch. Left out: GPUs, and the families and adapters that are not in `decoder`'s condition, which
 go through the model's own forward.
 """
@@ -159,7 +159,7 @@ def _no_adapter(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
 
 def _base_product(weights: list[torch.Tensor], biases: list[torch.Tensor | None], dtype: torch.dtype, rows: int):
     weights, biases = [weight.to(dtype) for weight in weights], [None if bias is None else bias.to(dtype) for bias in biases]
-    if dtype == torch.bfloat16 and can_order(weights[0], dtype):
+    if weights[0].is_contiguous() and can_order(weights[0], dtype):
         return ordered(torch.cat(weights), None if biases[0] is None else torch.cat(biases), rows)
-    pairs = list(zip(weights, biases))  # float32 weights lie as they should, see `use_fast_products`
+    pairs = list(zip(weights, biases))  # laid out by `use_fast_products`, they lie as they should
     return lambda x: torch.cat([linear(x, *pair) for pair in pairs], dim=-1) if len(pairs) > 1 else linear(x, *pairs[0])

@@ -1,7 +1,7 @@
 """Matrix products on a CPU: how fast they are, and float32 ones by way of oneDNN where torch's own are much slower.
 
-torch hands float32 products to MKL, which on AMD processors reaches less than half of the rate of oneDNN, also a part of torch and as
-exact. Left out: products of activations with activations, as in attention.
+torch hands float32 products to MKL, which on AMD processors with AVX-512 reaches less than half of the rate of oneDNN, also a part of torch
+and as exact. Left out: products of activations with activations, as in attention.
 """
 
 import contextlib
@@ -30,29 +30,34 @@ def products_in(dtype: torch.dtype):
 
 
 @functools.cache
-def product_rate(dtype: torch.dtype, size: int = 512, rows: int = 0, product=None) -> float:
-    """FLOP/s of (rows, size) times (size, size) on the CPU, as `linear` makes them or by another `product`; 0 rows: as many as `size`.
+def product_rate(dtype: torch.dtype, size: int = 512) -> float:
+    """FLOP/s of square matrix products on the CPU, as `linear` makes them.
 
     The best of 24, that take some 20 ms in all; of 2 where they are very slow.
     """
-    product, rows = product or (_onednn if dtype == torch.float32 and prefers_onednn() else torch.mm), rows or size
+    product, seconds = _onednn if dtype == torch.float32 and prefers_onednn() else torch.mm, []
     with products_in(torch.float32):
-        a, b, seconds = torch.randn(rows, size).to(dtype), torch.randn(size, size).to(dtype), []
+        a, b = torch.randn(2, size, size).to(dtype)
         while len(seconds) < 24 and (len(seconds) < 2 or sum(seconds) < 0.2):
             start = time.perf_counter()
             product(a, b)
             seconds.append(time.perf_counter() - start)
-    return 2 * rows * size**2 / min(seconds)
+    return 2 * size**3 / min(seconds)
 
 
 @functools.cache
 def prefers_onednn() -> bool:
-    """Whether oneDNN makes the float32 products of a sampling step more than 1.3 times as fast as torch.mm here.
+    """Whether float32 products go by way of oneDNN: on AMD processors with AVX-512, which MKL leaves unused.
 
-    The few rows tell the two best apart: on one AMD processor oneDNN is 4 times as fast with them and twice with many, on another 1.9 and 1.2 times.
+    Known, not measured: two processes that chose otherwise would differ in their last digits. There oneDNN was 1.2 to 2 times as fast with many
+    rows and 1.9 to 4 times with a sampling step's; on an AMD processor with AVX2 alone 0.8 times with many.
     """
-    there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return there and product_rate(torch.float32, 1536, 16, _onednn) > 1.3 * product_rate(torch.float32, 1536, 16, torch.mm)
+    processor = torch.cpu.get_capabilities()
+    return _has("_linear_pointwise") and "AMD" in processor.get("cpu_name", "") and processor.get("avx512_f", False)
+
+
+def _has(operation: str) -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, operation)
 
 
 def _onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -86,9 +91,10 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 
 
 def can_order(weight: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether `ordered` works for such weights in `dtype`, and pays."""
-    there = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    return there and (torch.ops.mkldnn._is_mkldnn_bf16_supported() if dtype == torch.bfloat16 else dtype == torch.float32 and prefers_onednn())
+    """Whether `ordered` works for such weights in `dtype`, and pays: in float32 few rows take 0.6 to 0.7 of the time on an AMD processor with AVX2."""
+    there = weight.device.type == "cpu" and _has("_reorder_linear_weight")
+    pays = {torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.float32: lambda: torch.backends.cpu.get_cpu_capability().startswith("AVX")}
+    return there and dtype in pays and pays[dtype]()
 
 
 def ordered(weight: torch.Tensor, bias: torch.Tensor | None = None, rows: int = 16) -> Callable[[torch.Tensor], torch.Tensor]:

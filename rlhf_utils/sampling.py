@@ -93,8 +93,6 @@ def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor) 
 def _head_product(head):
     """x ↦ x Wᵀ in float32."""
     weight = head.weight.detach()
-    if weight.dtype == torch.float32:
-        return lambda x: linear(x, weight)
     state, cached = (weight.device, weight.data_ptr(), weight._version), _float32_heads.get(head)
     if cached is None or cached[0] != state:
         whole = weight.float()

@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_utils import models, products
 
+PREFERS_ONEDNN = products.prefers_onednn.__wrapped__
+
 
 @pytest.fixture(autouse=True)
 def preferred(monkeypatch):
@@ -97,5 +99,12 @@ def test_weights_in_onednns_order_make_the_same_products(dtype, tolerance):
 
 def test_other_weights_have_no_order_of_their_own(monkeypatch):
     assert not products.can_order(torch.zeros(1, device="meta"), torch.bfloat16) and not products.can_order(torch.zeros(1), torch.float64)
-    monkeypatch.setattr(products, "prefers_onednn", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert not products.can_order(torch.zeros(1), torch.float32)
+
+
+@pytest.mark.parametrize("name, avx512, expected", [("AMD EPYC", True, True), ("AMD Ryzen", False, False), ("Intel Xeon", True, False), ("", False, False)])
+def test_which_processors_prefer_onednn_is_known_not_measured(name, avx512, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name, "avx512_f": avx512} if name else {})
+    monkeypatch.setattr(products.time, "perf_counter", lambda: pytest.fail("measured"))
+    assert PREFERS_ONEDNN() is expected
