@@ -1,4 +1,4 @@
-"""What 01_sft needs around TRL's SFTTrainer: the rows as token text, the settings, a live plot. Training itself is TRL's."""
+"""What 01_sft needs around TRL's SFTTrainer: the rows as token text, the settings, a live plot, on a CPU faster log-probabilities. Training itself is TRL's."""
 
 import torch
 from datasets import Dataset
