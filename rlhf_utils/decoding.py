@@ -1,6 +1,6 @@
 """One token a row after another, from what a pass over the prompts left in its cache.
 
-On a CPU a Llama-like model spends more than half of such a pass on calls, on copies of keys and values, and in bfloat16 on bringing
+On a CPU a Llama-like model spends more than half of such a pass on calls, on copies of keys and values, and on bringing
 each weight into the order that oneDNN wants it in. `LeanDecoder` makes fewer calls and keeps room for what comes; weights that are
 read together are one product, ordered once a batch. Left out: GPUs, and the families and adapters that are not in `decoder`'s condition, which
 go through the model's own forward.
