@@ -25,7 +25,7 @@ from .data import load_rows, write_jsonl, write_text
 from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
-    "sft": ("01_sft", 3.2),
+    "sft": ("01_sft", 5.0),
     "preferences": ("02_preferences", 2.7),
     "reward_model": ("03_reward_model", 2.4),
     "ppo": ("04_ppo", 5.2),
