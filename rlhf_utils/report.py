@@ -40,10 +40,6 @@ def percent(value: float | None) -> str:
     return number(value, ".0%")
 
 
-def card(value: str, label: str) -> str:
-    return f"<div class=card><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>"
-
-
 def headline(results: dict) -> str:
     """The numbers to see first."""
     low, high = results["eval.win_rate_ci"]
@@ -59,7 +55,7 @@ def headline(results: dict) -> str:
         cards.append((percent(results["reward_model.accuracy"]), f"reward-model accuracy; label noise allows {percent(results['reward_model.ceiling'])}"))
     minutes = sum(value for name, value in results.items() if name.startswith("time.")) / 60
     cards.append((f"{minutes:.0f} min", "all stages together"))
-    return "<div class=cards>" + "".join(card(*c) for c in cards) + "</div>"
+    return "<div class=cards>" + "".join(f"<div class=card><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>" for value, label in cards) + "</div>"
 
 
 def side_by_side(pair: dict) -> str:

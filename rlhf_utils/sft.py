@@ -61,7 +61,7 @@ def make_trainer(model, tokenizer, train: list[dict], heldout: list[dict], folde
         eval_strategy="epoch", eval_on_start=True, logging_steps=max(steps // 30, 1), save_strategy="no", report_to=[], disable_tqdm=True, seed=seed,
     )
     trainer = Trainer(model, args=config, train_dataset=as_dataset(tokenizer, train), eval_dataset=as_dataset(tokenizer, heldout),
-                         processing_class=tokenizer, peft_config=models.lora_config(model, lora_r, num_trainable_layers))
+                      processing_class=tokenizer, peft_config=models.lora_config(model, lora_r, num_trainable_layers))
     make_lean(trainer.model)
     trainer.remove_callback(PrinterCallback)
     return trainer
