@@ -139,7 +139,7 @@ def accuracy_details(report: dict, curve: list[dict], ceiling: float = float("na
 
 def ppo_progress(metrics: list[dict], title: str = "") -> go.Figure:
     """Reward and KL together, as they must be read, and below them what the optimizer does; from the rows of metrics.jsonl."""
-    fig = head(figure(["reward (π_SFT = 0)", "KL to π_SFT, nats a response", "reward against KL", "share of clipped ratios",
+    fig = head(figure(["reward, normalised in 03", "KL to π_SFT, nats a response", "reward against KL", "share of clipped ratios",
                        "entropy, nats a response", "tokens a response"], rows=2, height=270), title)
     episodes = [m["episode"] for m in metrics]
     panels = [("objective/scores", BLUE), ("objective/kl_full", ORANGE), None, ("policy/clipfrac_avg", RED), ("objective/entropy", GREEN), ("val/length", PURPLE)]
