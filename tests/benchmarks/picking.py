@@ -1,0 +1,44 @@
+"""What could be won by picking: the best of all answers but one, by the reward model or by the rubric itself, against that one.
+
+The answers are those of 02 to the prompts that 03 held out. A policy learns to answer as a picker picks, as far as it can know beforehand
+which answer will turn out right; what the rubric's own pick wins is about the most that any reward could bring in so many tries.
+
+    python tests/benchmarks/picking.py --run demo
+"""
+
+import argparse
+
+import numpy as np
+
+from rlhf_utils import annotators, data, evaluate, report_card, reward, runs
+
+
+def wins(judged: np.ndarray, gold: np.ndarray) -> float:
+    """How often the answer with the highest `judged` of all but one beats that one by `gold`, ties counting half; both (N, k), k answers to N prompts."""
+    rows, found = np.arange(len(gold)), []
+    for left in range(gold.shape[1]):
+        others = np.delete(np.arange(gold.shape[1]), left)
+        best = others[judged[:, others].argmax(1)]
+        found.append(evaluate.correct(gold[rows, best] - gold[:, left]))
+    return float(np.mean(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="demo", help="a finished run below outputs/")
+    folder = runs.run_dir(parser.parse_args().run)
+    settings = runs.read_json(folder / "reward_model" / "manifest.json")["parameters"]
+    pairs, _ = report_card.usable_pairs(data.load_rows(str(folder / "preferences" / "pairs.jsonl"), "preferences"))
+    _, heldout = data.split_by_prompt([row for row in pairs if row.get("split") != "ood"], settings["heldout_fraction"], settings["seed"])
+    prompts = {row["prompt"] for row in heldout}
+    items = [item for item in data.load_rows(str(folder / "preferences" / "items.jsonl"), "prompts") if item["prompt"] in prompts]
+    answers = [(item, answer) for item in items for answer in item["responses"]]
+    rewards = reward.load_reward_model(folder / "reward_model").raw([item["prompt"] for item, _ in answers], [answer for _, answer in answers])
+    gold = np.array([annotators.gold_score(item, answer) for item, answer in answers]).reshape(len(items), -1)
+    count = gold.shape[1] - 1
+    print(f"{len(items)} prompts: the best of {count} by the reward model wins {wins(rewards.numpy().reshape(gold.shape), gold):.1%}, "
+          f"the best of {count} by the rubric {wins(gold, gold):.1%}")
+
+
+if __name__ == "__main__":
+    main()
