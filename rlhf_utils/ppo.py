@@ -67,7 +67,7 @@ class PPOConfig:
 
     @classmethod
     def of(cls, parameters: dict, more: str = "") -> "PPOConfig":
-        """The settings among a notebook's parameters, and those that `more` names: "gamma=0.99, whiten_rewards: true"."""
+        """The settings among a notebook's parameters, and those that `more` names: "gamma: 0.99, whiten_rewards=true"."""
         kinds = {field.name: field.type.__name__ for field in fields(cls)}
         values = {name: value for name, value in parameters.items() if name in kinds}
         for name, _, value in (part.replace(":", "=").partition("=") for part in more.split(",") if part.strip()):
