@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse_parameters(pairs: list[str]) -> dict:
-    """{"ppo.lr": "1e-4"} from ["ppo.lr=1e-4"]. Values are read as YAML, as papermill does. Raises RunError for one without `=`."""
+    """{"ppo.lr": "1e-4"} from ["ppo.lr=1e-4"]. Values are read as YAML, as papermill does. Raises RunError for one without `=`, or without a plain value."""
     parsed = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
@@ -56,7 +56,9 @@ def parse_parameters(pairs: list[str]) -> dict:
         try:
             parsed[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise RunError(f"-p {pair!r}: the value cannot be read; put quotation marks around it.") from None
+            parsed[name] = {}
+        if isinstance(parsed[name], dict):  # no parameter is a mapping, but a text with a colon looks like one
+            raise RunError(f"-p {pair!r}: the value cannot be read; put quotation marks around it, as in -p '{name}=\"…\"'.")
     return parsed
 
 

@@ -24,6 +24,7 @@ def executed(monkeypatch, outputs):
     (["-p", "sftt.seed=3"], "stage.name=value with one of the stages sft, "),
     (["-p", "ppo.no_such_parameter=3"], "No notebook has a parameter 'ppo.no_such_parameter'; there are "),
     (["-p", "model={x"], "model"),  # no YAML
+    (["-p", "ppo.more=gamma: 0.99"], "put quotation marks around it, as in -p 'ppo.more=\"…\"'"),  # a mapping in YAML
     (["-p", "no_such_parameter=3"], "No notebook has a parameter 'no_such_parameter'; there are "),
     (["--profile", "huge"], "There is no profile 'huge'; there are demo, gpu, smoke"),
     (["--run", "../x"], "run='../x' is no run name"),

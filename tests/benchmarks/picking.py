@@ -27,6 +27,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="demo", help="a finished run below outputs/")
     folder = runs.run_dir(parser.parse_args().run)
+    if not (folder / "reward_model" / "manifest.json").is_file():
+        parser.error(f"--run {folder.name}: {folder} holds no finished 03_reward_model; run `rlhf run --run {folder.name}` first.")
     settings = runs.read_json(folder / "reward_model" / "manifest.json")["parameters"]
     pairs, _ = report_card.usable_pairs(data.load_rows(str(folder / "preferences" / "pairs.jsonl"), "preferences"))
     _, heldout = data.split_by_prompt([row for row in pairs if row.get("split") != "ood"], settings["heldout_fraction"], settings["seed"])
