@@ -23,8 +23,8 @@ from .trunk import Trunk
 class PPOConfig:
     """Every number of the loop. Raises SettingError for values that cannot work, sizes that do not divide among them."""
 
-    total_episodes: int = 2048  # responses sampled in all
-    batch_size: int = 64  # episodes of one update
+    total_episodes: int = 1664  # responses sampled in all
+    batch_size: int = 128  # episodes of one update
     num_mini_batches: int = 2  # optimizer steps of one pass over the batch
     per_device_train_batch_size: int = 16  # episodes of one pass, forward or backward; only memory and time depend on it
     num_ppo_epochs: int = 4  # passes over each batch
@@ -39,7 +39,7 @@ class PPOConfig:
     cliprange_value: float = 0.2  # of the value
     vf_coef: float = 0.1  # weight of the value loss
     gamma: float = 1.0  # discount of a token
-    lam: float = 0.95  # λ of GAE
+    lam: float = 1.0  # λ of GAE; 1: the first token, which decides whether to decline, gets all of what follows
     whiten_rewards: bool = False  # scale rewards to variance 1 within the batch
     score_clip: float = 0.0  # scores are cut to ± this many points; 0: never
     missing_eos_penalty: float = 1.0  # taken off the score of a response that does not end

@@ -25,10 +25,10 @@ from .data import load_rows, write_jsonl, write_text
 from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
-    "sft": ("01_sft", 5.0),
+    "sft": ("01_sft", 5.8),
     "preferences": ("02_preferences", 2.7),
-    "reward_model": ("03_reward_model", 2.4),
-    "ppo": ("04_ppo", 5.2),
+    "reward_model": ("03_reward_model", 2.6),
+    "ppo": ("04_ppo", 4.3),
     "evaluation": ("05_evaluation", 1.0),
 }
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")

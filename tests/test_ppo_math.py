@@ -200,9 +200,9 @@ def test_the_controller_is_fixed_without_a_target():
     ({"temperature": 0.0}, ["temperature=0"]),
     ({"learning_rate": -1e-3}, ["learning_rate=-0.001"]),
     ({"kl_coef": -0.1}, ["kl_coef=-0.1"]),
-    ({"total_episodes": 100}, ["total_episodes=100", "batch_size=64"]),
-    ({"num_mini_batches": 3}, ["batch_size=64", "num_mini_batches=3"]),
-    ({"per_device_train_batch_size": 24}, ["mini_batch_size=32", "per_device_train_batch_size=24"]),
+    ({"total_episodes": 100}, ["total_episodes=100", "batch_size=128"]),
+    ({"num_mini_batches": 3}, ["batch_size=128", "num_mini_batches=3"]),
+    ({"per_device_train_batch_size": 24}, ["mini_batch_size=64", "per_device_train_batch_size=24"]),
     ({"kl_estimator": "k2"}, ["kl_estimator='k2'"]),
 ])
 def test_config_errors_name_the_field_and_the_value(changes, named):
