@@ -6,7 +6,7 @@ import sys
 import nbformat
 import pytest
 
-from rlhf_utils import cli, runs
+from rlhf_utils import cli, ppo, runs
 
 
 @pytest.fixture
@@ -77,6 +77,21 @@ def test_stages_run_in_order_with_the_parameters_that_they_have(executed, output
 def test_the_run_is_named_after_its_profile(executed, outputs):
     assert cli.main(["run", "--profile", "smoke", "--only", "sft"]) == 0
     assert executed[0][1]["run"] == "smoke" and [path.name for path in outputs.iterdir()] == ["smoke"]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "gpu"])
+def test_every_name_in_a_profile_reaches_a_notebook(executed, profile):
+    assert cli.main(["run", "--profile", profile]) == 0
+    given = set().union(*(parameters for _, parameters in executed))
+    assert given == {name.rpartition(".")[2] for name in cli.load_profile(profile)} | {"run"}
+
+
+def test_the_gpu_profiles_batch_is_ppos_alone_and_divides(executed):
+    """As 01's it would leave 76 of the 608 steps of SFT."""
+    assert cli.main(["run", "--profile", "gpu"]) == 0
+    given = dict(executed)
+    assert "per_device_train_batch_size" not in given["01_sft"]
+    assert ppo.PPOConfig.of(given["04_ppo"]).per_device_train_batch_size == 64
 
 
 def test_keep_refuses_a_run_with_parameters_of_its_own(outputs, capsys):
