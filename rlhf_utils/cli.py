@@ -1,6 +1,6 @@
 """The console command `rlhf`: runs the notebooks in order with papermill, and says how far it is.
 
-    rlhf run --run NAME --profile smoke|demo|gpu -p name=value --from STAGE --only STAGE
+    rlhf run --run NAME --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
 
 Left out: sweeps, several runs at once.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from .errors import ExplainedError, RunError
-from .runs import STAGES, project_root, read_json, run_dir
+from .runs import STAGES, project_root, read_json, run_dir, write_json
 from .show import clock
 
 
@@ -25,10 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute the notebooks in order into outputs/<run>/")
     run.add_argument("--run", metavar="NAME", help="folder below outputs/ (default: the profile's name)")
-    run.add_argument("--profile", default="demo", help="smoke (minutes, tiny model), demo (the notebooks' defaults) or gpu")
+    run.add_argument("--profile", help="smoke (minutes, tiny model), quick (half of the demo), demo (the notebooks' defaults, what is taken if nothing is said) or gpu")
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter, for every notebook that has it; STAGE.NAME=VALUE for one stage")
     which = run.add_mutually_exclusive_group()
-    which.add_argument("--from", dest="first", choices=STAGES, help="begin with this stage and use what the run already holds")
+    which.add_argument("--from", dest="first", choices=STAGES, help="begin with this stage and use what the run already holds, its parameters too")
     which.add_argument("--only", choices=STAGES, help="run this stage alone")
     keep = commands.add_parser("keep", help="copy a run's executed notebooks over notebooks/, to commit them")
     keep.add_argument("--run", default="demo", metavar="NAME")
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.command == "keep":
             return keep_outputs(options.run)
-        return run_notebooks(options.run or options.profile, options.profile, options.parameters, options.first, options.only)
+        return run_notebooks(options.run or options.profile or "demo", options.profile, options.parameters, options.first, options.only)
     except ExplainedError as error:
         print(f"rlhf: {error}", file=sys.stderr)
         return 1
@@ -74,12 +74,18 @@ def load_profile(profile: str) -> dict:
     return yaml.safe_load(path.read_text())
 
 
-def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, only: str | None) -> int:
-    """Executes the chosen stages; returns 0, or 1 after a stage that failed, having said which and why."""
+def run_notebooks(run: str, profile: str | None, pairs: list[str], first: str | None, only: str | None) -> int:
+    """Executes the chosen stages; returns 0, or 1 after a stage that failed, having said which and why.
+
+    The profile and the parameters of a run from the first stage on are those of its later stages too, unless others are given.
+    """
     from papermill import inspect_notebook
 
     target, root = run_dir(run), project_root()
-    asked, sizes = parse_parameters(pairs), load_profile(profile)
+    began, asked = target / "parameters.json", parse_parameters(pairs)
+    before = read_json(began) if (first or only) and began.is_file() else {"profile": "demo", "parameters": {}}
+    profile, asked = profile or before["profile"], before["parameters"] | asked
+    sizes = load_profile(profile)
     stages = list(STAGES)
     stages = [only] if only else stages[stages.index(first):] if first else stages
     notebooks = {stage: root / "notebooks" / f"{STAGES[stage][0]}.ipynb" for stage in stages}
@@ -94,6 +100,10 @@ def run_notebooks(run: str, profile: str, pairs: list[str], first: str | None, o
         if not any(plain in names for one, names in accepted.items() if stage in ("", one)):
             raise RunError(f"No notebook has a parameter {name!r}; there are {', '.join(sorted(set().union(*accepted.values())))}.")
     target.mkdir(parents=True, exist_ok=True)
+    if not (first or only):
+        write_json(began, {"profile": profile, "parameters": asked})
+    elif asked or profile != "demo":
+        print(f"Run {run!r} with profile {profile}" + "".join(f", {name}={value}" for name, value in asked.items()), flush=True)
     if shutil.disk_usage(target).free < 3e9 and profile != "smoke":
         raise RunError(f"The disk is nearly full: a run keeps about 2 GB below {target}; free some space first.")
     expected = {stage: expected_seconds(target, stage, profile) for stage in stages}
@@ -140,9 +150,9 @@ def keep_outputs(run: str) -> int:
 
 
 def expected_seconds(target: Path, stage: str, profile: str) -> float:
-    """What the stage took in this run before, else the demo's figure (a twentieth of it for smoke)."""
+    """What the stage took in this run before, else the demo's figure (a twentieth of it for smoke, half for quick)."""
     path = target / stage / "manifest.json"
-    return read_json(path)["wall_s"] if path.is_file() else STAGES[stage][1] * 60 / (20 if profile == "smoke" else 1)
+    return read_json(path)["wall_s"] if path.is_file() else STAGES[stage][1] * 60 / {"smoke": 20, "quick": 2}.get(profile, 1)
 
 
 def execute(notebook: Path, target: Path, parameters: dict) -> str:

@@ -26,7 +26,7 @@ def executed(monkeypatch, outputs):
     (["-p", "model={x"], "model"),  # no YAML
     (["-p", "ppo.more=gamma: 0.99"], "put quotation marks around it, as in -p 'ppo.more=\"…\"'"),  # a mapping in YAML
     (["-p", "no_such_parameter=3"], "No notebook has a parameter 'no_such_parameter'; there are "),
-    (["--profile", "huge"], "There is no profile 'huge'; there are demo, gpu, smoke"),
+    (["--profile", "huge"], "There is no profile 'huge'; there are demo, gpu, quick, smoke"),
     (["--run", "../x"], "run='../x' is no run name"),
     (["-p", "run=other"], "use --run"),
 ])
@@ -79,7 +79,7 @@ def test_the_run_is_named_after_its_profile(executed, outputs):
     assert executed[0][1]["run"] == "smoke" and [path.name for path in outputs.iterdir()] == ["smoke"]
 
 
-@pytest.mark.parametrize("profile", ["smoke", "gpu"])
+@pytest.mark.parametrize("profile", ["smoke", "quick", "gpu"])
 def test_every_name_in_a_profile_reaches_a_notebook(executed, profile):
     assert cli.main(["run", "--profile", profile]) == 0
     given = set().union(*(parameters for _, parameters in executed))
@@ -107,6 +107,22 @@ def test_keep_refuses_a_run_with_parameters_of_its_own(outputs, capsys):
 def test_only_and_from(executed, arguments, wanted):
     assert cli.main(["run", "--profile", "smoke", *arguments]) == 0
     assert [name for name, _ in executed] == wanted
+
+
+def test_later_stages_go_on_with_the_parameters_that_the_run_began_with(executed, outputs, capsys):
+    assert cli.main(["run", "--run", "mine", "--profile", "smoke", "-p", "seed=3", "-p", "ppo.kl_coef=0.1"]) == 0
+    began = dict(executed)
+    executed.clear()
+    assert cli.main(["run", "--run", "mine", "--from", "ppo"]) == 0
+    assert dict(executed) == {name: began[name] for name in ("04_ppo", "05_evaluation")}
+    assert "profile smoke, seed=3, ppo.kl_coef=0.1" in capsys.readouterr().out
+    executed.clear()
+    assert cli.main(["run", "--run", "mine", "--only", "ppo", "--profile", "demo", "-p", "ppo.kl_coef=0.2"]) == 0  # for this once
+    assert executed == [("04_ppo", {"run": "mine", "seed": 3, "kl_coef": 0.2})]
+    executed.clear()
+    assert cli.main(["run", "--run", "mine", "--only", "ppo"]) == 0
+    assert dict(executed) == {"04_ppo": began["04_ppo"]}
+    assert cli.main(["run", "--run", "mine"]) == 0 and executed[-1] == ("05_evaluation", {"run": "mine"})  # anew, and as nothing was said
 
 
 def test_a_stage_that_fails_stops_the_run(executed, monkeypatch, capsys):
