@@ -107,6 +107,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
         # Torch's fused attention has a backward pass there that is several times slower than the plain formula at these lengths.
         model.set_attn_implementation("grouped" if model.config.model_type in GROUPED else "eager")
     elif model.config._attn_implementation == "sdpa":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask cuDNN would plan anew for each shape, which while sampling is each token
         model.set_attn_implementation("fused")
     model.config.use_cache = False
     return use_fast_products(model).eval()

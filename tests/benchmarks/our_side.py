@@ -137,11 +137,11 @@ def count_flops(policy: ppo.Policy, rollout: ppo.Rollout) -> dict[str, float]:
 
 def matmul_gflops(dtype: torch.dtype, args) -> float:
     """The machine's rate: the best of square matrix products of 1024 to 4096 (8192 on a GPU), in GFLOP/s."""
-    if args.device == "cpu":
-        with products_in(torch.float32):  # float32 products are float32, also in a bfloat16 run
+    with products_in(torch.float32):  # float32 products are float32, also in a bfloat16 run
+        if args.device == "cpu":
             return max(product_rate(dtype, size) for size in (1024, 2048, 4096)) / 1e9
-    a = torch.randn(8192, 8192, device=args.device).to(dtype)
-    return 2 * 8192**3 / seconds_of(lambda: a @ a, args) / 1e9
+        a = torch.randn(8192, 8192, device=args.device).to(dtype)
+        return 2 * 8192**3 / seconds_of(lambda: a @ a, args) / 1e9
 
 
 def seconds_of(call, args) -> float:
@@ -161,7 +161,7 @@ def decoding_floor(model, args) -> float:
     target = torch.empty_like(source)
     rate = 2 * source.nbytes / seconds_of(lambda: target.copy_(source), args)
     trunk, config = Trunk(model), model.config
-    weights = sum(p.nbytes for block in trunk.blocks for p in block.parameters()) + 4 * model.get_output_embeddings().weight.numel()  # the head in float32
+    weights = sum(p.numel() for block in trunk.blocks for p in block.parameters()) * getattr(torch, args.dtype).itemsize + 4 * model.get_output_embeddings().weight.numel()  # the head in float32
     tokenizer = models.load_tokenizer(args.model)
     length = LENGTH / 2 + sum(len(tokenizer(chat_prompt(tokenizer, row["prompt"]))["input_ids"]) for row in prompt_rows(args.batch)) / args.batch
     a_token = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads * getattr(torch, args.dtype).itemsize
@@ -174,9 +174,10 @@ def measure_sampling(args) -> dict:
     models.unfreeze_top(model, top_layers(model))
     tokenizer, generator = Endless(models.load_tokenizer(args.model)), torch.Generator(args.device).manual_seed(0)
     prompts = [row["prompt"] for row in prompt_rows(args.batch)]
-    samples = sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator)
-    assert samples.response_ids.shape == (args.batch, LENGTH) and bool(samples.response_mask.all())
-    rate = sampling_rate(lambda: sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator), args)
+    with Trunk(model).mixed():  # as PPO samples
+        samples = sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator)
+        assert samples.response_ids.shape == (args.batch, LENGTH) and bool(samples.response_mask.all())
+        rate = sampling_rate(lambda: sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator), args)
     return {"tokens_per_s": rate, "bandwidth_fraction": decoding_floor(model, args) * rate / args.batch}
 
 

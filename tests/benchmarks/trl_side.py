@@ -41,7 +41,8 @@ def load(args, auto_class, dtype: torch.dtype, seed: int, **options):
     model = auto_class.from_pretrained(args.model, dtype=dtype, **options)
     if args.tuned:
         models.keep_freed_memory()
-        model.set_attn_implementation("grouped")
+        if args.device == "cpu":
+            model.set_attn_implementation("grouped")
     return model
 
 
