@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
+from . import models
 from .errors import PPOError, SettingError
 from .policy import Policy, load_policy, make_policy  # noqa: F401  04 takes them from here
 from .rewards import as_scores, score_samples
@@ -174,6 +175,7 @@ class KLController:
 def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, kl_coef: float, generator: torch.Generator) -> Rollout:
     """Samples one response to each prompt row and scores it with `reward(prompts=…, completions=…, **columns) → scores`."""
     texts = [row["prompt"] for row in prompts]
+    models.release_freed_memory()  # the holes that training left are too small for the keys and values of a batch
     with Trunk(policy.model).mixed():
         samples = sample(policy.model, tokenizer, texts, config.response_length, config.temperature, generator)
     mask = samples.response_mask
