@@ -77,13 +77,14 @@ def load_profile(profile: str) -> dict:
 def run_notebooks(run: str, profile: str | None, pairs: list[str], first: str | None, only: str | None) -> int:
     """Executes the chosen stages; returns 0, or 1 after a stage that failed, having said which and why.
 
-    The profile and the parameters of a run from the first stage on are those of its later stages too, unless others are given.
+    The profile and the parameters of a run's first call, or of its last call of all stages, hold for calls of single stages too, unless others are given.
     """
     from papermill import inspect_notebook
 
     target, root = run_dir(run), project_root()
     began, asked = target / "parameters.json", parse_parameters(pairs)
-    before = read_json(began) if (first or only) and began.is_file() else {"profile": "demo", "parameters": {}}
+    goes_on = bool(first or only) and began.is_file()
+    before = read_json(began) if goes_on else {"profile": "demo", "parameters": {}}
     profile, asked = profile or before["profile"], before["parameters"] | asked
     sizes = load_profile(profile)
     stages = list(STAGES)
@@ -100,10 +101,10 @@ def run_notebooks(run: str, profile: str | None, pairs: list[str], first: str | 
         if not any(plain in names for one, names in accepted.items() if stage in ("", one)):
             raise RunError(f"No notebook has a parameter {name!r}; there are {', '.join(sorted(set().union(*accepted.values())))}.")
     target.mkdir(parents=True, exist_ok=True)
-    if not (first or only):
-        write_json(began, {"profile": profile, "parameters": asked})
-    elif asked or profile != "demo":
+    if goes_on:
         print(f"Run {run!r} with profile {profile}" + "".join(f", {name}={value}" for name, value in asked.items()), flush=True)
+    else:
+        write_json(began, {"profile": profile, "parameters": asked})
     if shutil.disk_usage(target).free < 3e9 and profile != "smoke":
         raise RunError(f"The disk is nearly full: a run keeps about 2 GB below {target}; free some space first.")
     expected = {stage: expected_seconds(target, stage, profile) for stage in stages}

@@ -125,6 +125,12 @@ def test_later_stages_go_on_with_the_parameters_that_the_run_began_with(executed
     assert cli.main(["run", "--run", "mine"]) == 0 and executed[-1] == ("05_evaluation", {"run": "mine"})  # anew, and as nothing was said
 
 
+def test_a_run_that_begins_with_a_single_stage_goes_on_with_its_parameters(executed):
+    assert cli.main(["run", "--run", "mine", "--only", "sft", "-p", "seed=3"]) == 0
+    assert cli.main(["run", "--run", "mine", "--from", "evaluation"]) == 0
+    assert executed == [("01_sft", {"run": "mine", "seed": 3}), ("05_evaluation", {"run": "mine", "seed": 3})]
+
+
 def test_a_stage_that_fails_stops_the_run(executed, monkeypatch, capsys):
     monkeypatch.setattr(cli, "execute", lambda notebook, *rest: executed.append(notebook.stem) or "cell 3 raised RunError: why")
     assert cli.main(["run", "--run", "mine", "--profile", "smoke"]) == 1
