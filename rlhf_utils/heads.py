@@ -5,7 +5,12 @@ from torch import nn
 
 from .errors import SettingError
 
-COMBINATIONS = ("mean", "min", "uncertainty")
+# (B,) from the (B, m) rewards of m heads. The cautious two keep PPO from answers that only some heads like (Coste 2023, arXiv 2310.02743).
+COMBINATIONS = {
+    "mean": lambda members: members.mean(1),
+    "min": lambda members: members.min(1).values,
+    "uncertainty": lambda members: members.mean(1) - members.std(1, unbiased=False),
+}
 
 
 def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -51,12 +56,8 @@ def make_head(hidden_size: int, kind: str, dropout: float = 0.1, states: int = 1
     return nn.Sequential(Standardise(size), nn.Dropout(dropout), nn.Linear(size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
 
 
-def combine(members: torch.Tensor, how: str) -> torch.Tensor:
-    """(B,) from the (B, m) rewards of m heads: their mean, their minimum, or the mean less the standard deviation between them.
+class Heads(nn.ModuleList):
+    """Heads side by side: (B, m) rewards from the (B, S) states that all m of them read."""
 
-    The cautious two keep PPO from answers that only some heads like (Coste 2023, arXiv 2310.02743).
-    """
-    if how == "min":
-        return members.min(1).values
-    spread = members.std(1, unbiased=False) if how == "uncertainty" else 0.0
-    return members.mean(1) - spread
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.cat([head(states) for head in self], dim=1)

@@ -19,9 +19,12 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from . import models
 from .data import chat_prompt
 from .errors import ModelError, SettingError
-from .heads import COMBINATIONS, combine, last_token_index, make_head, mean_over
+from .heads import COMBINATIONS, Heads, last_token_index, make_head, mean_over
 from .sampling import Samples
 from .trunk import Trunk, share_blocks
+
+SETTINGS = ("head", "max_length", "read_prompt", "read_middle", "num_trainable_layers", "ensemble", "combine")  # that are saved with a model
+States = dict[tuple[str, str], torch.Tensor]  # (prompt, completion) → (S,) states that the heads read
 
 
 class RewardModel(nn.Module):
@@ -39,31 +42,29 @@ class RewardModel(nn.Module):
         super().__init__()
         self.read_prompt = read_prompt  # whether the heads also see the states before the answer and at its third token, and the means over prompt and answer
         self.read_middle = read_middle  # whether they see all these at the trunk's cut too
-        self.backbone, self.tokenizer, self.kind, self.max_length = backbone, tokenizer, head, max_length
+        self.backbone, self.tokenizer, self.head, self.max_length = backbone, tokenizer, head, max_length
         self.num_trainable_layers, self.combine, self.cache_bytes = num_trainable_layers, combine, cache_gb * 1e9
         self.dropout, self.ensemble = dropout, ensemble
-        self.heads = self.fresh_heads().to(next(backbone.parameters()).device)
+        self.heads = self.fresh_heads()
         self.offsets = torch.zeros(ensemble)  # each head's mean less the mean of all: a pairwise loss leaves it free
         self.mean, self.std = 0.0, 1.0
-        self.first_states: dict[tuple[str, str], torch.Tensor] = {}  # (prompt, completion) → (S,) states before the adapters have learned
+        self.first_states: States = {}  # before the adapters have learned
         self.cache: dict[tuple[str, str], tuple[torch.Tensor, int]] = {}  # (prompt, completion) → (L, H) trunk states, tokens after the prompt
         self.lent_cut: int | None = None  # where the states that a policy sampled with enter, see `load_reward_model`
-        self._check()
+        if ensemble < 1 or combine not in COMBINATIONS:
+            raise SettingError(f"ensemble={ensemble} must be at least 1, and combine={combine!r} one of {', '.join(COMBINATIONS)}.")
+        trunk = self.trunk
+        if read_middle and not (trunk.splits and 0 < trunk.cut < len(trunk.blocks)):
+            raise SettingError(f"read_middle=True needs a trunk that ends halfway up, but num_trainable_layers={num_trainable_layers} "
+                               f"of {backbone.config.num_hidden_layers}: give read_middle=False, or fewer layers that learn.")
+        if trunk.splits and any(p.requires_grad for block in trunk.blocks[: trunk.cut] for p in block.parameters()):
+            raise SettingError(f"num_trainable_layers={num_trainable_layers}, but blocks below these learn too: give as many to both.")
 
-    def fresh_heads(self) -> nn.ModuleList:
+    def fresh_heads(self) -> Heads:
         """The model's `ensemble` heads as they are before training."""
         states = (5 if self.read_prompt else 1) * (2 if self.read_middle else 1)
-        return nn.ModuleList(make_head(self.backbone.config.hidden_size, self.kind, self.dropout, states) for _ in range(self.ensemble))
-
-    def _check(self) -> None:
-        if self.ensemble < 1 or self.combine not in COMBINATIONS:
-            raise SettingError(f"ensemble={self.ensemble} must be at least 1, and combine={self.combine!r} one of {', '.join(COMBINATIONS)}.")
-        trunk = self.trunk
-        if self.read_middle and not (trunk.splits and 0 < trunk.cut < len(trunk.blocks)):
-            raise SettingError(f"read_middle=True needs a trunk that ends halfway up, but num_trainable_layers={self.num_trainable_layers} "
-                               f"of {self.backbone.config.num_hidden_layers}: give read_middle=False, or fewer layers that learn.")
-        if trunk.splits and any(p.requires_grad for block in trunk.blocks[: trunk.cut] for p in block.parameters()):
-            raise SettingError(f"num_trainable_layers={self.num_trainable_layers}, but blocks below these learn too: give as many to both.")
+        heads = Heads(make_head(self.backbone.config.hidden_size, self.head, self.dropout, states) for _ in range(self.ensemble))
+        return heads.to(self.device)
 
     @property
     def trunk(self) -> Trunk:
@@ -75,20 +76,13 @@ class RewardModel(nn.Module):
 
     def combined(self, members: torch.Tensor) -> torch.Tensor:
         """(B,) from the (B, m) rewards of the heads."""
-        return combine(members - self.offsets.to(members.device), self.combine)
-
-    def read(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B, m) rewards of the m heads from (B, L, H) trunk states, read at the last non-padding token.
-
-        after_prompt: (B,) how many tokens before that the prompt ends; used with `read_prompt` only.
-        """
-        return self.read_heads(self.states(lower, attention_mask, after_prompt))
-
-    def read_heads(self, states: torch.Tensor) -> torch.Tensor:
-        return torch.cat([head(states) for head in self.heads], dim=1)
+        return COMBINATIONS[self.combine](members - self.offsets.to(members.device))
 
     def states(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B, S) float32 states that the heads read: one, five (`read_prompt`) or twice as many (`read_middle`) times H numbers."""
+        """(B, S) float32 states that the heads read of (B, L, H) trunk states: one, five (`read_prompt`) or twice as many (`read_middle`) times H numbers.
+
+        after_prompt: (B,) how many tokens before the last real one the prompt ends; used with `read_prompt` only.
+        """
         last = last_token_index(attention_mask)
         before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
         layers, place = [self.trunk.upper(lower, attention_mask), lower][: 1 + self.read_middle], torch.arange(lower.shape[1], device=last.device)
@@ -110,8 +104,8 @@ class RewardModel(nn.Module):
         return torch.cat([state for states in found for state in states], dim=-1)
 
     @torch.no_grad()
-    def read_texts(self, texts: list[tuple[str, str]], batch_size: int = 32, track=iter) -> dict[tuple[str, str], torch.Tensor]:
-        """The (S,) `states` of each (prompt, completion), where what is alike before the answers is run once for all of them.
+    def read_texts(self, texts: list[tuple[str, str]], batch_size: int = 32, track=iter) -> States:
+        """The `states` of each (prompt, completion), where what is alike before the answers is run once for all of them.
 
         track: wraps the loop over batches of different prompts, to show progress.
         """
@@ -121,14 +115,12 @@ class RewardModel(nn.Module):
             cut = max(len(ids) - after, 1)  # the beginning that is lost may be the whole prompt
             by_prompt.setdefault(tuple(ids[:cut]), []).append((ids[cut:], text))
         order, found = sorted(by_prompt, key=len, reverse=True), {}  # the longest first: what they leave of memory holds the others
-        for start in track(range(0, len(order), batch_size)):
-            few = order[start : start + batch_size]
+        for few in track(in_parts(order, batch_size)):
             prompt, cache = self.tokenizer.pad({"input_ids": [list(ids) for ids in few]}, return_tensors="pt", padding_side="left").to(self.device), trunk.new_cache()
             asked = trunk.both(prompt["input_ids"], prompt["attention_mask"], cache)[: 1 + self.read_middle]
             ends, means = [layer[:, -1:] for layer in asked], [mean_over(layer, prompt["attention_mask"].bool()) for layer in asked]
             answers = sorted(((ids, text, row) for row, ids in enumerate(few) for ids, text in by_prompt[ids]), key=lambda answer: -len(answer[0]))
-            for first in range(0, len(answers), batch_size):
-                part = answers[first : first + batch_size]
+            for part in in_parts(answers, batch_size):
                 which, last = torch.tensor([row for *_, row in part], device=self.device), torch.tensor([len(ids) for ids, *_ in part], device=self.device)
                 ids, real = pad_rows([torch.tensor(ids, device=self.device) for ids, *_ in part])
                 own = copy.deepcopy(cache)
@@ -148,28 +140,28 @@ class RewardModel(nn.Module):
         return whole, [len(ids) - len(before) for ids, before in zip(whole, asked)]
 
     def encode(self, prompts: list[str], completions: list[str]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask`, both (B, L), and `after_prompt`, as `read` takes it; what is too long loses its beginning."""
+        """`input_ids` and `attention_mask`, both (B, L), and `after_prompt`, as `states` takes it; what is too long loses its beginning."""
         whole, after = self.tokens(prompts, completions)
         batch = self.tokenizer.pad({"input_ids": [ids[-self.max_length :] for ids in whole]}, return_tensors="pt").to(self.device)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "after_prompt": torch.tensor(after, device=self.device)}
 
     def cached(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
         """(B, m) rewards of the heads with gradients, from trunk states that are computed once."""
-        return self.read(*self.cached_lower(prompts, completions))
+        return self.heads(self.cached_states(prompts, completions))
 
-    def cached_lower(self, prompts: list[str], completions: list[str]) -> tuple[torch.Tensor, ...]:
-        """The arguments of `read`; a text's trunk states are computed at its first visit and kept, in the trunk's dtype."""
+    def cached_states(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
+        """The (B, S) `states`; a text's trunk states are computed at its first visit and kept, in the trunk's dtype."""
         texts = list(zip(prompts, completions))
         known = {text: self.cache[text] for text in texts if text in self.cache}
         if fresh := [text for text in dict.fromkeys(texts) if text not in known]:
-            batch = self.encode([p for p, _ in fresh], [c for _, c in fresh])
+            batch = self.encode(*zip(*fresh))
             lower = self.trunk.lower(batch["input_ids"], batch["attention_mask"])
             for text, states, mask, after in zip(fresh, lower, batch["attention_mask"].bool(), batch["after_prompt"].tolist()):
                 known[text] = states[mask].clone(), after
                 if self.cache_bytes >= known[text][0].nbytes:  # each pass comes by all texts, so the first ones are as good to keep as any
                     self.cache[text], self.cache_bytes = known[text], self.cache_bytes - known[text][0].nbytes
         rows, after = zip(*(known[text] for text in texts))
-        return *pad_rows(rows), torch.tensor(after, device=self.device)
+        return self.states(*pad_rows(rows), torch.tensor(after, device=self.device))
 
     def forget(self) -> None:
         """Empties the cache, and what was read before the adapters learned."""
@@ -185,7 +177,7 @@ class RewardModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.heads.parameters()).device
+        return next(self.backbone.parameters()).device
 
     def raw(self, prompts: list[str], completions: list[str], batch_size: int = 32) -> torch.Tensor:
         """(B,) raw rewards on the CPU, computed without dropout over batches of like length; equal texts are computed once."""
@@ -197,12 +189,10 @@ class RewardModel(nn.Module):
         was_training = self.training
         self.eval()
         texts = list(dict.fromkeys(zip(prompts, completions)))
-        states = {} if self.adapters_learned else {text: self.first_states[text] for text in texts if text in self.first_states}
-        states |= self.read_texts([text for text in texts if text not in states], batch_size)
-        found: dict[tuple[str, str], torch.Tensor] = {}
-        for start in range(0, len(texts), 512):
-            few = texts[start : start + 512]
-            found |= zip(few, self.read_heads(torch.stack([states[text] for text in few])).cpu())
+        known = {} if self.adapters_learned else self.first_states
+        states, found = known | self.read_texts([text for text in texts if text not in known], batch_size), {}
+        for few in in_parts(texts, 512):
+            found |= zip(few, self.heads(torch.stack([states[text] for text in few])).cpu())
         self.train(was_training)
         return torch.stack([found[text] for text in zip(prompts, completions)]) if found else torch.zeros(0, self.ensemble)
 
@@ -224,15 +214,15 @@ class RewardModel(nn.Module):
         Answers whose texts do not give the tokens that were sampled (another split into words, or too long) are read anew.
         """
         whole, after = self.tokens(samples.prompts, samples.responses)
-        known = self.lent_cut is not None and samples.cut == self.lent_cut and samples.ends is not None and samples.ends.dim() == 3
-        closed = samples.closed(self.tokenizer.eos_token_id) if known else []
+        closed = samples.closed(self.tokenizer.eos_token_id) if samples.cut == self.lent_cut and samples.ends is not None else []
         same = [i for i, (ids, _) in enumerate(closed) if ids == whole[i] and len(ids) <= self.max_length]
-        rest, raw = sorted(set(range(len(whole))) - set(same)), torch.zeros(len(whole))
-        for few in torch.tensor(sorted(same, key=lambda i: len(whole[i])), dtype=torch.long).split(32) if same else ():
-            lower, mask = pad_rows([closed[i][1] for i in few.tolist()])
+        raw = torch.zeros(len(whole))
+        for few in in_parts(sorted(same, key=lambda i: len(whole[i])), 32):
+            lower, mask = pad_rows([closed[i][1] for i in few])
             lower = self.trunk.lower_from(lower, mask, self.lent_cut)
-            raw[few] = self.combined(self.read(lower, mask, torch.tensor(after, device=self.device)[few])).cpu()
-        if rest:
+            states = self.states(lower, mask, torch.tensor([after[i] for i in few], device=self.device))
+            raw[few] = self.combined(self.heads(states)).cpu()
+        if rest := [i for i in range(len(whole)) if i not in same]:
             raw[rest] = self.raw([samples.prompts[i] for i in rest], [samples.responses[i] for i in rest])
         return ((raw - self.mean) / self.std).tolist()
 
@@ -251,13 +241,18 @@ class RewardModel(nn.Module):
         """
         models.save_merged(self.backbone, self.tokenizer, directory)
         self.forget()  # folding in may have moved what the trunk is
-        if self.kind == "linear" and self.ensemble == 1:
-            _save_classifier(directory, self.heads[0].weight)
+        if self.head == "linear" and self.ensemble == 1:
+            classifier = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=torch.float32)
+            if isinstance(getattr(classifier, "score", None), nn.Linear):  # the name in all families that the trunk knows
+                classifier.score.weight.data = self.heads[0].weight.detach().float().cpu()
+                classifier.save_pretrained(directory)
         save_file(self.heads.state_dict(), Path(directory) / "head.safetensors")
-        settings = {"head": self.kind, "mean": self.mean, "std": self.std, "max_length": self.max_length,
-                    "read_prompt": self.read_prompt, "read_middle": self.read_middle, "num_trainable_layers": self.num_trainable_layers,
-                    "ensemble": self.ensemble, "combine": self.combine, "offsets": self.offsets.tolist()}
+        settings = {name: getattr(self, name) for name in SETTINGS} | {"mean": self.mean, "std": self.std, "offsets": self.offsets.tolist()}
         (Path(directory) / "reward_config.json").write_text(json.dumps(settings, indent=1))
+
+
+def in_parts(items: list, size: int) -> list[list]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def pad_rows(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -265,13 +260,6 @@ def pad_rows(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     states = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     lengths = torch.tensor([[len(row)] for row in rows], device=states.device)
     return states, torch.arange(states.shape[1], device=states.device) < lengths
-
-
-def _save_classifier(directory: Path, weight: torch.Tensor) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=torch.float32)
-    if isinstance(getattr(model, "score", None), nn.Linear):  # the name in all families that the trunk knows
-        model.score.weight.data = weight.detach().float().cpu()
-        model.save_pretrained(directory)
 
 
 def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, device="cpu", trunk_of=None) -> RewardModel:
@@ -282,8 +270,7 @@ def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, devic
     """
     settings = json.loads((Path(directory) / "reward_config.json").read_text())
     backbone = models.load_model(str(directory), dtype, device, AutoModel).requires_grad_(False)
-    names = ("head", "max_length", "read_prompt", "read_middle", "num_trainable_layers", "ensemble", "combine")
-    model = RewardModel(backbone, models.load_tokenizer(str(directory)), **{name: settings[name] for name in names if name in settings})
+    model = RewardModel(backbone, models.load_tokenizer(str(directory)), **{name: settings[name] for name in SETTINGS})
     try:
         model.heads.load_state_dict(load_file(Path(directory) / "head.safetensors"))
     except RuntimeError:

@@ -14,10 +14,9 @@ from torch import nn
 
 from . import models
 from .errors import SettingError
-from .heads import Standardise
-from .reward import RewardModel
-
-States = dict[tuple[str, str], torch.Tensor]  # (prompt, response) → (S,) states that the heads read
+from .evaluate import correct
+from .heads import Heads, Standardise
+from .reward import RewardModel, States, in_parts
 
 
 def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Tensor | float = 0.0, label_smoothing: float = 0.0,
@@ -79,8 +78,7 @@ def group_loss(model: RewardModel, groups: list[Group], **options) -> torch.Tens
 def add_gradients(model: RewardModel, groups: list[Group], prompts_at_once: int = 2, **options) -> float:
     """Adds the gradients of `group_loss` and returns it; only `prompts_at_once` prompts' graph is held, so that memory depends on these."""
     total = 0.0
-    for start in range(0, len(groups), prompts_at_once):
-        few = groups[start : start + prompts_at_once]
+    for few in in_parts(groups, prompts_at_once):
         loss = group_loss(model, few, **options) * (len(few) / len(groups))
         loss.backward()
         total += loss.item()
@@ -93,12 +91,10 @@ def loss_of_rewards(groups: list[Group], rewards: torch.Tensor, margin: float = 
     margin: the lead asked for at each step of a pair's gap; options: those of `pairwise_loss`.
     """
     losses = []
-    for group, own in zip(groups, rewards.split([len(g.responses) for g in groups])):
+    for group, own in zip(groups, rewards.view(len(rewards), -1).split([len(g.responses) for g in groups])):
         chosen, rejected = torch.tensor(group.pairs, device=own.device).T
-        shape = (-1, *[1] * (own.dim() - 1))
-        lead = margin * torch.tensor(group.gaps or [1.0] * len(group.pairs), device=own.device).view(shape)
-        weights = torch.tensor(group.weights or [1.0] * len(group.pairs), device=own.device).view(shape)
-        pairs = weights * pairwise_loss(own[chosen], own[rejected], lead, **options)
+        gaps, weights = (torch.tensor(values or [1.0] * len(group.pairs), device=own.device)[:, None] for values in (group.gaps, group.weights))
+        pairs = weights * pairwise_loss(own[chosen], own[rejected], margin * gaps, **options)
         losses.append(pairs.sum(0).mean() / (group.judged or len(group.pairs)))
     return torch.stack(losses).mean()
 
@@ -106,10 +102,10 @@ def loss_of_rewards(groups: list[Group], rewards: torch.Tensor, margin: float = 
 def batches(groups: list[Group], size: int, seed: int) -> list[list[Group]]:
     """All groups in random batches; those of one batch are of like length, so that little is padded."""
     rng = random.Random(seed)
-    shuffled, near, window = rng.sample(groups, len(groups)), [], 16 * size
-    for start in range(0, len(groups), window):
-        near += sorted(shuffled[start : start + window], key=lambda g: len(g.prompt) + max(map(len, g.responses)))
-    parts = [near[start : start + size] for start in range(0, len(near), size)]
+    near = []
+    for window in in_parts(rng.sample(groups, len(groups)), 16 * size):
+        near += sorted(window, key=lambda g: len(g.prompt) + max(map(len, g.responses)))
+    parts = in_parts(near, size)
     rng.shuffle(parts)
     return parts
 
@@ -129,15 +125,14 @@ def read_states(model: RewardModel, groups: list[Group], track=iter) -> States:
         states = model.read_texts(texts, track=track)
     else:
         texts = sorted(texts, key=lambda text: -len(text[0]) - len(text[1]))  # the longest first: what they leave of memory holds the others
-        for start in track(range(0, len(texts), 32)):
-            few = texts[start : start + 32]
-            states |= zip(few, model.states(*model.cached_lower([p for p, _ in few], [c for _, c in few])))
+        for few in track(in_parts(texts, 32)):
+            states |= zip(few, model.cached_states(*zip(*few)))
         models.release_freed_memory()
     model.first_states = states
     return states
 
 
-def fit_heads(heads: nn.ModuleList, states: States, groups: list[Group], epochs: int, seed: int, learning_rate: float = 1e-3,
+def fit_heads(heads: Heads, states: States, groups: list[Group], epochs: int, seed: int, learning_rate: float = 1e-3,
               weight_decay: float = 0.1, prompts_per_step: int = 16, on_epoch=None, **options) -> None:
     """Trains the heads alone on states that are computed once, and sets by what they are standardised; seconds for an epoch.
 
@@ -155,7 +150,7 @@ def fit_heads(heads: nn.ModuleList, states: States, groups: list[Group], epochs:
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - len(losses) / total)
             few_states = torch.stack([states[g.prompt, r] for g in few for r in g.responses])
             optimizer.zero_grad()
-            loss = loss_of_rewards(few, torch.cat([head(few_states) for head in heads], dim=1), **options)
+            loss = loss_of_rewards(few, heads(few_states), **options)
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
@@ -166,14 +161,13 @@ def fit_heads(heads: nn.ModuleList, states: States, groups: list[Group], epochs:
 
 
 @torch.no_grad()
-def accuracy_of_heads(heads: nn.ModuleList, states: States, groups: list[Group]) -> float:
+def accuracy_of_heads(heads: Heads, states: States, groups: list[Group]) -> float:
     """The share of pairs that the mean of the heads orders as they were labelled, equal rewards counting half."""
     right = []
     for group in groups:
-        own = torch.stack([states[group.prompt, r] for r in group.responses])
-        rewards = torch.cat([head(own) for head in heads], dim=1).mean(1)
+        rewards = heads(torch.stack([states[group.prompt, r] for r in group.responses])).mean(1).cpu()
         chosen, rejected = torch.tensor(group.pairs).T
-        right += (0.5 + 0.5 * torch.sign(rewards[chosen] - rewards[rejected])).tolist()
+        right += correct(rewards[chosen] - rewards[rejected]).tolist()
     return sum(right) / len(right)
 
 
@@ -186,7 +180,7 @@ def learning_curve(model: RewardModel, states: States, train: list[Group], heldo
     rows, order = [], random.Random(seed).sample(train, len(train))
     for share in shares:
         few = order[: max(round(share * len(order)), 1)]
-        heads = model.fresh_heads().to(model.device)
+        heads = model.fresh_heads()
         fit_heads(heads, states, few, epochs, seed, **fitting)
         rows.append({"prompts": len(few), "pairs": sum(len(g.pairs) for g in few), "accuracy": accuracy_of_heads(heads, states, heldout)})
     return rows

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, GPT2Conf
 from rlhf_utils import data, models
 from rlhf_utils.errors import SettingError
 from rlhf_utils.evaluate import margins
-from rlhf_utils.heads import combine, last_token_index, make_head, mean_over
+from rlhf_utils.heads import COMBINATIONS, last_token_index, make_head, mean_over
 from rlhf_utils.reward import RewardModel, load_reward_model
 from rlhf_utils.reward_training import Group, fit_heads, group_loss, read_states
 
@@ -47,7 +47,7 @@ def model(request) -> RewardModel:
 
 def raw_of(model: RewardModel, input_ids, attention_mask, after_prompt) -> torch.Tensor:
     """(B,) raw rewards of token ids."""
-    return model.combined(model.read(model.trunk.lower(input_ids, attention_mask), attention_mask, after_prompt))
+    return model.combined(model.heads(model.states(model.trunk.lower(input_ids, attention_mask), attention_mask, after_prompt)))
 
 
 def one_by_one(model: RewardModel, prompts: list[str], answers: list[str]) -> list[torch.Tensor]:
@@ -221,7 +221,7 @@ def test_saved_model_scores_the_same(tmp_path, options):
     assert model.score(PROMPTS, ANSWERS) == pytest.approx(before, abs=1e-5) and np.std(before) > 0.5
     assert again.score(PROMPTS, ANSWERS) == pytest.approx(model.score(PROMPTS, ANSWERS), abs=1e-6)
     assert again.score(PROMPTS[:1], ANSWERS[:1]) == pytest.approx(model.score(PROMPTS[:1], ANSWERS[:1]), abs=1e-6)
-    assert (again.kind, again.max_length, again.num_trainable_layers, again.training) == (options["head"], 20, 1, False)
+    assert (again.head, again.max_length, again.num_trainable_layers, again.training) == (options["head"], 20, 1, False)
     assert (again.read_prompt, again.read_middle, again.combine) == (model.read_prompt, model.read_middle, model.combine)
     assert json.loads((tmp_path / "reward_config.json").read_text())["std"] == model.std
     assert not list(tmp_path.glob("adapter*")) and AutoModel.from_pretrained(tmp_path).config.num_hidden_layers == 2  # plain transformers
@@ -254,8 +254,8 @@ def test_margins_stay_right_after_saving(model, tmp_path):
 
 def test_combine_by_hand():
     members = torch.tensor([[1.0, 3.0], [-2.0, 0.0]])
-    assert combine(members, "mean").tolist() == [2.0, -1.0] and combine(members, "min").tolist() == [1.0, -2.0]
-    assert combine(members, "uncertainty").tolist() == [1.0, -2.0]  # the mean less a standard deviation of 1
+    assert COMBINATIONS["mean"](members).tolist() == [2.0, -1.0] and COMBINATIONS["min"](members).tolist() == [1.0, -2.0]
+    assert COMBINATIONS["uncertainty"](members).tolist() == [1.0, -2.0]  # the mean less a standard deviation of 1
 
 
 def test_heads_that_differ_by_a_constant_count_alike(tmp_path):
@@ -304,7 +304,7 @@ def test_texts_read_together_equal_texts_read_alone(model):
             found = model.read_texts(texts, size)
             assert list(found) != texts and set(found) == set(texts)
             alone = torch.stack(one_by_one(model, *zip(*texts)))
-            assert torch.allclose(model.combined(model.read_heads(torch.stack([found[text] for text in texts]))), alone, atol=1e-5)
+            assert torch.allclose(model.combined(model.heads(torch.stack([found[text] for text in texts]))), alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("cache_gb", [0.0, 2.0])

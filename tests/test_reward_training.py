@@ -82,7 +82,7 @@ def test_weights_gaps_and_ties_by_hand():
 def raw_of(model: RewardModel, prompt: str, response: str) -> torch.Tensor:
     """The raw reward of one text, by a pass of its own."""
     ids, mask, after = model.encode([prompt], [response]).values()
-    return model.combined(model.read(model.trunk.lower(ids, mask), mask, after))[0]
+    return model.combined(model.heads(model.states(model.trunk.lower(ids, mask), mask, after)))[0]
 
 
 def slow_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
@@ -143,7 +143,7 @@ def test_the_heads_alone_learn_and_the_backbone_stays(options):
     assert (margins(model, separable()) > 0).float().mean() > 0.9
     assert accuracy_of_heads(model.heads, states, groups) == pytest.approx((margins(model, separable()) > 0).float().mean().item())
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.backbone.named_parameters())
-    if model.kind == "mlp":
+    if model.head == "mlp":
         table = torch.stack([states[g.prompt, r] for g in groups for r in g.responses])
         assert torch.allclose(model.heads[-1][0].mean, table.mean(0)) and torch.allclose(model.heads[-1][0].std, table.std(0) + 1e-3)
 
