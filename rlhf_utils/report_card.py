@@ -28,26 +28,23 @@ def usable_pairs(rows: list[dict]) -> tuple[list[dict], list[dict]]:
     Pairs of equal answers and pairs with an answer that is no text, or an empty one, are left out; ties and contradictions stay.
     Raises DataError if nothing is left.
     """
-    kinds: dict[tuple[str, str], list[dict]] = {}
-    def is_text(row: dict) -> bool:
-        return all(isinstance(row[name], str) for name in ("prompt", "chosen", "rejected"))
-
-    judged = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows if is_text(row)}
-    kept = []
-    for row in rows:
-        sides = [row["chosen"], row["rejected"]]
-        if not is_text(row):
-            kinds.setdefault(("not text", "left out"), []).append(row)
-        elif not all(text.strip() for text in sides):
-            kinds.setdefault(("an empty answer", "left out"), []).append(row)
-        elif sides[0].strip() == sides[1].strip():
-            kinds.setdefault(("both answers equal", "left out"), []).append(row)
+    kept, kinds, texts = [], {}, [[row[name] for name in ("prompt", "chosen", "rejected")] for row in rows]
+    judged = {tuple(of_row) for of_row in texts if all(isinstance(text, str) for text in of_row)}
+    for row, (prompt, chosen, rejected) in zip(rows, texts):
+        if not all(isinstance(text, str) for text in (prompt, chosen, rejected)):
+            kind = "not text", "left out"
+        elif not (chosen.strip() and rejected.strip()):
+            kind = "an empty answer", "left out"
+        elif chosen.strip() == rejected.strip():
+            kind = "both answers equal", "left out"
+        elif row.get("tie"):
+            kind = "a tie", "half a pair each way; not in the report card"
         else:
+            kind = ("judged both ways", "kept") if (prompt, rejected, chosen) in judged else ("", "kept")
+        if kind[1] != "left out":
             kept.append(row)
-            if row.get("tie"):
-                kinds.setdefault(("a tie", "half a pair each way; not in the report card"), []).append(row)
-            elif (row["prompt"], sides[1], sides[0]) in judged:
-                kinds.setdefault(("judged both ways", "kept"), []).append(row)
+        kinds.setdefault(kind, []).append(row)
+    kinds.pop(("", "kept"), None)  # nothing odd
     if not kept:
         raise DataError(f"None of {len(rows)} pairs can be used: {', '.join(f'{len(few)} {kind}' for (kind, _), few in kinds.items()) or 'there are none'}.")
     found = [{"finding": kind, "pairs": len(few), "what happens": fate, "example": str(few[0]["prompt"])[:80]} for (kind, fate), few in kinds.items()]
@@ -110,16 +107,13 @@ def bag_of_words(train: list[dict], heldout: list[dict]) -> np.ndarray:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    words = TfidfVectorizer(ngram_range=(1, 2), min_df=min(2, len(train)), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[?!]")
+    if len(train) < 2:
+        return np.zeros(len(heldout))
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[?!]")
     words.fit([row[side] for row in train for side in ("chosen", "rejected")])
-
-    def difference(rows: list[dict]):
-        return words.transform([row["chosen"] for row in rows]) - words.transform([row["rejected"] for row in rows])
-
-    x = difference(train)
+    x, asked = (words.transform([row["chosen"] for row in rows]) - words.transform([row["rejected"] for row in rows]) for rows in (train, heldout))
     sign = np.where(np.arange(len(train)) % 2 == 0, 1, -1)  # half of the pairs the other way round, so that both classes are there
-    model = LogisticRegression(fit_intercept=False, max_iter=1000).fit(x.multiply(sign[:, None]).tocsr(), sign) if len(train) > 1 else None
-    return model.decision_function(difference(heldout)) if model is not None else np.zeros(len(heldout))
+    return LogisticRegression(fit_intercept=False, max_iter=1000).fit(x.multiply(sign[:, None]).tocsr(), sign).decision_function(asked)
 
 
 def build(heldout: list[dict], chosen, rejected, temperature: float, words=None) -> dict:

@@ -11,6 +11,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from . import models
 from .errors import ModelError, PPOError, SettingError
-from .reward import load_reward_model
+from .reward import in_parts, load_reward_model
 from .runs import digest
 from .sampling import Samples
 
@@ -77,36 +78,35 @@ class ClassifierReward:
     @torch.no_grad()
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         scores = []
-        for start in range(0, len(prompts), self.batch_size):
-            batch = self.encode(prompts[start : start + self.batch_size], completions[start : start + self.batch_size])
-            logits = self.model(**batch.to(self.model.device)).logits.float()
+        for few in in_parts(list(zip(prompts, completions)), self.batch_size):
+            logits = self.model(**self.encode(*zip(*few)).to(self.model.device)).logits.float()
             scores += (logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]).tolist()
         return scores
 
-    def encode(self, prompts: list[str], completions: list[str]):
+    def encode(self, prompts: tuple[str, ...], completions: tuple[str, ...]):
         """The conversation under the model's own template; a pair of texts where it has none, as such classifiers are trained."""
         options = {"return_tensors": "pt", "padding": True, "truncation": True, "max_length": self.max_length}
         if self.tokenizer.chat_template is None:
-            return self.tokenizer(prompts, completions, **options)
+            return self.tokenizer(list(prompts), list(completions), **options)
         turns = [[{"role": "user", "content": p}, {"role": "assistant", "content": c}] for p, c in zip(prompts, completions)]
         texts = self.tokenizer.apply_chat_template(turns, tokenize=False)
         return self.tokenizer(texts, add_special_tokens=False, **options)
 
 
+@dataclass
 class WeightedRewards:
-    """The weighted sum of several rewards, `parts` of (weight, name, reward)."""
+    """The weighted sum of several rewards."""
 
-    def __init__(self, parts: list[tuple[float, str, Reward]]):
-        self.parts = parts
+    parts: list[tuple[float, str, Reward]]  # (weight, name, reward)
 
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        return self._sum([reward(prompts=prompts, completions=completions, **columns) for _, _, reward in self.parts], len(prompts))
+        return self._sum(len(prompts), lambda reward: reward(prompts=prompts, completions=completions, **columns))
 
     def score_samples(self, samples: Samples, **columns) -> list[float]:
-        return self._sum([score_samples(reward, samples, **columns) for _, _, reward in self.parts], len(samples.prompts))
+        return self._sum(len(samples.prompts), lambda reward: score_samples(reward, samples, **columns))
 
-    def _sum(self, found: list, count: int) -> list[float]:
-        return sum(weight * as_scores(scores, count, f"The reward {name!r}") for (weight, name, _), scores in zip(self.parts, found)).tolist()
+    def _sum(self, count: int, score: Callable[[Reward], list[float]]) -> list[float]:
+        return sum(weight * as_scores(score(reward), count, f"The reward {name!r}") for weight, name, reward in self.parts).tolist()
 
 
 def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = torch.float32, device="cpu", trunk_of=None) -> Reward:
@@ -116,7 +116,7 @@ def load_reward(spec: str, trained: Callable[[], Path], dtype: torch.dtype = tor
 
     Raises SettingError for a term that cannot be read or imported, and ModelError for a model that is none.
     """
-    parts = [(weight, name, _load_one(name, trained, dtype, device, trunk_of)) for weight, name in _terms(spec)]
+    parts = [(weight, name, _load_one(name, path, dtype, device, trunk_of)) for weight, name, path in _terms(spec, trained)]
     return parts[0][2] if len(parts) == 1 and parts[0][0] == 1 else WeightedRewards(parts)
 
 
@@ -135,29 +135,28 @@ def load_function(name: str) -> Reward:
 def digest_of(spec: str, trained: Callable[[], Path]) -> str:
     """SHA-256 of the folders and of the functions' files that `spec` names: with another one, the same name scores otherwise."""
     found = hashlib.sha256()
-    for _, name in _terms(spec):
-        folder = Path(trained() if name == "reward_model" else name).expanduser()
-        if ":" in name and not folder.exists():
+    for _, name, path in _terms(spec, trained):
+        if ":" in name and not path.exists():
             with contextlib.suppress(TypeError, OSError):  # what was not written in Python does not change
-                folder = Path(inspect.getfile(inspect.unwrap(load_function(name))))
-        found.update((digest(folder) if folder.exists() else name).encode())
+                path = Path(inspect.getfile(inspect.unwrap(load_function(name))))
+        found.update((digest(path) if path.exists() else name).encode())
     return found.hexdigest()
 
 
-def _terms(spec: str) -> list[tuple[float, str]]:
+def _terms(spec: str, trained: Callable[[], Path]) -> list[tuple[float, str, Path]]:
+    """(weight, name, where that would be on disk) of each reward in the sum."""
     terms = []
     for term in spec.split(" + "):
         weight, _, name = term.strip().rpartition("*")
         if not name or not re.fullmatch(r"([+-]?\d+(\.\d*)?)?", weight.strip()):
             raise SettingError(f"reward={spec!r}: {term!r} is no reward; write for example '0.8*reward_model + 0.2*my_rewards:politeness'.")
         terms.append((float(weight or 1), name.strip()))
-    return terms
+    return [(weight, name, Path(trained() if name == "reward_model" else name).expanduser()) for weight, name in terms]
 
 
-def _load_one(name: str, trained: Callable[[], Path], dtype: torch.dtype, device, trunk_of) -> Reward:
-    folder = Path(trained() if name == "reward_model" else name).expanduser()
-    if (folder / "reward_config.json").is_file():
-        return load_reward_model(folder, dtype, device, trunk_of)
-    if ":" in name and not folder.exists():
+def _load_one(name: str, path: Path, dtype: torch.dtype, device, trunk_of) -> Reward:
+    if (path / "reward_config.json").is_file():
+        return load_reward_model(path, dtype, device, trunk_of)
+    if ":" in name and not path.exists():
         return load_function(name)
-    return ClassifierReward(str(folder) if folder.is_dir() else name, dtype, device)
+    return ClassifierReward(str(path) if path.is_dir() else name, dtype, device)
