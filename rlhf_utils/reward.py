@@ -116,16 +116,17 @@ class RewardModel(nn.Module):
             by_prompt.setdefault(tuple(ids[:cut]), []).append((ids[cut:], text))
         order, found = sorted(by_prompt, key=len, reverse=True), {}  # the longest first: what they leave of memory holds the others
         for few in track(in_parts(order, batch_size)):
-            prompt, cache = self.tokenizer.pad({"input_ids": [list(ids) for ids in few]}, return_tensors="pt", padding_side="left").to(self.device), trunk.new_cache()
-            asked = trunk.both(prompt["input_ids"], prompt["attention_mask"], cache)[: 1 + self.read_middle]
-            ends, means = [layer[:, -1:] for layer in asked], [mean_over(layer, prompt["attention_mask"].bool()) for layer in asked]
+            prompt = self.tokenizer.pad({"input_ids": [list(ids) for ids in few]}, return_tensors="pt", padding_side="left").to(self.device)
+            mask, cache = prompt["attention_mask"].bool(), trunk.new_cache()
+            asked = trunk.both(prompt["input_ids"], mask, cache)[: 1 + self.read_middle]
+            ends, means = [layer[:, -1:] for layer in asked], [mean_over(layer, mask) for layer in asked]
             answers = sorted(((ids, text, row) for row, ids in enumerate(few) for ids, text in by_prompt[ids]), key=lambda answer: -len(answer[0]))
             for part in in_parts(answers, batch_size):
                 which, last = torch.tensor([row for *_, row in part], device=self.device), torch.tensor([len(ids) for ids, *_ in part], device=self.device)
                 ids, real = pad_rows([torch.tensor(ids, device=self.device) for ids, *_ in part])
                 own = copy.deepcopy(cache)
                 own.batch_select_indices(which)
-                layers = trunk.both(ids, torch.cat([prompt["attention_mask"][which].bool(), real], dim=1), own)
+                layers = trunk.both(ids, torch.cat([mask[which], real], dim=1), own)
                 layers = [torch.cat([end[which], layer], dim=1) for end, layer in zip(ends, layers)]
                 found |= zip((text for _, text, _ in part), self.pick(layers, [mean[which] for mean in means], torch.zeros_like(last), last))
         models.release_freed_memory()
@@ -143,7 +144,7 @@ class RewardModel(nn.Module):
         """`input_ids` and `attention_mask`, both (B, L), and `after_prompt`, as `states` takes it; what is too long loses its beginning."""
         whole, after = self.tokens(prompts, completions)
         batch = self.tokenizer.pad({"input_ids": [ids[-self.max_length :] for ids in whole]}, return_tensors="pt").to(self.device)
-        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "after_prompt": torch.tensor(after, device=self.device)}
+        return {**batch, "after_prompt": torch.tensor(after, device=self.device)}
 
     def cached(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
         """(B, m) rewards of the heads with gradients, from trunk states that are computed once."""
