@@ -13,11 +13,6 @@ COMBINATIONS = {
 }
 
 
-def last_token_index(attention_mask: torch.Tensor) -> torch.Tensor:
-    """(B,) index of the last non-padding token, for padding on either side; 0 for a row of padding only."""
-    return attention_mask.long().cumsum(1).argmax(1)  # the first place that all real tokens have been counted at
-
-
 def mean_over(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """(B, H) float32 mean of the (B, L, H) states over the (B, L) bool places; 0 where there are none."""
     weights = places.float() / places.sum(1, keepdim=True).clamp(min=1)

@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from . import models
 from .data import chat_prompt
 from .errors import ModelError, SettingError
-from .heads import COMBINATIONS, Heads, last_token_index, make_head, mean_over
+from .heads import COMBINATIONS, Heads, make_head, mean_over
 from .sampling import Samples
 from .trunk import Trunk, share_blocks
 
@@ -78,15 +78,17 @@ class RewardModel(nn.Module):
         """(B,) from the (B, m) rewards of the heads."""
         return COMBINATIONS[self.combine](members - self.offsets.to(members.device))
 
-    def states(self, lower: torch.Tensor, attention_mask: torch.Tensor, after_prompt: torch.Tensor) -> torch.Tensor:
-        """(B, S) float32 states that the heads read of (B, L, H) trunk states: one, five (`read_prompt`) or twice as many (`read_middle`) times H numbers.
+    def states(self, rows: list[torch.Tensor], after: list[int], cut: int | None = None) -> torch.Tensor:
+        """(B, S) float32 states that the heads read of B texts: one, five (`read_prompt`) or twice as many (`read_middle`) times H numbers.
 
-        after_prompt: (B,) how many tokens before the last real one the prompt ends; used with `read_prompt` only.
+        rows: each text's (length, H) trunk states, or what enters block number `cut`. after: how many of its tokens follow the prompt.
         """
-        last = last_token_index(attention_mask)
-        before = torch.maximum(last - after_prompt, attention_mask.long().argmax(1))  # of a prompt whose end was cut off, the first token left
-        layers, place = [self.trunk.upper(lower, attention_mask), lower][: 1 + self.read_middle], torch.arange(lower.shape[1], device=last.device)
-        prompt = attention_mask.bool() & (place <= before[:, None])
+        lower, mask = pad_rows(rows)
+        lower = lower if cut is None else self.trunk.lower_from(lower, mask, cut)
+        last = mask.sum(1) - 1
+        before = (last - torch.tensor(after, device=last.device)).clamp(min=0)  # of a prompt whose end was cut off, the first token left
+        layers = [self.trunk.upper(lower, mask), lower][: 1 + self.read_middle]
+        prompt = torch.arange(lower.shape[1], device=last.device) <= before[:, None]
         return self.pick(layers, [mean_over(layer, prompt) for layer in layers], before, last)
 
     def pick(self, layers: list[torch.Tensor], prompts: list[torch.Tensor], before: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
@@ -140,11 +142,11 @@ class RewardModel(nn.Module):
         whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return whole, [len(ids) - len(before) for ids, before in zip(whole, asked)]
 
-    def encode(self, prompts: list[str], completions: list[str]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask`, both (B, L), and `after_prompt`, as `states` takes it; what is too long loses its beginning."""
+    def encode(self, prompts: list[str], completions: list[str]) -> dict:
+        """`input_ids` and `attention_mask`, both (B, L), and a list `after`, as `states` takes it; what is too long loses its beginning."""
         whole, after = self.tokens(prompts, completions)
         batch = self.tokenizer.pad({"input_ids": [ids[-self.max_length :] for ids in whole]}, return_tensors="pt").to(self.device)
-        return {**batch, "after_prompt": torch.tensor(after, device=self.device)}
+        return {**batch, "after": after}
 
     def cached(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
         """(B, m) rewards of the heads with gradients, from trunk states that are computed once."""
@@ -157,12 +159,11 @@ class RewardModel(nn.Module):
         if fresh := [text for text in dict.fromkeys(texts) if text not in known]:
             batch = self.encode(*zip(*fresh))
             lower = self.trunk.lower(batch["input_ids"], batch["attention_mask"])
-            for text, states, mask, after in zip(fresh, lower, batch["attention_mask"].bool(), batch["after_prompt"].tolist()):
+            for text, states, mask, after in zip(fresh, lower, batch["attention_mask"].bool(), batch["after"]):
                 known[text] = states[mask].clone(), after
                 if self.cache_bytes >= known[text][0].nbytes:  # each pass comes by all texts, so the first ones are as good to keep as any
                     self.cache[text], self.cache_bytes = known[text], self.cache_bytes - known[text][0].nbytes
-        rows, after = zip(*(known[text] for text in texts))
-        return self.states(*pad_rows(rows), torch.tensor(after, device=self.device))
+        return self.states(*zip(*(known[text] for text in texts)))
 
     def forget(self) -> None:
         """Empties the cache, and what was read before the adapters learned."""
@@ -219,9 +220,7 @@ class RewardModel(nn.Module):
         same = [i for i, (ids, _) in enumerate(closed) if ids == whole[i] and len(ids) <= self.max_length]
         raw = torch.zeros(len(whole))
         for few in in_parts(sorted(same, key=lambda i: len(whole[i])), 32):
-            lower, mask = pad_rows([closed[i][1] for i in few])
-            lower = self.trunk.lower_from(lower, mask, self.lent_cut)
-            states = self.states(lower, mask, torch.tensor([after[i] for i in few], device=self.device))
+            states = self.states([closed[i][1] for i in few], [after[i] for i in few], self.lent_cut)
             raw[few] = self.combined(self.heads(states)).cpu()
         if rest := [i for i in range(len(whole)) if i not in same]:
             raw[rest] = self.raw([samples.prompts[i] for i in rest], [samples.responses[i] for i in rest])

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, GPT2Conf
 from rlhf_utils import data, models
 from rlhf_utils.errors import SettingError
 from rlhf_utils.evaluate import margins
-from rlhf_utils.heads import COMBINATIONS, last_token_index, make_head, mean_over
+from rlhf_utils.heads import COMBINATIONS, make_head, mean_over
 from rlhf_utils.reward import RewardModel, load_reward_model
 from rlhf_utils.reward_training import Group, fit_heads, group_loss, read_states
 
@@ -45,9 +45,10 @@ def model(request) -> RewardModel:
     return trained(**KINDS[request.param])
 
 
-def raw_of(model: RewardModel, input_ids, attention_mask, after_prompt) -> torch.Tensor:
+def raw_of(model: RewardModel, input_ids, attention_mask, after) -> torch.Tensor:
     """(B,) raw rewards of token ids."""
-    return model.combined(model.heads(model.states(model.trunk.lower(input_ids, attention_mask), attention_mask, after_prompt)))
+    lower = model.trunk.lower(input_ids, attention_mask)
+    return model.combined(model.heads(model.states([row[mask] for row, mask in zip(lower, attention_mask.bool())], after)))
 
 
 def one_by_one(model: RewardModel, prompts: list[str], answers: list[str]) -> list[torch.Tensor]:
@@ -61,15 +62,6 @@ def pad(batch: dict, left: int, right: int, token: int) -> dict:
 
 
 # --- where and how a reward is read
-
-
-@pytest.mark.parametrize(("mask", "index"), [
-    ([0, 0, 1, 1], 3), ([1, 1, 1, 1], 3), ([1, 1, 0, 0], 1), ([1, 0, 0, 0], 0), ([0, 1, 1, 0], 2), ([0, 0, 0, 0], 0), ([0, 0, 0, 1], 3),
-])
-@pytest.mark.parametrize("dtype", [torch.long, torch.bool])
-def test_last_token_index(mask, index, dtype):
-    rows = torch.tensor([mask, [1, 1, 1, 1]], dtype=dtype)
-    assert last_token_index(rows).tolist() == [index, 3]
 
 
 def test_mean_over_places():

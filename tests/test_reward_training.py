@@ -82,7 +82,7 @@ def test_weights_gaps_and_ties_by_hand():
 def raw_of(model: RewardModel, prompt: str, response: str) -> torch.Tensor:
     """The raw reward of one text, by a pass of its own."""
     ids, mask, after = model.encode([prompt], [response]).values()
-    return model.combined(model.heads(model.states(model.trunk.lower(ids, mask), mask, after)))[0]
+    return model.combined(model.heads(model.states([model.trunk.lower(ids, mask)[0]], after)))[0]
 
 
 def slow_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
