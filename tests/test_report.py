@@ -5,6 +5,7 @@ import html
 import pandas as pd
 import pytest
 import torch
+from markupsafe import escape
 
 from rlhf_utils import evaluate, plots, report, show, widget
 from rlhf_utils.labelling import LabelQueue
@@ -27,11 +28,11 @@ def described(answers: list[str], hostile: str, reward: float) -> list[dict]:
     return [dict(row, reward=reward) for row in evaluate.describe_answers(items, answers)]
 
 
-def page_of(hostile: str, run: str = "demo") -> str:
+def page_of(hostile: str, run: str = "demo", pairs: list[dict] | None = None) -> str:
     sft = described([f"a {hostile} {n}" for n in range(4)], hostile, 0.0)
     ppo = described([f"b {hostile} four {n}." for n in range(4)], hostile, 1.0)
     results = evaluate.compare(sft, ppo, torch.ones(4)) | {"time.sft_s": 60.0, "odd": hostile, "reward_model.accuracy": 0.8, "reward_model.ceiling": 0.9}
-    pairs = evaluate.examples(sft, ppo)
+    pairs = pairs or evaluate.examples(sft, ppo)
     figures = [plots.rubric_bars(results), plots.ppo_progress([]), plots.distributions(sft, ppo, [1.0] * 4), plots.gain_by_prompt(pairs)]
     return report.build(run, results, pairs, figures, {"run": run, "note": hostile})
 
@@ -40,7 +41,7 @@ def page_of(hostile: str, run: str = "demo") -> str:
 def test_report_escapes_every_text(hostile):
     page = page_of(hostile, run=hostile)
     assert raw(page) == []
-    escaped = html.escape(hostile)
+    escaped = escape(hostile)
     for kind in "pcab":  # prompt, category, both answers are shown, as text
         assert f"{kind} {escaped}" in page
     assert page.count(escaped) >= 4 * 4 + 3  # four pairs; run, result and parameter
@@ -56,8 +57,9 @@ def test_report_holds_everything_itself():
 def test_side_by_side_marks_wins_and_losses():
     better, worse = {"gold": 4.0, "reward": 1.0, "response": "x"}, {"gold": 2.0, "reward": 0.0, "response": "y"}
     pair = {"prompt": "p", "category": "c", "sft": worse, "ppo": better, "gain": 2.0}
-    assert "pair win" in report.side_by_side(pair) and "made worse" not in report.side_by_side(pair)
-    assert "pair loss" in report.side_by_side(pair | {"gain": -1.0}) and "made worse" in report.side_by_side(pair | {"gain": -1.0})
+    won, lost = page_of("plain", pairs=[pair]), page_of("plain", pairs=[pair | {"gain": -1.0}])
+    assert "pair win" in won and "· made worse" not in won
+    assert "pair loss" in lost and "· made worse" in lost
 
 
 def test_numbers_as_text():
