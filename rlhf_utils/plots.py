@@ -16,8 +16,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#4c8dd6", "#e08a3c", "#3fa37b", "#d960
 SFT, RLHF = GREY, BLUE  # π_SFT and π_RLHF wear the same colours everywhere
 
 
-def figure(titles: list[str], rows: int = 1, height: int = 300) -> go.Figure:
-    """Empty panels in the style of the suite; `titles` one a panel, from left to right and top to bottom."""
+def figure(titles: list[str], rows: int = 1, height: int = 300, head: str = "") -> go.Figure:
+    """Empty panels in the style of the suite; `titles` one a panel, from left to right and top to bottom, below a small line on how far a loop is, `head`."""
     columns = len(titles) // rows
     fig = make_subplots(rows=rows, cols=columns, subplot_titles=titles, horizontal_spacing=0.09 if columns < 3 else 0.075,
                         vertical_spacing=0.2)
@@ -31,22 +31,24 @@ def figure(titles: list[str], rows: int = 1, height: int = 300) -> go.Figure:
     fig.update_xaxes(**axis, showgrid=False)
     fig.update_yaxes(**axis)
     fig.update_annotations(font={"size": 13, "color": GREY})
+    if head:
+        fig.update_layout(title={"text": head, "font": {"size": 13}, "x": 0.01, "y": 0.99}, margin={"t": 72})
     return fig
-
-
-def head(fig: go.Figure, title: str) -> go.Figure:
-    """The figure with a small line above it, for how far a loop is."""
-    return fig.update_layout(title={"text": title, "font": {"size": 13}, "x": 0.01, "y": 0.99}, margin={"t": 72}) if title else fig
 
 
 def place(panel: int, columns: int) -> dict[str, int]:
     return {"row": panel // columns + 1, "col": panel % columns + 1}
 
 
-def line(name: str, y, x=None, color: str = BLUE, **options) -> go.Scatter:
-    x = list(x) if x is not None else list(range(1, len(y) + 1))
-    return go.Scatter(x=x, y=[float(v) for v in y], name=name, mode="lines+markers" if len(y) < 40 else "lines",
+def line(name: str, rows: list[dict], x: str, y: str, color: str = BLUE, **options) -> go.Scatter:
+    return go.Scatter(x=[row[x] for row in rows], y=[float(row[y]) for row in rows], name=name, mode="lines+markers" if len(rows) < 40 else "lines",
                       line={"color": color, "width": 2}, marker={"size": 5}, **options)
+
+
+def error_bars(values: list[float], intervals: list, color: str) -> dict:
+    """What plotly draws as intervals around the values; an interval may be None."""
+    low, high = zip(*(interval or (value, value) for value, interval in zip(values, intervals)))
+    return {"type": "data", "symmetric": False, "array": np.subtract(high, values).tolist(), "arrayminus": np.subtract(values, low).tolist(), "color": color}
 
 
 def hover(text: str, width: int = 70) -> str:
@@ -56,12 +58,10 @@ def hover(text: str, width: int = 70) -> str:
 
 def sft_loss(log: list[dict], title: str = "") -> go.Figure:
     """Training and held-out loss from the trainer's log history (`loss` or `eval_loss`, with `epoch`)."""
-    fig = head(figure(["loss in nats a token"]), title)
+    fig = figure(["loss in nats a token"], head=title)
     for name, key, color in (("training", "loss", GREY), ("held out", "eval_loss", BLUE)):
-        rows = [row for row in log if key in row]
-        fig.add_trace(line(name, [r[key] for r in rows], [r["epoch"] for r in rows], color))
-    fig.update_xaxes(title_text="epoch")
-    return fig
+        fig.add_trace(line(name, [row for row in log if key in row], "epoch", key, color))
+    return fig.update_xaxes(title_text="epoch")
 
 
 def label_bias(bias: dict, agreement: dict) -> go.Figure:
@@ -70,87 +70,73 @@ def label_bias(bias: dict, agreement: dict) -> go.Figure:
     bars = [("annotators order a pair alike", agreement["pairwise"], agreement["pairwise_ci"], 0.5),
             ("the longer answer wins", bias["longer_wins"], bias["longer_wins_ci"], 0.5),
             ("the answer shown first wins", bias["first_shown_wins"], bias["first_shown_wins_ci"], bias["first_shown_by_chance"])]
-    names = [b[0] for b in bars]
-    fig.add_trace(go.Scatter(x=[b[1] for b in bars], y=names, mode="markers", name="measured", marker={"color": BLUE, "size": 11},
-                             error_x={"type": "data", "symmetric": False, "array": [b[2][1] - b[1] for b in bars],
-                                      "arrayminus": [b[1] - b[2][0] for b in bars], "color": BLUE}))
-    fig.add_trace(go.Scatter(x=[b[3] for b in bars], y=names, mode="markers", name="by chance", marker={"color": GREY, "symbol": "line-ns-open", "size": 16}))
-    fig.update_xaxes(range=[0, 1], tickformat=".0%")
-    fig.update_yaxes(autorange="reversed", automargin=True)
-    return fig
+    names, shares, intervals, by_chance = zip(*bars)
+    fig.add_trace(go.Scatter(x=shares, y=names, mode="markers", name="measured", marker={"color": BLUE, "size": 11},
+                             error_x=error_bars(shares, intervals, BLUE)))
+    fig.add_trace(go.Scatter(x=by_chance, y=names, mode="markers", name="by chance", marker={"color": GREY, "symbol": "line-ns-open", "size": 16}))
+    return fig.update_layout(xaxis={"range": [0, 1], "tickformat": ".0%"}, yaxis={"autorange": "reversed", "automargin": True})
 
 
 def reward_training(steps: list[dict], heldout: list[dict], title: str = "") -> go.Figure:
     """Loss a step, and accuracy on held-out pairs after each epoch; steps may still be none."""
-    fig = head(figure(["pairwise loss (0.69 is guessing)", "accuracy on prompts never trained on"]), title)
+    fig = figure(["pairwise loss (0.69 is guessing)", "accuracy on prompts never trained on"], head=title)
     width = min(8, len(steps))
     smooth = np.convolve([s["loss"] for s in steps], np.ones(width) / width, mode="valid") if steps else []
-    fig.add_trace(line("training, mean of 8 steps", smooth, color=GREY), 1, 1)
-    fig.add_trace(line("held out", [h["accuracy"] for h in heldout], [h["epoch"] for h in heldout], BLUE), 1, 2)
-    fig.update_yaxes(tickformat=".0%", row=1, col=2)
-    fig.update_xaxes(title_text="step", row=1, col=1)
-    fig.update_xaxes(title_text="epoch", row=1, col=2)
-    return fig
+    fig.add_trace(line("training, mean of 8 steps", [{"step": step, "loss": loss} for step, loss in enumerate(smooth, 1)], "step", "loss", GREY), 1, 1)
+    fig.add_trace(line("held out", heldout, "epoch", "accuracy"), 1, 2)
+    return fig.update_layout(xaxis_title_text="step", xaxis2_title_text="epoch", yaxis2_tickformat=".0%")
 
 
 def report_card(accuracies: list[tuple[str, float, tuple[float, float] | None]], report: dict, rewards: dict[str, list[float]]) -> go.Figure:
     """Accuracies side by side (the first in blue), the calibration curve as trained and scaled, and the rewards of answers by source."""
     fig = figure(["accuracy, 95% interval", "calibration", "reward of held-out answers"])
-    fig.add_trace(accuracy_bars([{"name": name, "accuracy": value, "ci": ci} for name, value, ci in accuracies], [BLUE] + [GREY] * (len(accuracies) - 1)), 1, 1)
+    fig.add_trace(accuracy_bars(accuracies, GREY), 1, 1)
     fig.add_trace(go.Scatter(x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False), 1, 2)
     for name, key, color in (("as trained", "calibration", GREY), (f"margins / {report['temperature']:.2f}", "calibration_scaled", BLUE)):
-        fig.add_trace(line(name, [b["accuracy"] for b in report[key]["bins"]], [b["confidence"] for b in report[key]["bins"]], color), 1, 2)
+        fig.add_trace(line(name, report[key]["bins"], "confidence", "accuracy", color), 1, 2)
     for (name, values), color in zip(rewards.items(), (BLUE, ORANGE, GREEN, PURPLE)):
         fig.add_trace(go.Histogram(x=values, name=name, opacity=0.6, marker_color=color, nbinsx=30, histnorm="percent"), 1, 3)
-    fig.update_layout(barmode="overlay", margin={"l": 130})
-    fig.update_xaxes(range=[0, 1], tickformat=".0%", row=1, col=1)
-    fig.update_xaxes(title_text="how sure, σ(|margin|)", tickformat=".0%", row=1, col=2)
-    fig.update_yaxes(tickformat=".0%", row=1, col=2)
-    return fig
+    return fig.update_layout(barmode="overlay", margin={"l": 130}, xaxis={"range": [0, 1], "tickformat": ".0%"},
+                             xaxis2={"title_text": "how sure, σ(|margin|)", "tickformat": ".0%"}, yaxis2_tickformat=".0%")
 
 
-def accuracy_bars(rows: list[dict], colors) -> go.Bar:
-    """Rows of `name`, `accuracy` and `ci` as bars, the first at the top."""
-    rows = rows[::-1]  # plotly draws the first bar at the bottom
-    errors = [(r["ci"][1] - r["accuracy"], r["accuracy"] - r["ci"][0]) if r["ci"] else (0, 0) for r in rows]
-    return go.Bar(y=[html.escape(str(r["name"])) for r in rows], x=[r["accuracy"] for r in rows], orientation="h", showlegend=False,
-                  text=[f"{r['accuracy']:.0%}" for r in rows], marker_color=colors[::-1] if isinstance(colors, list) else colors,
-                  textposition="inside", insidetextanchor="start", insidetextfont={"color": "white"},
-                  error_x={"type": "data", "symmetric": False, "array": [e[0] for e in errors], "arrayminus": [e[1] for e in errors], "color": ORANGE})
+def accuracy_bars(rows: list[tuple], color: str) -> go.Bar:
+    """Rows of (name, accuracy, interval or None) as bars, the first at the top and in blue, the others in `color`."""
+    names, values, intervals = zip(*rows[::-1])  # plotly draws the first bar at the bottom
+    return go.Bar(y=[html.escape(str(name)) for name in names], x=values, orientation="h", showlegend=False, marker_color=[color] * (len(rows) - 1) + [BLUE],
+                  text=[f"{value:.0%}" for value in values], textposition="inside", insidetextanchor="start", insidetextfont={"color": "white"},
+                  error_x=error_bars(values, intervals, ORANGE))
 
 
 def accuracy_details(report: dict, curve: list[dict], ceiling: float = float("nan")) -> go.Figure:
     """Accuracy by category, by how far apart the two answers were ranked, by length difference; and what more labels would bring."""
-    panels = [(title, report.get(key)) for title, key in (("by category", "by_category"), ("by distance of the two in rank", "by_margin"), ("by length of the chosen one", "by_length"))]
-    panels = [(title, rows) for title, rows in panels if rows]
-    fig = figure([title for title, _ in panels] + [""] * (3 - len(panels)) + ["learning curve"], rows=2, height=290)
-    for number, (_, rows) in enumerate(panels):
-        named = [dict(row, name=re.sub(r"^[a-e]: |^margin ", "", row["name"])) for row in rows]
-        fig.add_trace(accuracy_bars(named, BLUE), **place(number, 2))
-        fig.update_xaxes(range=[0, 1], tickformat=".0%", **place(number, 2))
-        fig.update_yaxes(type="category", automargin=True, **place(number, 2))
-    fig.add_trace(line("heads alone, held out", [row["accuracy"] for row in curve], [row["prompts"] for row in curve], BLUE, showlegend=False), 2, 2)
+    titles = {"by_category": "by category", "by_margin": "by distance of the two in rank", "by_length": "by length of the chosen one"}
+    keys = [key for key in titles if report.get(key)]
+    fig = figure([titles[key] for key in keys] + [""] * (3 - len(keys)) + ["learning curve"], rows=2, height=290)
+    for panel, rows in enumerate(report[key] for key in keys):
+        bars = [(re.sub(r"^[a-e]: |^margin ", "", row["name"]), row["accuracy"], row["ci"]) for row in rows]
+        fig.add_trace(accuracy_bars(bars, BLUE), **place(panel, 2))
+        fig.update_xaxes(range=[0, 1], tickformat=".0%", **place(panel, 2))
+        fig.update_yaxes(type="category", automargin=True, **place(panel, 2))
+    fig.add_trace(line("heads alone, held out", curve, "prompts", "accuracy", showlegend=False), 2, 2)
     if ceiling == ceiling:
         fig.add_hline(y=ceiling, line={"color": GREY, "dash": "dot"}, row=2, col=2, annotation_text="ceiling by label noise")
-    fig.update_xaxes(title_text="prompts learned from", type="log", tickvals=[row["prompts"] for row in curve], row=2, col=2)
-    fig.update_yaxes(tickformat=".0%", row=2, col=2)
-    return fig
+    ticks = [row["prompts"] for row in curve]
+    return fig.update_layout(xaxis4={"title_text": "prompts learned from", "type": "log", "tickvals": ticks}, yaxis4_tickformat=".0%")
 
 
 def ppo_progress(metrics: list[dict], title: str = "") -> go.Figure:
     """Reward and KL together, as they must be read, and below them what the optimizer does; from the rows of metrics.jsonl."""
-    fig = head(figure(["reward, normalised in 03", "KL to π_SFT, nats a response", "reward against KL", "share of clipped ratios",
-                       "entropy, nats a response", "tokens a response"], rows=2, height=270), title)
+    fig = figure(["reward, normalised in 03", "KL to π_SFT, nats a response", "reward against KL", "share of clipped ratios",
+                  "entropy, nats a response", "tokens a response"], rows=2, height=270, head=title)
+    lines = {0: ("objective/scores", BLUE), 1: ("objective/kl_full", ORANGE), 3: ("policy/clipfrac_avg", RED), 4: ("objective/entropy", GREEN),
+             5: ("val/length", PURPLE)}
+    for panel, (key, color) in lines.items():
+        fig.add_trace(line(key, metrics, "episode", key, color, showlegend=False), **place(panel, 3))
     episodes = [m["episode"] for m in metrics]
-    panels = [("objective/scores", BLUE), ("objective/kl_full", ORANGE), None, ("policy/clipfrac_avg", RED), ("objective/entropy", GREEN), ("val/length", PURPLE)]
-    for panel, entry in enumerate(panels):
-        if entry:
-            fig.add_trace(line(entry[0], [m[entry[0]] for m in metrics], episodes, entry[1], showlegend=False), **place(panel, 3))
     fig.add_trace(go.Scatter(x=[m["objective/kl_full"] for m in metrics], y=[m["objective/scores"] for m in metrics], mode="markers", showlegend=False,
                              marker={"color": episodes, "colorscale": "Blues", "size": 7, "cmin": -max(episodes, default=1) / 2}), row=1, col=3)
-    fig.update_xaxes(title_text="episodes", row=2)
-    fig.update_xaxes(title_text="KL", row=1, col=3)
-    return fig
+    return fig.update_layout(xaxis3_title_text="KL").update_xaxes(title_text="episodes", row=2)
 
 
 def distributions(sft: list[dict], ppo: list[dict], kl) -> go.Figure:
@@ -161,8 +147,7 @@ def distributions(sft: list[dict], ppo: list[dict], kl) -> go.Figure:
             fig.add_trace(go.Histogram(x=[r[key] for r in rows], name=name, legendgroup=name, showlegend=panel == 0, opacity=0.6, marker_color=color,
                                        nbinsx=30, xbins=bins), **place(panel, 3))
     fig.add_trace(go.Histogram(x=[float(k) for k in kl], marker_color=RLHF, opacity=0.6, showlegend=False, nbinsx=30), row=1, col=3)
-    fig.update_layout(barmode="overlay")
-    return fig
+    return fig.update_layout(barmode="overlay")
 
 
 def rubric_bars(results: dict) -> go.Figure:
@@ -173,8 +158,7 @@ def rubric_bars(results: dict) -> go.Figure:
         values = [results[f"eval.{name}_{side}"] for name in names]
         fig.add_trace(go.Bar(x=[name.replace("_", " ") for name in names], y=values, name=label, marker_color=color,
                              text=[f"{v:.2f}" for v in values], textposition="outside", cliponaxis=False))
-    fig.update_yaxes(range=[0, 1.08])
-    return fig
+    return fig.update_yaxes(range=[0, 1.08])
 
 
 def gain_by_prompt(pairs: list[dict]) -> go.Figure:
@@ -190,6 +174,4 @@ def gain_by_prompt(pairs: list[dict]) -> go.Figure:
                                  text=[hover(p["prompt"]) for p in rows], hoverinfo="text", marker=marker))
     ends = [min((p[side]["gold"] for p in pairs for side in ("sft", "ppo")), default=0), 5]
     fig.add_trace(go.Scatter(x=ends, y=ends, mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False))
-    fig.update_xaxes(title_text="π_SFT")
-    fig.update_yaxes(title_text="π_RLHF")
-    return fig
+    return fig.update_layout(xaxis_title_text="π_SFT", yaxis_title_text="π_RLHF")

@@ -9,7 +9,6 @@ import time
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, clear_output, display
-from plotly.utils import PlotlyJSONEncoder
 
 
 def table(frame) -> HTML:
@@ -45,11 +44,9 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
     """
     if live:
         clear_output(wait=True)
-    bundle = {"application/vnd.plotly.v1+json": fig.to_plotly_json(), "text/plain": "interactive figure"}
-    bundle["application/vnd.plotly.v1+json"]["config"] = {"displaylogo": False, "responsive": True}
-    if static and (picture := static_picture(fig)):
-        bundle["image/png"] = picture
-    display(json.loads(json.dumps(bundle, cls=PlotlyJSONEncoder)), raw=True)
+    drawn = json.loads(fig.to_json()) | {"config": {"displaylogo": False, "responsive": True}}
+    picture = {"image/png": found} if static and (found := static_picture(fig)) else {}
+    display({"application/vnd.plotly.v1+json": drawn, "text/plain": "interactive figure"} | picture, raw=True)
 
 
 def static_picture(fig: go.Figure) -> str | None:
