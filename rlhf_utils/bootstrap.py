@@ -34,11 +34,11 @@ def install():
         fail("Python could not make a virtual environment; on Debian and Ubuntu install the package python3-venv.")
     log_path = os.path.join(VENV, "install.log")
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", os.path.join(ROOT, "constraints.txt"), "-e", ROOT + "[test]"]
-    with open(log_path, "w") as log:
+    with open(log_path, "w+", errors="replace") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        log.seek(0)
+        text = log.read()
     if code:
-        with open(log_path, errors="replace") as log:
-            text = log.read()
         if "No space left" in text:
             fail("the disk is full; free about %d GB and run make again." % NEEDED_GB)
         if re.search(r"NewConnectionError|ConnectTimeout|Connection refused|name resolution|Max retries|connection broken|setuptools\S* \(from versions: none", text):

@@ -5,7 +5,6 @@ A checkpoint is written aside, forced to the disk and renamed, so that a folder 
 """
 
 import contextlib
-import json
 import os
 import shutil
 import warnings
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from .errors import PPOError
 from .ppo import KLController, Policy
-from .runs import digest, write_json
+from .runs import digest, read_json, write_json
 
 
 def _force_to_disk(*paths: Path) -> None:
@@ -51,7 +50,7 @@ class Checkpoints:
     def state(self, folder: Path) -> dict | None:
         """What a checkpoint says of itself; None for one that is not whole."""
         try:
-            state = json.loads((folder / "state.json").read_text())
+            state = read_json(folder / "state.json")
             return state if digest(folder / "state.safetensors") == state["sha256"] else None
         except (OSError, ValueError, KeyError):
             return None

@@ -5,7 +5,6 @@
 Left out: sweeps and the comparison of runs.
 """
 
-import ast
 import hashlib
 import importlib.metadata
 import json
@@ -80,15 +79,14 @@ def check_parameters(namespace: dict) -> dict:
     """
     cells = namespace.get("In") or []
     declared = next((c for c in reversed(cells) if re.search(r"^run: str = ", c, re.MULTILINE)), "")
-    kinds = {node.target.id: node.annotation.id for node in ast.parse(declared).body if isinstance(node, ast.AnnAssign)}
+    kinds = dict(re.findall(rf"^(\w+)\s*:\s*({'|'.join(TYPES)})\b", declared, re.MULTILINE))
     if not kinds:  # a kernel without history, as nbval's: the namespace's own annotations
         kinds = {name: kind.__name__ for name, kind in namespace.get("__annotations__", {}).items() if kind in TYPES.values()}
     notebooks = sorted((project_root() / "notebooks").glob("0*.ipynb"))
-    injected = [c for c in cells if c.startswith("# Parameters\n")]
-    for node in (node for cell in injected for node in ast.parse(cell).body):
-        for target in node.targets if isinstance(node, ast.Assign) else []:
-            if target.id not in kinds and not any(f'"{target.id}: ' in path.read_text() for path in notebooks):  # a profile serves all notebooks
-                raise RunError(f"There is no parameter {target.id!r} in this notebook; it has {', '.join(sorted(kinds))}.")
+    injected = "\n".join(c for c in cells if c.startswith("# Parameters\n"))
+    for name in re.findall(r"^(\w+) = ", injected, re.MULTILINE):
+        if name not in kinds and not any(f'"{name}: ' in path.read_text() for path in notebooks):  # a profile serves all notebooks
+            raise RunError(f"There is no parameter {name!r} in this notebook; it has {', '.join(sorted(kinds))}.")
     values = {name: convert(name, namespace[name], kind) for name, kind in kinds.items()}
     for name, value in values.items():
         if isinstance(value, (int, float)) and (value < 0 or (value == 0 and name in ABOVE_ZERO)):
@@ -105,8 +103,7 @@ def digest(path: Path) -> str:
     for file in sorted(f for f in path.rglob("*") if f.is_file() and f.name not in ("manifest.json", "progress.json")) if path.is_dir() else [path]:
         result.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                result.update(block)
+            hashlib.file_digest(stream, lambda: result)  # reads on into it, block by block
     return result.hexdigest()
 
 

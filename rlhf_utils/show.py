@@ -45,8 +45,10 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
     if live:
         clear_output(wait=True)
     drawn = json.loads(fig.to_json()) | {"config": {"displaylogo": False, "responsive": True}}
-    picture = {"image/png": found} if static and (found := static_picture(fig)) else {}
-    display({"application/vnd.plotly.v1+json": drawn, "text/plain": "interactive figure"} | picture, raw=True)
+    bundle = {"application/vnd.plotly.v1+json": drawn, "text/plain": "interactive figure"}
+    if static and (picture := static_picture(fig)):
+        bundle["image/png"] = picture
+    display(bundle, raw=True)
 
 
 def static_picture(fig: go.Figure) -> str | None:
@@ -61,16 +63,16 @@ def static_picture(fig: go.Figure) -> str | None:
 
 
 class LivePlot:
-    """Redraws a figure in place, at most every few seconds, with how far the loop is and how long it will still take."""
+    """Redraws a figure in place, at most every two seconds, with how far the loop is and how long it will still take."""
 
-    def __init__(self, draw, total: int, what: str = "update", every_s: float = 2.0):
-        self.draw, self.total, self.what, self.every_s = draw, total, what, every_s
+    def __init__(self, draw, total: int, what: str = "update"):
+        self.draw, self.total, self.what = draw, total, what
         self.started, self.first, self.drawn = time.time(), None, 0.0
 
     def __call__(self, rows: list[dict], done: int) -> None:
         self.first = done - 1 if self.first is None else self.first
         now, finished = time.time(), done >= self.total
-        if finished or now - self.drawn >= self.every_s:
+        if finished or now - self.drawn >= 2:
             left = (now - self.started) / max(done - self.first, 1) * (self.total - done)
             text = f"{self.what} {done} of {self.total}" + ("" if finished else f" · about {clock(left)} left")
             figure(self.draw(rows, text), live=True, static=False)
