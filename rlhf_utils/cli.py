@@ -90,8 +90,7 @@ def run_notebooks(run: str, profile: str | None, pairs: list[str], first: str | 
     stages = list(STAGES)
     stages = [only] if only else stages[stages.index(first):] if first else stages
     notebooks = {stage: root / "notebooks" / f"{STAGES[stage][0]}.ipynb" for stage in stages}
-    missing = [str(path) for path in notebooks.values() if not path.is_file()]
-    if missing:
+    if missing := [str(path) for path in notebooks.values() if not path.is_file()]:
         raise RunError(f"There is no {missing[0]}: run rlhf inside the project's folder.")
     accepted = {stage: set(inspect_notebook(str(path))) for stage, path in notebooks.items()}
     if any(name.rpartition(".")[2] == "run" for name in asked):
@@ -124,8 +123,7 @@ def run_notebooks(run: str, profile: str | None, pairs: list[str], first: str | 
             return 1
         scale = 0.5 * scale + 0.5 * took / expected[stage] if expected[stage] else scale
         print(f"{label} done in {clock(took)}", flush=True)
-    report = target / "evaluation" / "report.html"
-    print(f"Report: {report}" if "evaluation" in stages else f"Results: {target}")
+    print(f"Report: {target / 'evaluation' / 'report.html'}" if "evaluation" in stages else f"Results: {target}")
     return 0
 
 
@@ -142,9 +140,7 @@ def keep_outputs(run: str) -> int:
             raise RunError(f"Run {run!r} was made with parameters of its own, which would stay in notebooks/: keep a run made with the defaults.")
         notebook.metadata.pop("papermill", None)
         for cell in notebook.cells:
-            for trace in ("papermill", "execution"):
-                cell.metadata.pop(trace, None)
-            cell.metadata["tags"] = [tag for tag in cell.metadata.get("tags", []) if tag == "parameters"]
+            cell.metadata = {"tags": [tag for tag in cell.metadata.get("tags", []) if tag == "parameters"]}
         nbformat.write(notebook, project_root() / "notebooks" / f"{name}.ipynb")
     print(f"notebooks/ now holds the outputs of run {run}.")
     return 0

@@ -47,8 +47,8 @@ def line(name: str, rows: list[dict], x: str, y: str, color: str = BLUE, **optio
 
 def error_bars(values: list[float], intervals: list, color: str) -> dict:
     """What plotly draws as intervals around the values; an interval may be None."""
-    low, high = zip(*(interval or (value, value) for value, interval in zip(values, intervals)))
-    return {"type": "data", "symmetric": False, "array": np.subtract(high, values).tolist(), "arrayminus": np.subtract(values, low).tolist(), "color": color}
+    spans = [(interval[1] - value, value - interval[0]) if interval else (0, 0) for value, interval in zip(values, intervals)]
+    return {"type": "data", "symmetric": False, "array": [above for above, _ in spans], "arrayminus": [below for _, below in spans], "color": color}
 
 
 def hover(text: str, width: int = 70) -> str:
@@ -102,7 +102,7 @@ def report_card(accuracies: list[tuple[str, float, tuple[float, float] | None]],
 
 def accuracy_bars(rows: list[tuple], color: str) -> go.Bar:
     """Rows of (name, accuracy, interval or None) as bars, the first at the top and in blue, the others in `color`."""
-    names, values, intervals = zip(*rows[::-1])  # plotly draws the first bar at the bottom
+    names, values, intervals = ([row[column] for row in rows[::-1]] for column in range(3))  # plotly draws the first bar at the bottom
     return go.Bar(y=[html.escape(str(name)) for name in names], x=values, orientation="h", showlegend=False, marker_color=[color] * (len(rows) - 1) + [BLUE],
                   text=[f"{value:.0%}" for value in values], textposition="inside", insidetextanchor="start", insidetextfont={"color": "white"},
                   error_x=error_bars(values, intervals, ORANGE))
