@@ -167,26 +167,26 @@ def execute(notebook: Path, target: Path, parameters: dict) -> str:
     return ""
 
 
-class Ticker:
+class Ticker(threading.Thread):
     """Prints one line on how far a stage is: every second over itself on a terminal, every minute into a file."""
 
     def __init__(self, label: str, progress: Path, expected_s: float, later_s: float):
+        super().__init__(daemon=True)
         self.label, self.progress, self.expected_s, self.later_s = label, progress, expected_s, later_s
         self.done, self.started = threading.Event(), time.time()
         self.pace = "", 0, 0.0  # the part that runs, how far it was when first seen, and when
-        self.thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self):
         self.progress.unlink(missing_ok=True)
         print(f"{self.label} …", flush=True)
-        self.thread.start()
+        self.start()
         return self
 
     def __exit__(self, *error):
         self.done.set()
-        self.thread.join()
+        self.join()
 
-    def _run(self) -> None:
+    def run(self) -> None:
         terminal = sys.stdout.isatty()
         while not self.done.wait(1 if terminal else 60):
             print(("\r\x1b[2K" if terminal else "") + self.line(), end="" if terminal else "\n", flush=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .data import load_rows, write_jsonl, write_text
+from .data import load_rows, read_jsonl, write_jsonl, write_text
 from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
@@ -141,18 +141,16 @@ def read_json(path: Path) -> dict:
 
 
 class JsonlLog:
-    """Rows appended to a file as they come, and held in `rows`; with `keep`, what the file already has stays."""
+    """Rows that a file has as soon as they come, and `rows` too; with `keep`, what the file already has stays."""
 
     def __init__(self, path: Path, keep: bool = False):
         self.path = Path(path)
-        text = self.path.read_text(encoding="utf-8") if keep and self.path.is_file() else ""
-        self.rows = [json.loads(line) for line in text.split("\n")[:-1]]  # a last line cut short is left out
+        self.rows = read_jsonl(self.path) if keep and self.path.is_file() else []
         self.cut(len(self.rows))
 
     def add(self, row: dict) -> None:
         self.rows.append(row)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(strict(row), ensure_ascii=False) + "\n")
+        self.cut(len(self.rows))
 
     def cut(self, count: int) -> None:
         """Keeps the first `count` rows: those that a checkpoint still knows of."""
