@@ -169,8 +169,8 @@ def gain_by_prompt(pairs: list[dict]) -> go.Figure:
     for number, kind in enumerate(sorted({p["category"] for p in pairs})):
         rows = [p for p in pairs if p["category"] == kind]
         marker = {"color": colors[number % 6], "symbol": symbols[number // 6 % 4], "size": 6, "opacity": 0.8}
-        jitter = rng.normal(0, 0.03, (len(rows), 2))
-        fig.add_trace(go.Scatter(x=[p["sft"]["gold"] for p in rows] + jitter[:, 0], y=[p["ppo"]["gold"] for p in rows] + jitter[:, 1], mode="markers", name=html.escape(kind),
+        points = [[p["sft"]["gold"], p["ppo"]["gold"]] for p in rows] + rng.normal(0, 0.03, (len(rows), 2))  # apart, where scores are alike
+        fig.add_trace(go.Scatter(x=points[:, 0], y=points[:, 1], mode="markers", name=html.escape(kind),
                                  text=[hover(p["prompt"]) for p in rows], hoverinfo="text", marker=marker))
     ends = [min((p[side]["gold"] for p in pairs for side in ("sft", "ppo")), default=0), 5]
     fig.add_trace(go.Scatter(x=ends, y=ends, mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False))
