@@ -194,6 +194,11 @@ def pick(rows: list[dict], count: int, seed: int) -> list[dict]:
     return chosen
 
 
+def in_parts(items: list, size: int) -> list[list]:
+    """The items in lists of `size`, the last of what is left."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 class Endless:
     """Rows in a fresh random order each pass; `batch` depends on the position only, so that a resumed run sees the same rows."""
 

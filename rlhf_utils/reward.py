@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from . import models
-from .data import chat_prompt
+from .data import chat_prompt, in_parts
 from .errors import ModelError, SettingError
 from .heads import COMBINATIONS, Heads, make_head, mean_over
 from .sampling import Samples
@@ -249,10 +249,6 @@ class RewardModel(nn.Module):
         save_file(self.heads.state_dict(), Path(directory) / "head.safetensors")
         settings = {name: getattr(self, name) for name in SETTINGS} | {"mean": self.mean, "std": self.std, "offsets": self.offsets.tolist()}
         (Path(directory) / "reward_config.json").write_text(json.dumps(settings, indent=1))
-
-
-def in_parts(items: list, size: int) -> list[list]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def pad_rows(rows: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

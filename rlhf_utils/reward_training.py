@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from . import models
+from .data import in_parts
 from .errors import SettingError
 from .evaluate import correct
 from .heads import Heads, Standardise
-from .reward import RewardModel, States, in_parts
+from .reward import RewardModel, States
 
 
 def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Tensor | float = 0.0, label_smoothing: float = 0.0,

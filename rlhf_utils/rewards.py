@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import importlib
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from . import models
+from .data import in_parts
 from .errors import ModelError, PPOError, SettingError
-from .reward import in_parts, load_reward_model
+from .reward import load_reward_model
 from .runs import digest
 from .sampling import Samples
 
@@ -39,8 +39,8 @@ def as_scores(found, count: int, who: str = "The reward") -> torch.Tensor:
 
 def _is_finite(score) -> bool:
     try:
-        return math.isfinite(float(score))  # also numpy's and torch's scalars
-    except (TypeError, ValueError):
+        return abs(float(score)) <= torch.finfo(torch.float32).max  # also numpy's and torch's scalars
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

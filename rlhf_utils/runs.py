@@ -103,7 +103,8 @@ def digest(path: Path) -> str:
     for file in sorted(f for f in path.rglob("*") if f.is_file() and f.name not in ("manifest.json", "progress.json")) if path.is_dir() else [path]:
         result.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
-            hashlib.file_digest(stream, lambda: result)  # reads on into it, block by block
+            while block := stream.read(1 << 20):
+                result.update(block)
     return result.hexdigest()
 
 

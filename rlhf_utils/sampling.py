@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .data import chat_prompt
+from .data import chat_prompt, in_parts
 from .decoding import decoder
 from .errors import ModelError
 from .products import can_order, linear, ordered
@@ -267,8 +267,7 @@ def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, tempe
     The batches' rows are in an order of their own; each carries its prompts.
     """
     temperatures = temperature if isinstance(temperature, list) else [temperature] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = in_parts(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), batch_size)
     return [sample(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, [temperatures[i] for i in batch], generator, states,
                    apart and [apart[i] for i in batch]) for batch in track(batches)]
 
