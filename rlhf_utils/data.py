@@ -34,47 +34,34 @@ def load_rows(source: str, kind: str) -> list[dict]:
     if source == "builtin":
         source = str(BUILTIN / f"{kind}.jsonl")
     path = Path(source).expanduser()
-    if path.name.endswith((".jsonl", ".jsonl.gz", ".json")):
+    if path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")):
         rows = read_jsonl(path)
-    elif path.suffix in (".csv", ".parquet"):
-        rows = read_table(path)
     else:
-        rows = _load_hub(source)
+        rows = _load_dataset(f"Could not load the data set {source!r}", "Check the name and the network, or give the path of a local file.", source)
     return check_rows(rows, kind, source)
 
 
-def _must_exist(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"There is no file {path.resolve()}. Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id.")
-
-
-def read_table(path: Path) -> list[dict]:
-    """The rows of a .csv or .parquet file. Raises DataError."""
-    _must_exist(path)
-    from datasets import load_dataset
-
-    kind = path.suffix[1:]
-    try:
-        return list(load_dataset(kind, data_files=str(path), split="train"))
-    except Exception as error:
-        raise DataError(f"{path.name} cannot be read as {kind}: {type(error).__name__}. Check that it is whole and has a header or keys.") from error
-
-
 def read_jsonl(path: Path) -> list[dict]:
-    """The file's rows. Raises DataError as `json_records` does, and for a line that is no JSON."""
-    rows = list(json_records(path))
+    """The rows of a file of JSON Lines, or any other that `records` reads. Raises DataError as it does, and for a line that is no JSON."""
+    rows = list(records(path))
     for line, record in rows:
         if isinstance(record, ValueError):
             raise DataError(f"{path.name}, line {line} is {record}. Give one object a line, or one list of objects.")
     return [record for _, record in rows]
 
 
-def json_records(path: Path) -> Iterator[tuple[int, object]]:
-    """(line, record) of JSON Lines or one JSON list, whose entries count as lines; unpacked if the name ends in .gz.
+def records(path: Path) -> Iterator[tuple[int, object]]:
+    """(line, record) of JSON Lines, unpacked if the name ends in .gz, or of one JSON list, a .csv or a .parquet file, whose entries count as lines.
 
-    A line that is no JSON gives a ValueError in place of the record. Raises DataError for a file that is neither.
+    A line that is no JSON gives a ValueError in place of the record. Raises DataError for a file that is none of these.
     """
-    _must_exist(path)
+    if not path.is_file():
+        raise DataError(f"There is no file {path.resolve()}. Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id.")
+    if path.suffix in (".csv", ".parquet"):
+        kind = path.suffix[1:]
+        rows = _load_dataset(f"{path.name} cannot be read as {kind}", "Check that it is whole and has a header or keys.", kind, data_files=str(path))
+        yield from enumerate(rows, 1)
+        return
     try:
         text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile, zlib.error):
@@ -95,14 +82,13 @@ def json_records(path: Path) -> Iterator[tuple[int, object]]:
                 yield line, ValueError(f"not JSON ({error.msg}): {content[:80]!r}")
 
 
-def _load_hub(hub_id: str) -> list[dict]:
+def _load_dataset(failed: str, advice: str, name: str, **options) -> list[dict]:
     from datasets import load_dataset
 
     try:
-        return list(load_dataset(hub_id, split="train"))
+        return list(load_dataset(name, split="train", **options))
     except Exception as error:
-        raise DataError(f"Could not load the data set {hub_id!r}: {type(error).__name__}. Check the name and the network, "
-                        "or give the path of a local file.") from error
+        raise DataError(f"{failed}: {type(error).__name__}. {advice}") from error
 
 
 def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
@@ -124,7 +110,8 @@ def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
                 raise DataError(f"{source}, row {number} has no column {column!r}; it has {sorted(row)}.")
             if kind == "preferences" and column != "prompt" and not isinstance(row[column], list):
                 continue  # odd answers are counted and told with the whole, by report_card.usable_pairs
-            row[column] = _plain_text(row[column])
+            text = last_message(row[column])
+            row[column] = "" if text is None else str(text)
             if not row[column].strip():
                 raise DataError(f"{source}, row {number}: {column!r} is empty.")
         if kind in ("prompts", "heldout") and (first := seen.setdefault(row["prompt"], number)) != number:
@@ -149,11 +136,9 @@ def _whole_dialogues(row: dict) -> dict:
     return {**row, "prompt": shared[:cut].removeprefix("\n\nHuman:").strip(), "chosen": chosen, "rejected": rejected}
 
 
-def _plain_text(value) -> str:
-    """A text, or the content of the last message of TRL's conversational form."""
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        value = value[-1].get("content", "")
-    return "" if value is None else str(value)
+def last_message(value):
+    """The content of the last message of TRL's conversational form; any other value as it is."""
+    return value[-1].get("content") if isinstance(value, list) and value and isinstance(value[-1], dict) else value
 
 
 def write_text(path: Path, text: str) -> None:

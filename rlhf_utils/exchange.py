@@ -1,7 +1,7 @@
 """Labels in and out: TRL's preference pairs, whole rankings, and JSON shaped like Argilla's records and Label Studio's tasks.
 
     rankings       one judgement a line (JSONL or parquet), every column of the store
-    pairs          TRL's `prompt`, `chosen`, `rejected` (+ `margin`), with what the judgement needs to be put together again
+    pairs          TRL's `prompt`, `chosen`, `rejected` (+ `margin`), each with its whole judgement as JSON
     argilla        records with `fields`, `responses` and `metadata`
     label_studio   tasks with `data` and `annotations`; buckets named by rank hold ties
 
@@ -11,29 +11,27 @@ Each of them read back gives the same judgements; pairs alone cannot hold a skip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Dataset
 
-from .data import json_records, read_table
+from .data import last_message, records
 from .errors import DataError
 from .labels import COLUMNS, IMPORTED, KINDS, LabelStore, check_judgement
-from .preferences import item_id, judgements_to_pairs, ranking_to_pairs
+from .preferences import item_id, judgements_to_pairs
 
-FORMATS = ("rankings", "pairs", "argilla", "label_studio")
 ABOUT = [column for column in COLUMNS if column not in ("prompt", "responses", "ranks")]  # what is known of a judgement beside its ranking
 Bad = tuple[int, str]  # line number from 1 and the reason
 
 
 def to_rows(judgements: list[dict], format: str = "rankings") -> list[dict]:
     """Judgements (LabelStore.rows) as rows of a format; `datasets.Dataset.from_list` makes a Dataset of them. Raises DataError."""
-    if format not in FORMATS:
-        raise DataError(f"format={format!r} must be one of {', '.join(FORMATS)}.")
+    formats = {"rankings": _whole, "pairs": _to_pairs, "argilla": _to_argilla, "label_studio": _to_label_studio}
+    if format not in formats:
+        raise DataError(f"format={format!r} must be one of {', '.join(formats)}.")
     if format == "pairs":
-        return [pair for row in judgements for pair in _pairs(row)]
-    make = {"rankings": lambda row: {c: row[c] for c in COLUMNS}, "argilla": _to_argilla, "label_studio": _to_label_studio}[format]
-    return [make(row) for row in judgements]
+        return [pair for row in judgements for pair in _to_pairs(row)]
+    return [formats[format](row) for row in judgements]
 
 
 def export_labels(judgements: list[dict], path: Path, format: str = "rankings") -> int:
@@ -52,7 +50,7 @@ def export_labels(judgements: list[dict], path: Path, format: str = "rankings") 
         path.write_text(json.dumps(rows, indent=1))
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return len(judgements) if format != "pairs" else sum(bool(ranking_to_pairs(row["ranks"])) for row in judgements)
+    return len({row["judgement"] for row in rows}) if format == "pairs" else len(rows)
 
 
 def import_labels(source: Path | Dataset, store: LabelStore) -> tuple[int, int, list[Bad]]:
@@ -73,8 +71,8 @@ def read_labels(source: Path | Dataset) -> tuple[list[dict], list[Bad]]:
 
     Raises DataError for a file that is no JSON, JSONL or parquet at all.
     """
-    rows, bad, pairs, seen = [], [], {}, Counter()
-    for line, record in enumerate(source, 1) if isinstance(source, Dataset) else _records(Path(source)):
+    rows, bad, seen = {}, [], Counter()  # rows by uid: all pairs of a judgement hold the same
+    for line, record in enumerate(source, 1) if isinstance(source, Dataset) else records(Path(source)):
         try:
             if isinstance(record, Exception):
                 raise record
@@ -83,37 +81,32 @@ def read_labels(source: Path | Dataset) -> tuple[list[dict], list[Bad]]:
             content = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
             seen[content] += 1
             name = f"{content}/{seen[content]}"  # of a judgement without a uid: the same after other lines were mended
-            if "chosen" in record:
-                judgement, *pair = _from_pair(record, name)
-                pairs.setdefault(judgement["uid"], (line, judgement, []))[2].append(pair)
-            else:
-                rows += [_checked(row, f"{name}/{number}") for number, row in enumerate(_judgements(record))]
+            found = [_checked(row, f"{name}/{number}") for number, row in enumerate(_judgements(record, name))]
+            for row in found:
+                rows.setdefault(row["uid"], row)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             bad.append((line, f"column {error} is missing" if isinstance(error, KeyError) else str(error)))
-    for line, judgement, found in pairs.values():
-        try:
-            rows.append(_checked(_assembled(judgement, found), judgement["uid"]))
-        except ValueError as error:
-            bad.append((line, str(error)))
-    return rows, sorted(bad)
+    return list(rows.values()), bad
 
 
-def _records(path: Path) -> Iterable[tuple[int, object]]:
-    return enumerate(read_table(path), 1) if path.suffix == ".parquet" else json_records(path)
-
-
-def _judgements(record: dict) -> list[dict]:
+def _judgements(record: dict, name: str) -> list[dict]:
+    """What one record of any format says, not yet checked."""
+    if "chosen" in record:
+        return [_from_pair(record, name)]
     if "fields" in record:
-        return _from_argilla(record)
-    if "annotations" in record:
-        return _from_label_studio(record)
-    return [record]
+        about, found = record.get("metadata") or {}, _from_argilla(record)
+    elif "annotations" in record:
+        about, found = record.get("meta") or {}, _from_label_studio(record)
+    else:
+        return [record]
+    uid = about.get("uid") if len(found) == 1 else None  # a uid of the file's own is for one judgement only
+    return [about | {key: value for key, value in row.items() if value is not None} | {"uid": uid} for row in found]
 
 
 def _checked(row: dict, name: str) -> dict:
     """A judgement with every column, the missing ones filled in; `name` becomes its uid where it has none. Raises ValueError, KeyError."""
-    prompt, responses = row["prompt"], [str(response) for response in row["responses"]]
-    if not isinstance(prompt, str) or not prompt.strip() or not all(isinstance(r, str) for r in row["responses"]):
+    prompt, responses = row["prompt"], list(row["responses"])
+    if not isinstance(prompt, str) or not prompt.strip() or not all(isinstance(response, str) for response in responses):
         raise ValueError(f"prompt={prompt!r:.60} and the responses must be texts, the prompt not empty")
     if len(responses) < 2:
         raise ValueError(f"{len(responses)} responses: at least 2 can be compared")
@@ -121,49 +114,39 @@ def _checked(row: dict, name: str) -> dict:
     ranks, kind = [int(rank) for rank in row["ranks"]], row.get("kind") or "ranking"
     shown = [int(place) for place in row.get("shown_order") or range(len(responses))]
     check_judgement(kind, responses, shown, ranks)
-    filled = {"item_id": item_id(prompt, responses), "annotator": "imported", "session": IMPORTED, "note": "", "uid": name} | {
-        column: row[column] for column in ABOUT if row.get(column) is not None}
-    return {column: None for column in COLUMNS} | filled | {
-        "prompt": prompt, "responses": responses, "ranks": ranks, "kind": kind, "flags": list(row.get("flags") or []), "shown_order": shown}
+    filled = {"item_id": item_id(prompt, responses), "annotator": "imported", "session": IMPORTED, "note": "", "flags": [], "uid": name}
+    known = {column: row[column] for column in ABOUT if row.get(column) is not None}
+    return dict.fromkeys(COLUMNS) | filled | known | {"prompt": prompt, "responses": responses, "ranks": ranks, "kind": kind, "shown_order": shown}
+
+
+def _whole(row: dict) -> dict:
+    return {column: row[column] for column in COLUMNS}
 
 
 def _about(row: dict) -> dict:
     return {column: row[column] for column in ABOUT}
 
 
-def _pairs(row: dict) -> list[dict]:
-    """TRL's rows of one judgement, each with the places of its two responses and, as JSON, all else that is known of it."""
-    places = ranking_to_pairs(row["ranks"])
-    return [pair | {"chosen_index": chosen, "rejected_index": rejected, "judgement": json.dumps(_about(row))}
-            for pair, (chosen, rejected) in zip(judgements_to_pairs([row]), places)]
+def _to_pairs(row: dict) -> list[dict]:
+    """TRL's rows of one judgement, each with all of it as JSON."""
+    return [pair | {"judgement": json.dumps(_whole(row))} for pair in judgements_to_pairs([row])]
 
 
-def _from_pair(record: dict, name: str) -> tuple:
-    """(what is known of the judgement, then (place, text) of the chosen and of the rejected response) of a row of TRL's schema."""
-    prompt, chosen, rejected = (_plain(record[column], column) for column in ("prompt", "chosen", "rejected"))
-    about = json.loads(record["judgement"]) if record.get("judgement") else {
-        "uid": name, "annotator": record.get("annotator") or "imported", "margin": record.get("margin")}
-    if chosen == rejected:
+def _from_pair(record: dict, name: str) -> dict:
+    """The judgement that a row of TRL's schema holds, or a ranking of its two texts, whose uid `name` becomes. Raises ValueError, KeyError."""
+    pair = {column: last_message(record[column]) for column in ("prompt", "chosen", "rejected")}
+    for column, text in pair.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{column}={text!r:.60} is no text")
+    if record.get("judgement"):
+        judgement = json.loads(record["judgement"])
+        if not any(pair.items() <= made.items() for made in judgements_to_pairs([judgement])):
+            raise ValueError("the judgement of this pair holds no such pair")
+        return judgement | {"uid": judgement.get("uid") or hashlib.sha256(record["judgement"].encode()).hexdigest()[:24]}  # of schema 1: none
+    if pair["chosen"] == pair["rejected"]:
         raise ValueError("chosen and rejected are the same text")
-    return about | {"prompt": prompt}, (int(record.get("chosen_index") or 0), chosen), (int(record.get("rejected_index", 1)), rejected)
-
-
-def _plain(value, column: str) -> str:
-    """A text, or the last turn of a conversation. Raises ValueError."""
-    if isinstance(value, list) and value and isinstance(value[-1], dict) and isinstance(value[-1].get("content"), str):
-        value = value[-1]["content"]
-    if not isinstance(value, str):
-        raise ValueError(f"{column}={value!r:.60} is no text")
-    return value
-
-
-def _assembled(judgement: dict, pairs: list[tuple]) -> dict:
-    """The ranking that gave these pairs: a response's rank is 1 more than the number of those that were preferred to it."""
-    texts = {place: text for pair in pairs for place, text in pair}
-    if sorted(texts) != list(range(len(texts))):
-        raise ValueError(f"the pairs of this judgement name the responses {sorted(texts)}: some of its rows are missing")
-    better = [{chosen[0] for chosen, rejected in pairs if rejected[0] == place} for place in range(len(texts))]
-    return judgement | {"responses": [texts[place] for place in sorted(texts)], "ranks": [1 + len(found) for found in better]}
+    return {"uid": name, "annotator": record.get("annotator"), "margin": record.get("margin"),
+            "prompt": pair["prompt"], "responses": [pair["chosen"], pair["rejected"]], "ranks": [1, 2]}
 
 
 def _to_argilla(row: dict) -> dict:
@@ -175,15 +158,14 @@ def _to_argilla(row: dict) -> dict:
 
 
 def _from_argilla(record: dict) -> list[dict]:
-    fields, about = record["fields"], record.get("metadata") or {}
+    fields = record["fields"]
     names = sorted((name for name in fields if name.startswith("response")), key=lambda name: int("".join(filter(str.isdigit, name)) or 0))
-    base = about | {"prompt": fields["prompt"], "responses": [fields[name] for name in names]}
+    base = {"prompt": fields["prompt"], "responses": [fields[name] for name in names]}
     answers = [answer for given in (record.get("responses") or {}).values() for answer in given]
     if not answers:
         return [base | {"kind": "skip", "ranks": []}]
-    many = len(answers) > 1  # a uid of the file's own is for one judgement only
-    return [base | {"annotator": answer.get("user_id") or about.get("annotator"), "uid": None if many else about.get("uid"),
-                    "ranks": [{entry["value"]: entry["rank"] for entry in answer["value"]}[name] for name in names]} for answer in answers]
+    return [base | {"annotator": answer.get("user_id"), "ranks": [{entry["value"]: entry["rank"] for entry in answer["value"]}[name] for name in names]}
+            for answer in answers]
 
 
 def _to_label_studio(row: dict) -> dict:
@@ -199,15 +181,13 @@ def _to_label_studio(row: dict) -> dict:
 def _from_label_studio(record: dict) -> list[dict]:
     """Rankings by buckets named by rank, or by one list of ids, best first."""
     data, found = record["data"], []
-    about = record.get("meta") or {}
     entries = next((value for value in data.values() if isinstance(value, list)), [])
+    responses = [entry.get("body") or entry.get("html") or entry.get("title") or "" for entry in entries]
     for annotation in record["annotations"]:
         rankings = [result["value"]["ranker"] for result in annotation["result"] if result["type"] == "ranker"]
         rank_of: dict[str, int] = {}
         for name, ids in (rankings[0].items() if rankings else ()):
             rank_of |= {each: int(name) if name.isdigit() else place for place, each in enumerate(ids, 1)}
-        found.append(about | {
-            "prompt": data["prompt"], "responses": [entry.get("body") or entry.get("html") or entry.get("title") or "" for entry in entries],
-            "kind": about.get("kind") or ("ranking" if rankings else "skip"), "ranks": [rank_of[entry["id"]] for entry in entries] if rankings else [],
-            "annotator": str(annotation.get("completed_by") or "imported"), "uid": about.get("uid") if len(record["annotations"]) == 1 else None})
+        found.append({"prompt": data["prompt"], "responses": responses, "annotator": str(annotation.get("completed_by") or "imported"),
+                      "kind": None if rankings else "skip", "ranks": [rank_of[entry["id"]] for entry in entries] if rankings else []})
     return found
