@@ -14,14 +14,13 @@ from pathlib import Path
 from .errors import SettingError
 
 SCHEMA_VERSION = 2
-COLUMNS = ("item_id", "annotator", "session", "prompt", "responses", "shown_order", "ranks", "confidence", "flags", "note",
-           "shown_at", "submitted_at", "schema_version", "kind", "margin", "uid")
-NUMBERS = dict.fromkeys(("confidence", "shown_at", "submitted_at", "margin"), "REAL") | {"schema_version": "INTEGER"}
+COLUMNS = dict.fromkeys(("item_id", "annotator", "session", "prompt", "responses", "shown_order", "ranks"), "TEXT") | {
+    "confidence": "REAL", "flags": "TEXT", "note": "TEXT", "shown_at": "REAL", "submitted_at": "REAL", "schema_version": "INTEGER",
+    "kind": "TEXT NOT NULL DEFAULT 'ranking'", "margin": "REAL", "uid": "TEXT"}  # the last three came with schema 2
 JSON_COLUMNS = ("responses", "shown_order", "ranks", "flags")
 IMPORTED = "import"  # the session of a judgement from a file that names none
 KINDS = ("ranking", "repeat", "skip")  # a repeat is a second judgement by the same annotator; a skip has no ranks
 STANDS = "undoes IS NULL AND id NOT IN (SELECT undoes FROM judgements WHERE undoes IS NOT NULL)"  # was not taken back
-ADDED = {2: ("kind TEXT NOT NULL DEFAULT 'ranking'", "margin REAL", "uid TEXT")}  # columns that came with a version
 
 
 def check_judgement(kind: str, responses: list[str], shown_order: list[int], ranks: list[int]) -> None:
@@ -49,15 +48,14 @@ class LabelStore:
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         """Makes the table, or adds what later versions added. Raises SettingError for a file of a version yet to come."""
-        old = [column for column in COLUMNS if not any(text.startswith(column + " ") for texts in ADDED.values() for text in texts)]
-        fields = ", ".join(f"{column} {NUMBERS.get(column, 'TEXT')}" for column in old)
-        db.execute(f"CREATE TABLE IF NOT EXISTS judgements (id INTEGER PRIMARY KEY, undoes INTEGER, {fields})")
-        version = db.execute("PRAGMA user_version").fetchone()[0] or 1
+        db.execute("CREATE TABLE IF NOT EXISTS judgements (id INTEGER PRIMARY KEY, undoes INTEGER)")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise SettingError(f"{self.path.name} was written by a newer version of this suite (schema {version}, this one knows {SCHEMA_VERSION}): update it.")
-        for number in range(version + 1, SCHEMA_VERSION + 1):
-            for column in ADDED[number]:
-                db.execute(f"ALTER TABLE judgements ADD COLUMN {column}")
+        there = {row["name"] for row in db.execute("PRAGMA table_info(judgements)")}
+        for column in COLUMNS:
+            if column not in there:
+                db.execute(f"ALTER TABLE judgements ADD COLUMN {column} {COLUMNS[column]}")
         db.execute("CREATE UNIQUE INDEX IF NOT EXISTS one_uid ON judgements (uid)")  # NULLs, as old rows have, never clash
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -101,16 +99,16 @@ class LabelStore:
                 raise ValueError(f"There is no judgement {judgement_id} to take back.")
             db.execute("INSERT INTO judgements (undoes, submitted_at, schema_version) VALUES (?, ?, ?)", (judgement_id, time.time(), SCHEMA_VERSION))
 
+    def _standing(self, columns: str) -> list[sqlite3.Row]:
+        with closing(self._connect()) as db:
+            return db.execute(f"SELECT {columns} FROM judgements WHERE {STANDS} ORDER BY id").fetchall()
+
     def progress(self) -> list[tuple[int, str, str, str, str]]:
         """(id, item, annotator, session, kind) of every judgement that stands, without its texts: cheap enough to ask after each label."""
-        with closing(self._connect()) as db:
-            found = db.execute(f"SELECT id, item_id, annotator, session, kind FROM judgements WHERE {STANDS} ORDER BY id").fetchall()
-        return [tuple(row) for row in found]
+        return [tuple(row) for row in self._standing("id, item_id, annotator, session, kind")]
 
     def rows(self, items: list[dict] | None = None, kinds: tuple[str, ...] = ("ranking",)) -> list[dict]:
         """The judgements that were not taken back, in the order of submission; with `items` (each with `id`) only those of these items."""
-        with closing(self._connect()) as db:
-            found = db.execute(f"SELECT * FROM judgements WHERE {STANDS} ORDER BY id").fetchall()
         wanted = None if items is None else {item["id"] for item in items}
-        return [{k: json.loads(row[k]) if k in JSON_COLUMNS else row[k] for k in row.keys() if k != "undoes"}
-                for row in found if row["kind"] in kinds and (wanted is None or row["item_id"] in wanted)]
+        return [dict(row) | {column: json.loads(row[column]) for column in JSON_COLUMNS} for row in self._standing(f"id, {', '.join(COLUMNS)}")
+                if row["kind"] in kinds and (wanted is None or row["item_id"] in wanted)]
