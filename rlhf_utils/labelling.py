@@ -6,13 +6,13 @@ Left out: sharing a queue between machines; paying people.
 import hashlib
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .annotators import Annotator, simulated_annotators
 from .errors import ModelError, SettingError
-from .labels import LabelStore
+from .labels import KINDS, LabelStore
 
 HEADLESS = "headless "  # how the sessions of annotators that are no people begin
 STRATEGIES = ("in_order", "random", "uncertainty")
@@ -52,22 +52,22 @@ class LabelQueue:
         for item in self.items:
             if not 2 <= len(item["responses"]) <= 6:
                 raise SettingError(f"{item['prompt'][:60]!r} has {len(item['responses'])} responses: 2 to 6 can be ranked.")
+        self._items = {item["id"]: item for item in self.items}
         self._shared = {item["id"] for item in self.items[: round(self.overlap * len(self.items))]}
         self._order = list(self.items)
         if self.strategy == "random":
             random.Random(f"{self.seed}/{self.annotator}").shuffle(self._order)
         self._repeated = [item for item in self._order if random.Random(f"{self.seed}/repeat/{item['id']}").random() < self.repeat]
-        self._first: str | None = None  # an item whose judgement was just taken back
+        self._first: dict | None = None  # the item whose judgement was just taken back
         self.refresh()
 
     def refresh(self) -> None:
         """Reads what was judged meanwhile, by others too."""
-        ids = {item["id"] for item in self.items}
         self._mine: dict[str, list[str]] = {}  # item id → kinds, in order
         self._others: set[str] = set()
         self._last: int | None = None
         for number, item, annotator, session, kind in self.store.progress():
-            if item not in ids or _is_headless(session) != _is_headless(self.session):
+            if item not in self._items or session.startswith(HEADLESS) != self.session.startswith(HEADLESS):
                 continue  # a person may have the name of a simulated annotator
             if annotator == self.annotator and session == (self.session or session):
                 self._mine.setdefault(item, []).append(kind)
@@ -75,11 +75,9 @@ class LabelQueue:
             elif annotator != self.annotator and kind == "ranking":
                 self._others.add(item)
 
-    def _is_asked(self, item: dict) -> bool:
-        return item["id"] in self._shared or item["id"] in self._mine or item["id"] not in self._others
-
-    def _again(self, item: dict) -> bool:
-        return self._mine.get(item["id"]) == ["ranking"]
+    def _fresh(self) -> Iterator[dict]:
+        """The items that this annotator is still to judge, in order."""
+        return (item for item in self._order if item["id"] not in self._mine and (item["id"] in self._shared or item["id"] not in self._others))
 
     @property
     def done(self) -> int:
@@ -88,30 +86,27 @@ class LabelQueue:
     @property
     def total(self) -> int:
         """Judgements in all, repetitions included."""
-        fresh = sum(item["id"] not in self._mine and self._is_asked(item) for item in self.items)
-        again = sum((item["id"] not in self._mine or self._again(item)) and self._is_asked(item) for item in self._repeated)
-        return self.done + fresh + again
+        fresh = {item["id"] for item in self._fresh()}
+        return self.done + len(fresh) + sum(item["id"] in fresh or self._mine.get(item["id"]) == ["ranking"] for item in self._repeated)
 
     def next(self) -> Turn | None:
         """The next question, or None when all are answered."""
         if self._first:
-            item = next(item for item in self.items if item["id"] == self._first)
-            return self._turn(item, "repeat" if item["id"] in self._mine else "ranking")
-        fresh = (item for item in self._order if item["id"] not in self._mine and self._is_asked(item))
+            return self._turn(self._first)
         if self.strategy == "uncertainty":
             worth = self.uncertainty()
-            item = max(fresh, key=lambda item: worth.get(item["id"], 0.0), default=None)
+            item = max(self._fresh(), key=lambda item: worth.get(item["id"], 0.0), default=None)
         else:
-            item = next(fresh, None)
-        fresh_in_mind = set(itertools.islice(reversed(self._mine), REPEAT_AFTER)) if item else ()
+            item = next(self._fresh(), None)
+        in_mind = set(itertools.islice(reversed(self._mine), REPEAT_AFTER)) if item else ()
         for again in self._repeated:
-            if self._again(again) and again["id"] not in fresh_in_mind:
-                return self._turn(again, "repeat")
-        return self._turn(item, "ranking") if item else None
+            if self._mine.get(again["id"]) == ["ranking"] and again["id"] not in in_mind:
+                return self._turn(again)
+        return self._turn(item) if item else None
 
-    def _turn(self, item: dict, kind: str) -> Turn:
-        again = "/repeat" if kind == "repeat" else ""
-        rng = random.Random(f"{self.seed}/{item['id']}/{self.annotator}{again}")
+    def _turn(self, item: dict) -> Turn:
+        kind = "repeat" if item["id"] in self._mine else "ranking"
+        rng = random.Random(f"{self.seed}/{item['id']}/{self.annotator}" + "/repeat" * (kind == "repeat"))
         return Turn(item, rng.sample(range(len(item["responses"])), len(item["responses"])), kind, rng)
 
     def submit(self, turn: Turn, ranks: list[int], **judgement) -> int:
@@ -128,10 +123,10 @@ class LabelQueue:
         self.refresh()
         if self._last is None:
             raise ValueError("There is nothing to take back.")
-        row = next(row for row in self.store.rows(self.items, ("ranking", "repeat", "skip")) if row["id"] == self._last)
+        row = next(row for row in self.store.rows(self.items, KINDS) if row["id"] == self._last)
         self.store.undo(self._last)
         self.refresh()
-        self._first = row["item_id"]
+        self._first = self._items[row["item_id"]]
         return row
 
 
@@ -148,11 +143,7 @@ def of_annotators(rows: list[dict], annotators: list, seed: int) -> list[dict]:
 
 def of_people(rows: list[dict]) -> list[dict]:
     """Those judgements that nobody made in a person's stead."""
-    return [row for row in rows if not _is_headless(row["session"])]
-
-
-def _is_headless(session: str) -> bool:
-    return session.startswith(HEADLESS)
+    return [row for row in rows if not row["session"].startswith(HEADLESS)]
 
 
 def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float, seed: int, track=iter, **options) -> list[dict]:
