@@ -4,6 +4,7 @@ Left out: models of single annotators' skill.
 """
 
 import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -32,11 +33,17 @@ def clustered_interval(successes: list[float], counts: list[int], seed: int = 0,
     return float(np.quantile(shares, 0.025)), float(np.quantile(shares, 0.975))
 
 
-def _same_order(first: list[int], second: list[int]) -> tuple[int, int]:
-    """(pairs ordered alike, pairs that neither tied) of two rankings of the same responses."""
-    pairs = [(first[a] < first[b]) == (second[a] < second[b]) for a, b in itertools.combinations(range(len(first)), 2)
-             if first[a] != first[b] and second[a] != second[b]]
+def _same_order(rankings: Iterable[tuple[list[int], list[int]]]) -> tuple[int, int]:
+    """(pairs ordered alike, pairs that neither tied) over couples of rankings of the same responses."""
+    pairs = [(first[a] < first[b]) == (second[a] < second[b]) for first, second in rankings
+             for a, b in itertools.combinations(range(len(first)), 2) if first[a] != first[b] and second[a] != second[b]]
     return sum(pairs), len(pairs)
+
+
+def _share(counted: list[tuple[float, int]]) -> float:
+    """Σ successes / Σ counts; NaN where nothing was counted."""
+    successes, count = (sum(part) for part in zip(*counted)) if counted else (0, 0)
+    return successes / count if count else float("nan")
 
 
 def agreement(judgements: list[dict]) -> dict:
@@ -55,14 +62,13 @@ def agreement(judgements: list[dict]) -> dict:
     names = sorted({name for ranks in shared.values() for name in ranks})
     table = [[r for item in shared.values() for r in item.get(name, [np.nan] * len(next(iter(item.values()))))] for name in names]
     distinct = {r for row in table for r in row if r == r}
-    counted = [np.sum([_same_order(a, b) for a, b in itertools.combinations(ranks.values(), 2)], axis=0).tolist() for ranks in shared.values()]
-    same, count = (sum(part) for part in zip(*counted)) if counted else (0, 0)
-    raw = same / count if count else float("nan")
+    counted = [_same_order(itertools.combinations(ranks.values(), 2)) for ranks in shared.values()]
+    raw = _share(counted)
     return {
-        "items_shared": len(shared), "pairs_compared": count,
+        "items_shared": len(shared), "pairs_compared": sum(count for _, count in counted),
         "alpha": float(krippendorff.alpha(reliability_data=table, level_of_measurement="ordinal")) if len(distinct) > 1 else float("nan"),
-        "pairwise": raw, "pairwise_ci": clustered_interval(*zip(*counted)) if count else (0.0, 1.0),
-        "ceiling": 0.5 * (1 + np.sqrt(max(2 * raw - 1, 0.0))) if count else float("nan"),
+        "pairwise": raw, "pairwise_ci": clustered_interval(*zip(*counted)) if counted else (0.0, 1.0),
+        "ceiling": 0.5 * (1 + np.sqrt(np.maximum(2 * raw - 1, 0.0))),
     }
 
 
@@ -71,31 +77,26 @@ def biases(judgements: list[dict]) -> dict:
 
     The second leaves out what was imported without a session, as that does not say in which order its answers were shown.
     """
-    longer, lengths, firsts, by_chance = [], [], [], []
+    longer, first, by_chance = [], [], []  # (successes, count) of each judgement
     for row in judgements:
-        words = [len(r.split()) for r in row["responses"]]
-        pairs = [(words[better] > words[worse]) for better, worse in ranking_to_pairs(row["ranks"]) if words[better] != words[worse]]
-        longer.append(sum(pairs))
-        lengths.append(len(pairs))
+        words, ranks = [len(response.split()) for response in row["responses"]], row["ranks"]
+        wins = [words[better] > words[worse] for better, worse in ranking_to_pairs(ranks) if words[better] != words[worse]]
+        longer.append((sum(wins), len(wins)))
         if row.get("session") != IMPORTED:
-            winners = [i for i, rank in enumerate(row["ranks"]) if rank == min(row["ranks"])]
-            firsts.append((row["shown_order"][0] in winners) / len(winners))
-            by_chance.append(1 / len(row["ranks"]))
-    first, count = sum(firsts), len(firsts)
+            first.append(((ranks[row["shown_order"][0]] == min(ranks)) / ranks.count(min(ranks)), 1))
+            by_chance.append((1 / len(ranks), 1))
     return {
-        "longer_wins": sum(longer) / sum(lengths) if sum(lengths) else float("nan"), "longer_wins_ci": clustered_interval(longer, lengths),
-        "first_shown_wins": first / count if count else float("nan"), "first_shown_wins_ci": wilson(first, count),
-        "first_shown_by_chance": sum(by_chance) / count if count else float("nan"),
+        "longer_wins": _share(longer), "longer_wins_ci": clustered_interval(*zip(*longer)) if longer else (0.0, 1.0),
+        "first_shown_wins": _share(first), "first_shown_wins_ci": wilson(sum(wins for wins, _ in first), len(first)), "first_shown_by_chance": _share(by_chance),
     }
 
 
 def self_consistency(judgements: list[dict]) -> dict:
     """How often annotators order a pair as they did before, over items that they were asked twice (kind "repeat"); NaN without any."""
     first = {(row["annotator"], row["item_id"]): row["ranks"] for row in judgements if row["kind"] == "ranking"}
-    counted = [_same_order(first[key], row["ranks"]) for row in judgements
+    counted = [_same_order([(first[key], row["ranks"])]) for row in judgements
                if row["kind"] == "repeat" and (key := (row["annotator"], row["item_id"])) in first]
-    same, count = (sum(part) for part in zip(*counted)) if counted else (0, 0)
-    return {"repeats": len(counted), "consistency": same / count if count else float("nan"),
+    return {"repeats": len(counted), "consistency": _share(counted),
             "consistency_ci": clustered_interval(*zip(*counted)) if counted else (0.0, 1.0)}
 
 
@@ -111,26 +112,26 @@ def readout(judgements: list[dict]) -> list[dict]:
     """
     ranked = [row for row in judgements if row["kind"] == "ranking"]
     agree, bias, self_, seconds = agreement(ranked), biases(ranked), self_consistency(judgements), seconds_each(ranked)
-    chance = bias["first_shown_by_chance"]
+    low, high = bias["longer_wins_ci"]
     first_low, first_high = bias["first_shown_wins_ci"]
-    return [
-        {"measure": "Krippendorff's alpha", "value": agree["alpha"], "interval": None, "worry": agree["alpha"] < 0.4,
-         "meaning": "1 is perfect agreement, 0 chance; on free-form answers 0.4 to 0.7 is common. Below 0.4: talk about the guidelines."},
-        {"measure": "agreement on a pair", "value": agree["pairwise"], "interval": agree["pairwise_ci"], "worry": agree["pairwise_ci"][1] < 0.7,
-         "meaning": "How often two people order two answers alike; about 0.73 in published work (Ouyang 2022). Surely below 0.7: too noisy."},
-        {"measure": "ceiling for a reward model", "value": agree["ceiling"], "interval": None, "worry": agree["ceiling"] < 0.75,
-         "meaning": "The accuracy that this agreement allows at most. A model above it has learned the labels by heart."},
-        {"measure": "agreement with oneself", "value": self_["consistency"], "interval": self_["consistency_ci"], "worry": self_["consistency_ci"][1] < 0.8,
-         "meaning": "The same item asked twice. Surely below 0.8: the annotator is tired, or the answers are too much alike."},
-        {"measure": "seconds a ranking", "value": seconds, "interval": None, "worry": seconds < 3 and any(r["session"] in ("widget", "form") for r in ranked),
-         "meaning": "The median. Below 3 seconds nobody has read four answers."},
-        {"measure": "longer answer wins", "value": bias["longer_wins"], "interval": bias["longer_wins_ci"],
-         "worry": bias["longer_wins_ci"][0] > 0.6 or bias["longer_wins_ci"][1] < 0.4,
-         "meaning": "Half the time if length does not matter. Far from it, the reward model learns length, meant or not."},
-        {"measure": "first shown wins", "value": bias["first_shown_wins"], "interval": bias["first_shown_wins_ci"],
-         "worry": not first_low <= chance <= first_high if ranked else False,
-         "meaning": f"{chance:.0%} by chance. Chance outside the interval: the place on the screen sways the ranking." if ranked else "Chance is 1 in k."},
+    chance = bias["first_shown_by_chance"]
+    measures = [
+        ("Krippendorff's alpha", agree["alpha"], None, agree["alpha"] < 0.4,
+         "1 is perfect agreement, 0 chance; on free-form answers 0.4 to 0.7 is common. Below 0.4: talk about the guidelines."),
+        ("agreement on a pair", agree["pairwise"], agree["pairwise_ci"], agree["pairwise_ci"][1] < 0.7,
+         "How often two people order two answers alike; about 0.73 in published work (Ouyang 2022). Surely below 0.7: too noisy."),
+        ("ceiling for a reward model", agree["ceiling"], None, agree["ceiling"] < 0.75,
+         "The accuracy that this agreement allows at most. A model above it has learned the labels by heart."),
+        ("agreement with oneself", self_["consistency"], self_["consistency_ci"], self_["consistency_ci"][1] < 0.8,
+         "The same item asked twice. Surely below 0.8: the annotator is tired, or the answers are too much alike."),
+        ("seconds a ranking", seconds, None, seconds < 3 and any(r["session"] in ("widget", "form") for r in ranked),
+         "The median. Below 3 seconds nobody has read four answers."),
+        ("longer answer wins", bias["longer_wins"], bias["longer_wins_ci"], low > 0.6 or high < 0.4,
+         "Half the time if length does not matter. Far from it, the reward model learns length, meant or not."),
+        ("first shown wins", bias["first_shown_wins"], bias["first_shown_wins_ci"], chance < first_low or chance > first_high,
+         f"{chance:.0%} by chance. Chance outside the interval: the place on the screen sways the ranking." if chance == chance else "Chance is 1 in k."),
     ]
+    return [dict(zip(("measure", "value", "interval", "worry", "meaning"), row)) for row in measures]
 
 
 def by_annotator(judgements: list[dict]) -> list[dict]:
@@ -142,11 +143,10 @@ def by_annotator(judgements: list[dict]) -> list[dict]:
     for name in sorted({row["annotator"] for row in judgements}):
         own = [row for row in judgements if row["annotator"] == name]
         ranked = [row for row in own if row["kind"] == "ranking"]
-        counted = [_same_order(a["ranks"], b["ranks"]) for a in ranked for b in by_item[a["item_id"]] if b["annotator"] != name]
-        count = sum(part[1] for part in counted)
+        alike = _same_order((a["ranks"], b["ranks"]) for a in ranked for b in by_item[a["item_id"]] if b["annotator"] != name)
         bias = biases(ranked)
         rows.append({"annotator": name, "ranked": len(ranked), "skipped": sum(r["kind"] == "skip" for r in own), "flagged": sum(bool(r["flags"]) for r in own),
-                     "seconds": seconds_each(ranked), "agrees with others": sum(part[0] for part in counted) / count if count else float("nan"),
+                     "seconds": seconds_each(ranked), "agrees with others": _share([alike]),
                      "agrees with oneself": self_consistency(own)["consistency"], "longer wins": bias["longer_wins"], "first shown wins": bias["first_shown_wins"]})
     return rows
 
