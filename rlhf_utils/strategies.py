@@ -8,6 +8,7 @@ Left out: choosing several items at once for their variety; sampling answers tha
 from collections.abc import Callable
 
 import torch
+from sklearn.decomposition import PCA
 from torch.distributions import Bernoulli
 
 from .preferences import ranking_to_pairs
@@ -26,12 +27,8 @@ def answer_features(model, tokenizer, items: list[dict], track=iter) -> dict[str
 def principal_components(features: dict[str, torch.Tensor], count: int = DIMENSIONS) -> dict[str, torch.Tensor]:
     """Item id → (k, count) scores on the first principal components, of standard deviation 1 each, from item id → (k, D) features."""
     table = torch.cat(list(features.values())).float()
-    centred = (table - table.mean(0)) / (table.std(0) + 1e-3)
-    count = min(count, *centred.shape)
-    with torch.random.fork_rng(devices=[]):  # the randomised decomposition draws
-        torch.manual_seed(0)
-        _, _, directions = torch.pca_lowrank(centred, q=count, center=False)
-    scores = centred @ directions
+    pca = PCA(min(count, *table.shape), random_state=0)  # of many features it draws
+    scores = torch.from_numpy(pca.fit_transform((table / (table.std(0) + 1e-3)).numpy()))
     scores = scores / (scores.std(0) + 1e-6)
     return dict(zip(features, scores.split([len(value) for value in features.values()])))
 
