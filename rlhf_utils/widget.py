@@ -5,6 +5,7 @@ shown as text. Left out: logging in; the order of questions (labelling.LabelQueu
 """
 
 import html
+import statistics
 import threading
 import time
 import uuid
@@ -51,15 +52,14 @@ class Desk:
         """What the front end shows. `turn` counts the questions; `saved` and `error` name the message that they answer."""
         done = self.queue.done
         target = min(self.target, self.queue.total) if self.target else self.queue.total
-        pace = sorted(self.seconds[-RATE_OVER:])
-        progress = {"done": done, "target": target, "begun": self.begun, "seconds": pace[len(pace) // 2] if pace else None}
+        pace = statistics.median_high(self.seconds[-RATE_OVER:]) if self.seconds else None
+        progress = {"done": done, "target": target, "begun": self.begun, "seconds": pace}
         shown = None
         if self.turn and done < target:
             responses, order = self.turn.item["responses"], self.turn.shown_order
             shown = {"id": self.turn.item["id"], "kind": self.turn.kind, "prompt": self.turn.item["prompt"], "responses": [responses[i] for i in order]}
             if self.undone.get("ranks"):
-                ranks = dict(zip(order, (self.undone["ranks"][i] for i in order)))
-                shown |= {"ranks": [ranks[i] for i in order], "margin": self.undone["margin"], "flags": self.undone["flags"]}
+                shown |= {"ranks": [self.undone["ranks"][i] for i in order], "margin": self.undone["margin"], "flags": self.undone["flags"]}
         return {"turn": self.number, "item": shown, "progress": progress, "annotator": self.queue.annotator, "strength": self.strength, "saved": None,
                 "error": None} | about
 
@@ -67,49 +67,46 @@ class Desk:
         """The state after a message: {type: rank | skip | undo, uid, turn, ranks (by place), …}. A failed save keeps the question."""
         with self.lock:
             try:
-                return self._take_back(message) if message["type"] == "undo" else self._store(message)
+                if message["uid"] not in self.answered:  # else it was sent again while the kernel was busy
+                    if message["type"] == "undo":
+                        self.undone, late = self.queue.undo(), False
+                    else:
+                        late = self._store(message)
+                    self.answered.add(message["uid"])
+                    if not late:
+                        self._advance()
+                return self.state(saved=message["uid"])
             except Exception as error:  # an exception in a callback shows nowhere; here it is shown beside the judgement, which is kept
                 told = isinstance(error, (ExplainedError, ValueError)) or type(error).__module__ == "sqlite3"
                 text = str(error) if told else f"{type(error).__name__}: {error}"
                 return self.state(error={"uid": message.get("uid"), "text": text if text.endswith(".") else text + "."})
 
-    def _store(self, message: dict) -> dict:
+    def _store(self, message: dict) -> bool:
+        """Stores a ranking or a skip. Returns whether it came late, for another question than the one on the table."""
         late = message["turn"] != self.number  # sent again, or from a second view of the same widget
+        if late and message["type"] == "skip":
+            return late
         turn = self.past.get(message["turn"]) if late else self.turn
-        if message["uid"] in self.answered or late and message["type"] == "skip":
-            return self.state(saved=message["uid"])
         if turn is None:
             raise ValueError("There is no such question here: run the cell again.")
-        ranks = [0] * len(turn.shown_order) if message["ranks"] else []
-        for index, rank in zip(turn.shown_order, message["ranks"]):
-            ranks[index] = rank
         if message["type"] == "rank" and len(message["ranks"]) != len(turn.shown_order):
             raise ValueError(f"{len(message['ranks'])} ranks came for {len(turn.shown_order)} answers.")
+        ranks = [rank for _, rank in sorted(zip(turn.shown_order, message["ranks"]))]
         seconds = max(float(message.get("seconds") or 0.0), 0.0)
         confidence, margin = message.get("confidence"), message.get("margin")
         self.queue.submit(replace(turn, kind="repeat") if late else turn, ranks, session=message.get("session", "widget"), uid=message["uid"],
                           shown_at=time.time() - seconds, flags=list(message.get("flags") or []), note=str(message.get("note") or ""),
                           confidence=None if confidence is None else float(confidence), margin=None if margin is None else float(margin))
-        self.answered.add(message["uid"])
         self.seconds.append(seconds)
         self.queue.refresh()  # others label too
         self.undone = {}
-        return self.state(saved=message["uid"]) if late else self._advance(message)
+        return late
 
-    def _take_back(self, message: dict) -> dict:
-        if message["uid"] in self.answered:  # sent again while the kernel was busy
-            return self.state(saved=message["uid"])
-        self.undone = self.queue.undo()
-        self.answered.add(message["uid"])
-        return self._advance(message)
-
-    def _advance(self, message: dict) -> dict:
+    def _advance(self) -> None:
         self.past[self.number] = self.turn
         self.turn, self.number = self.queue.next(), self.number + 1
-        state = self.state(saved=message["uid"])
         for call in self.on_saved:
             call()
-        return state
 
 
 if anywidget:
@@ -149,24 +146,23 @@ def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets
             box.children = (*box.children[:-1], told)
             return
         shown_at[0] = time.time()
-        undo = widgets.Button(description="Undo the last")
         uid = uuid.uuid4().hex  # of this question's answer, however often its button is pressed
+        undo = widgets.Button(description="Undo the last")
         undo.on_click(lambda _: answer(type="undo", uid=uid))
-        head = widgets.HTML(f"<div style='opacity:.7'>{progress['done']} of {progress['target']} · 1 is best, equal numbers are ties</div>"
-                            + "".join(f"<div><b>{html.escape(name)}</b>: {html.escape(text)}</div>" for name, text in guidelines.items()))
         if not item:
             box.children = [widgets.HTML(f"<b>All {progress['done']} are judged. Thank you!</b> Run the next cell."), undo, told]
             return
+        head = widgets.HTML(f"<div style='opacity:.7'>{progress['done']} of {progress['target']} · 1 is best, equal numbers are ties</div>"
+                            + "".join(f"<div><b>{html.escape(name)}</b>: {html.escape(text)}</div>" for name, text in guidelines.items())
+                            + f"<div dir='auto' style='font-weight:600;margin:6px 0;white-space:pre-wrap'>{html.escape(item['prompt'])}</div>")
         style = "border:1px solid rgba(128,128,128,.4);border-radius:6px;padding:8px 12px;margin:2px 0;white-space:pre-wrap;line-height:1.45"
-        given = item.get("ranks") or [1] * len(item["responses"])
-        choices = [widgets.BoundedIntText(value=rank, min=1, max=len(given), layout={"width": "60px"}) for rank in given]
-        cards = [widgets.HBox([choice, widgets.HTML(f"<div dir='auto' style='{style}'>{html.escape(text)}</div>")])
-                 for choice, text in zip(choices, item["responses"])]
+        cards = [widgets.HTML(f"<div dir='auto' style='{style}'>{html.escape(text)}</div>") for text in item["responses"]]
+        given = item.get("ranks") or [1] * len(cards)
+        choices = [widgets.BoundedIntText(value=rank, min=1, max=len(cards), layout={"width": "60px"}) for rank in given]
         save, skip = widgets.Button(description="Save ranking", button_style="primary"), widgets.Button(description="Skip")
         save.on_click(lambda _: answer(type="rank", uid=uid, turn=state["turn"], ranks=[choice.value for choice in choices]))
         skip.on_click(lambda _: answer(type="skip", uid=uid, turn=state["turn"], ranks=[]))
-        head.value += f"<div dir='auto' style='font-weight:600;margin:6px 0;white-space:pre-wrap'>{html.escape(item['prompt'])}</div>"
-        box.children = [head, *cards, widgets.HBox([save, skip, undo]), told]
+        box.children = [head, *map(widgets.HBox, zip(choices, cards)), widgets.HBox([save, skip, undo]), told]
 
     draw(desk.state())
     return box
@@ -179,12 +175,14 @@ def rank(queue: LabelQueue, guidelines: dict[str, str] = GUIDELINES, target: int
     which becomes the pair's margin. patience: seconds that the front end has to show the widget.
     """
     desk = Desk(queue, target, strength)
+    box = widgets.VBox()
+    box.desk = desk
     if not anywidget:
-        return widgets.VBox([widgets.HTML("<i>anywidget is not installed, so this is the plain form: <code>pip install anywidget</code> gives keys and drag.</i>"),
-                             ranking_form(desk, guidelines)])
-    ranker = RankingWidget(desk, guidelines)
-    box = widgets.VBox([ranker])
-    box.ranker = ranker
+        note = widgets.HTML("<i>anywidget is not installed, so this is the plain form: <code>pip install anywidget</code> gives keys and drag.</i>")
+        box.children = [note, ranking_form(desk, guidelines)]
+        return box
+    box.ranker = ranker = RankingWidget(desk, guidelines)
+    box.children = [ranker]
 
     def fall_back() -> None:
         if not ranker.shown.wait(patience):
@@ -197,19 +195,13 @@ def rank(queue: LabelQueue, guidelines: dict[str, str] = GUIDELINES, target: int
     return box
 
 
-def live_readout(queue: LabelQueue, box: widgets.VBox | None = None, every: int = 5) -> widgets.HTML:
+def live_readout(queue: LabelQueue, box: widgets.VBox, every: int = 5) -> widgets.HTML:
     """The read-out of quality.py over the queue's items, redrawn after every few labels of the widget in `box`."""
-    view, count = widgets.HTML(), [0]
+    view = widgets.HTML()
 
     def draw() -> None:
         view.value = readout_html(of_people(queue.store.rows(queue.items, KINDS)))
 
-    def counted() -> None:
-        count[0] += 1
-        if count[0] % every == 0:
-            draw()
-
-    if box is not None and hasattr(box, "ranker"):
-        box.ranker.desk.on_saved.append(counted)
+    box.desk.on_saved.append(lambda: draw() if box.desk.number % every == 0 else None)
     draw()
     return view
