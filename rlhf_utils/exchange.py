@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from .data import last_message, records
 from .errors import DataError
-from .labels import COLUMNS, IMPORTED, KINDS, LabelStore, check_judgement
+from .labels import COLUMNS, IMPORTED, LabelStore, check_judgement
 from .preferences import item_id, judgements_to_pairs
 
 ABOUT = [column for column in COLUMNS if column not in ("prompt", "responses", "ranks")]  # what is known of a judgement beside its ranking
@@ -26,12 +26,14 @@ Bad = tuple[int, str]  # line number from 1 and the reason
 
 def to_rows(judgements: list[dict], format: str = "rankings") -> list[dict]:
     """Judgements (LabelStore.rows) as rows of a format; `datasets.Dataset.from_list` makes a Dataset of them. Raises DataError."""
-    formats = {"rankings": _whole, "pairs": _to_pairs, "argilla": _to_argilla, "label_studio": _to_label_studio}
-    if format not in formats:
-        raise DataError(f"format={format!r} must be one of {', '.join(formats)}.")
+    rows = [{column: row[column] for column in COLUMNS} for row in judgements]
+    if format == "rankings":
+        return rows
     if format == "pairs":
-        return [pair for row in judgements for pair in _to_pairs(row)]
-    return [formats[format](row) for row in judgements]
+        return [pair | {"judgement": json.dumps(row)} for row in rows for pair in judgements_to_pairs([row])]
+    if format in ("argilla", "label_studio"):
+        return [(_to_argilla if format == "argilla" else _to_label_studio)(row) for row in rows]
+    raise DataError(f"format={format!r} must be one of rankings, pairs, argilla, label_studio.")
 
 
 def export_labels(judgements: list[dict], path: Path, format: str = "rankings") -> int:
@@ -59,10 +61,10 @@ def import_labels(source: Path | Dataset, store: LabelStore) -> tuple[int, int, 
     The good rows of a file with bad ones are stored: mend the bad ones and import the file again, nothing is stored twice.
     """
     rows, bad = read_labels(source)
-    before = {row["uid"] for row in store.rows(kinds=KINDS)}
+    before = len(store.progress())
     for row in rows:
         store.add(**{column: row[column] for column in COLUMNS if column != "schema_version"})
-    new = len({row["uid"] for row in rows} - before)
+    new = len(store.progress()) - before
     return new, len(rows) - new, bad
 
 
@@ -119,17 +121,8 @@ def _checked(row: dict, name: str) -> dict:
     return dict.fromkeys(COLUMNS) | filled | known | {"prompt": prompt, "responses": responses, "ranks": ranks, "kind": kind, "shown_order": shown}
 
 
-def _whole(row: dict) -> dict:
-    return {column: row[column] for column in COLUMNS}
-
-
 def _about(row: dict) -> dict:
     return {column: row[column] for column in ABOUT}
-
-
-def _to_pairs(row: dict) -> list[dict]:
-    """TRL's rows of one judgement, each with all of it as JSON."""
-    return [pair | {"judgement": json.dumps(_whole(row))} for pair in judgements_to_pairs([row])]
 
 
 def _from_pair(record: dict, name: str) -> dict:

@@ -8,7 +8,6 @@ Left out: choosing several items at once for their variety; sampling answers tha
 from collections.abc import Callable
 
 import torch
-from sklearn.decomposition import PCA
 from torch.distributions import Bernoulli
 
 from .preferences import ranking_to_pairs
@@ -26,6 +25,8 @@ def answer_features(model, tokenizer, items: list[dict], track=iter) -> dict[str
 
 def principal_components(features: dict[str, torch.Tensor], count: int = DIMENSIONS) -> dict[str, torch.Tensor]:
     """Item id → (k, count) scores on the first principal components, of standard deviation 1 each, from item id → (k, D) features."""
+    from sklearn.decomposition import PCA
+
     table = torch.cat(list(features.values())).float()
     pca = PCA(min(count, *table.shape), random_state=0)  # of many features it draws
     scores = torch.from_numpy(pca.fit_transform((table / (table.std(0) + 1e-3)).numpy()))

@@ -5,6 +5,7 @@ shown as text. Left out: logging in; the order of questions (labelling.LabelQueu
 """
 
 import html
+import sqlite3
 import statistics
 import threading
 import time
@@ -77,8 +78,7 @@ class Desk:
                         self._advance()
                 return self.state(saved=message["uid"])
             except Exception as error:  # an exception in a callback shows nowhere; here it is shown beside the judgement, which is kept
-                told = isinstance(error, (ExplainedError, ValueError)) or type(error).__module__ == "sqlite3"
-                text = str(error) if told else f"{type(error).__name__}: {error}"
+                text = str(error) if isinstance(error, (ExplainedError, ValueError, sqlite3.Error)) else f"{type(error).__name__}: {error}"
                 return self.state(error={"uid": message.get("uid"), "text": text if text.endswith(".") else text + "."})
 
     def _store(self, message: dict) -> bool:
@@ -93,10 +93,9 @@ class Desk:
             raise ValueError(f"{len(message['ranks'])} ranks came for {len(turn.shown_order)} answers.")
         ranks = [rank for _, rank in sorted(zip(turn.shown_order, message["ranks"]))]
         seconds = max(float(message.get("seconds") or 0.0), 0.0)
-        confidence, margin = message.get("confidence"), message.get("margin")
+        said = {name: float(message[name]) for name in ("confidence", "margin") if message.get(name) is not None}
         self.queue.submit(replace(turn, kind="repeat") if late else turn, ranks, session=message.get("session", "widget"), uid=message["uid"],
-                          shown_at=time.time() - seconds, flags=list(message.get("flags") or []), note=str(message.get("note") or ""),
-                          confidence=None if confidence is None else float(confidence), margin=None if margin is None else float(margin))
+                          shown_at=time.time() - seconds, flags=list(message.get("flags") or []), note=str(message.get("note") or ""), **said)
         self.seconds.append(seconds)
         self.queue.refresh()  # others label too
         self.undone = {}

@@ -51,6 +51,15 @@ def test_pairs_are_what_trl_reads(store, tmp_path):
     assert Dataset.from_list(rows).column_names[:3] == ["prompt", "chosen", "rejected"]
 
 
+def test_a_pair_that_its_judgement_does_not_hold_is_bad(store, tmp_path):
+    """Edited by hand, it is neither dropped in silence nor taken for what it was; equal answers that somebody ranked apart come back."""
+    store.add("5", "ada", "s", ["x", "x"], [0, 1], [1, 2])
+    path, pairs = tmp_path / "pairs.jsonl", to_rows([store.rows()[i] for i in (1, -1)], "pairs")
+    path.write_text("\n".join(json.dumps(pair) for pair in [pairs[0] | {"chosen": pairs[0]["rejected"], "rejected": pairs[0]["chosen"]}, pairs[1]]))
+    rows, bad = read_labels(path)
+    assert [(row["responses"], row["ranks"]) for row in rows] == [(["x", "x"], [1, 2])] and [line for line, _ in bad] == [1] and "no such pair" in bad[0][1]
+
+
 @pytest.mark.parametrize("format", ["rankings", "pairs"])
 def test_a_dataset_goes_round_too(store, tmp_path, format):
     made, back = [row for row in store.rows() if judgements_to_pairs([row])], LabelStore(tmp_path / "back.sqlite")
