@@ -87,7 +87,8 @@ def biases(judgements: list[dict]) -> dict:
             by_chance.append((1 / len(ranks), 1))
     return {
         "longer_wins": _share(longer), "longer_wins_ci": clustered_interval(*zip(*longer)) if longer else (0.0, 1.0),
-        "first_shown_wins": _share(first), "first_shown_wins_ci": wilson(sum(wins for wins, _ in first), len(first)), "first_shown_by_chance": _share(by_chance),
+        "first_shown_wins": _share(first), "first_shown_wins_ci": wilson(sum(wins for wins, _ in first), len(first)),
+        "first_shown_by_chance": _share(by_chance),
     }
 
 

@@ -133,21 +133,21 @@ def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets
     """The same questions and the same store on plain ipywidgets: ranks as numbers, no keys, no drag."""
     box = widgets.VBox()
 
-    def answer(**message) -> None:
-        draw(desk.receive({"session": "form", "seconds": time.time() - shown_at[0]} | message))
-
-    shown_at = [time.time()]
-
     def draw(state: dict) -> None:
         item, progress, error = state["item"], state["progress"], state["error"]
         told = widgets.HTML(f"<b>Not saved:</b> {html.escape(error['text'])} Your ranking is kept; try again." if error else "")
         if error and box.children:
             box.children = (*box.children[:-1], told)
             return
-        shown_at[0] = time.time()
-        uid = uuid.uuid4().hex  # of this question's answer, however often its button is pressed
-        undo = widgets.Button(description="Undo the last")
-        undo.on_click(lambda _: answer(type="undo", uid=uid))
+        shown_at = time.time()
+        about = {"session": "form", "uid": uuid.uuid4().hex, "turn": state["turn"]}  # one uid, however often a button is pressed
+
+        def button(text: str, kind: str, ranks=list, **look) -> widgets.Button:
+            made = widgets.Button(description=text, **look)
+            made.on_click(lambda _: draw(desk.receive(about | {"type": kind, "ranks": ranks(), "seconds": time.time() - shown_at})))
+            return made
+
+        undo = button("Undo the last", "undo")
         if not item:
             box.children = [widgets.HTML(f"<b>All {progress['done']} are judged. Thank you!</b> Run the next cell."), undo, told]
             return
@@ -158,10 +158,8 @@ def ranking_form(desk: Desk, guidelines: dict[str, str] = GUIDELINES) -> widgets
         cards = [widgets.HTML(f"<div dir='auto' style='{style}'>{html.escape(text)}</div>") for text in item["responses"]]
         given = item.get("ranks") or [1] * len(cards)
         choices = [widgets.BoundedIntText(value=rank, min=1, max=len(cards), layout={"width": "60px"}) for rank in given]
-        save, skip = widgets.Button(description="Save ranking", button_style="primary"), widgets.Button(description="Skip")
-        save.on_click(lambda _: answer(type="rank", uid=uid, turn=state["turn"], ranks=[choice.value for choice in choices]))
-        skip.on_click(lambda _: answer(type="skip", uid=uid, turn=state["turn"], ranks=[]))
-        box.children = [head, *map(widgets.HBox, zip(choices, cards)), widgets.HBox([save, skip, undo]), told]
+        save = button("Save ranking", "rank", lambda: [choice.value for choice in choices], button_style="primary")
+        box.children = [head, *map(widgets.HBox, zip(choices, cards)), widgets.HBox([save, button("Skip", "skip"), undo]), told]
 
     draw(desk.state())
     return box
