@@ -104,7 +104,8 @@ def test_scores_may_be_scalars_of_numpy_and_torch():
 
 
 @pytest.mark.parametrize(("found", "told"), [
-    ([1.0], "but gave 1 of them"), (None, "but gave None"), ([1.0, None, 2.0], "but gave None for answer 2"), ([1.0, 2.0, float("nan")], "but gave nan for answer 3")])
+    ([1.0], "but gave 1 of them"), (None, "but gave None"), ([1.0, None, 2.0], "but gave None for answer 2"), ([1.0, 2.0, float("nan")], "but gave nan for answer 3"),
+    ([1.0, 2.0, 1e39], r"but gave 1e\+39 for answer 3"), ([10**400, 1.0, 2.0], "but gave 1000.* for answer 1")])
 def test_a_part_that_gives_no_number_for_each_answer_is_named(mine, found, told):
     sys.modules["mine"].odd = lambda prompts, completions, **columns: found
     with pytest.raises(PPOError, match=f"'mine:odd' must give one finite number for each of 3 answers, {told}"):
