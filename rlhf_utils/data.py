@@ -35,13 +35,13 @@ def load_rows(source: str, kind: str) -> list[dict]:
         source = str(BUILTIN / f"{kind}.jsonl")
     path = Path(source).expanduser()
     if path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")):
-        rows = read_jsonl(path)
+        rows = read_file(path)
     else:
         rows = _load_dataset(f"Could not load the data set {source!r}", "Check the name and the network, or give the path of a local file.", source)
     return check_rows(rows, kind, source)
 
 
-def read_jsonl(path: Path) -> list[dict]:
+def read_file(path: Path) -> list[dict]:
     """The rows of a file of JSON Lines, or any other that `records` reads. Raises DataError as it does, and for a line that is no JSON."""
     rows = list(records(path))
     for line, record in rows:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .data import load_rows, read_jsonl, write_jsonl, write_text
+from .data import load_rows, read_file, write_jsonl, write_text
 from .errors import RunError
 
 STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from which the first estimate of the time left is made)
@@ -146,7 +146,7 @@ class JsonlLog:
 
     def __init__(self, path: Path, keep: bool = False):
         self.path = Path(path)
-        self.rows = read_jsonl(self.path) if keep and self.path.is_file() else []
+        self.rows = read_file(self.path) if keep and self.path.is_file() else []
         self.cut(len(self.rows))
 
     def add(self, row: dict) -> None:
