@@ -197,7 +197,10 @@ def live_readout(queue: LabelQueue, box: widgets.VBox, every: int = 5) -> widget
     view = widgets.HTML()
 
     def draw() -> None:
-        view.value = readout_html(of_people(queue.store.rows(queue.items, KINDS)))
+        try:
+            view.value = readout_html(of_people(queue.store.rows(queue.items, KINDS)))
+        except Exception as error:  # the label is saved all the same, so the widget must not say otherwise
+            view.value = html.escape(f"The read-out could not be drawn: {type(error).__name__}: {error}")
 
     box.desk.on_saved.append(lambda: draw() if box.desk.number % every == 0 else None)
     draw()

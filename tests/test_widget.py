@@ -152,3 +152,11 @@ def test_the_readout_follows(queue):
     for number in range(2):
         box.ranker._received(None, {"type": "rank", "uid": f"u{number}", "turn": number, "ranks": [1, 2, 3], "seconds": 4}, [])
     assert view.value != before and ">me</td>" in view.value
+
+
+def test_a_readout_that_fails_takes_no_label_for_unsaved(queue, monkeypatch):
+    box = rank(queue)
+    view = live_readout(queue, box, every=1)
+    monkeypatch.setattr(widget, "readout_html", lambda rows: 1 / 0)
+    state = box.desk.receive({"type": "rank", "uid": "u1", "turn": 0, "ranks": [1, 2, 3]})
+    assert state["saved"] == "u1" and state["error"] is None and "ZeroDivisionError" in view.value
