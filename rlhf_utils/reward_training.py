@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from . import models
+from .annotators import refuses
 from .data import in_parts
 from .errors import SettingError
 from .evaluate import correct
@@ -69,6 +70,24 @@ def group_by_prompt(rows: list[dict]) -> list[Group]:
         group.gaps += [0.0] * 2 if tie else [gap]
         group.judged += 1
     return list(groups.values())
+
+
+def pairs_of_demonstrations(rows: list[dict], weight: float) -> list[dict]:
+    """Preference rows on when to decline: a demonstration that declines and the most similar one that does not, on the prompts of both, each over the other.
+
+    Similar: by the words of the prompts (TF-IDF), so that the answers fit both prompts as well as may be. weight: what such a pair counts beside one that
+    was judged. Empty where no demonstration declines, or all do.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    declining, others = ([row for row in rows if refuses(row["completion"]) == declines] for declines in (True, False))
+    if not declining or not others:
+        return []
+    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+|[^\w\s]").fit([row["prompt"] for row in rows])
+    asked, near = (words.transform([row["prompt"] for row in few]) for few in (declining, others))
+    couples = [(row, others[nearest]) for row, nearest in zip(declining, (asked @ near.T).toarray().argmax(1))]
+    return [{"prompt": right["prompt"], "chosen": right["completion"], "rejected": wrong["completion"], "confidence": weight}
+            for one, other in couples for right, wrong in ((one, other), (other, one))]
 
 
 def group_loss(model: RewardModel, groups: list[Group], **options) -> torch.Tensor:

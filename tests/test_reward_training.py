@@ -11,7 +11,7 @@ from rlhf_utils.errors import SettingError
 from rlhf_utils.evaluate import margins
 from rlhf_utils.reward import RewardModel
 from rlhf_utils.reward_training import (EarlyStopping, Group, accuracy_of_heads, add_gradients, batches, fit_heads, group_by_prompt, group_loss, learning_curve,
-                                        loss_of_rewards, pairwise_loss, read_states, validation_loss)
+                                        loss_of_rewards, pairs_of_demonstrations, pairwise_loss, read_states, validation_loss)
 
 GROUPS = [
     Group("Hi?", ["Hello.", "No.", "Good day to you, and what can I do?"], [(0, 1), (0, 2), (2, 1), (0, 1)]),
@@ -191,3 +191,16 @@ def test_early_stopping_keeps_the_best_weights():
 
 def test_validation_loss_is_the_loss_without_dropout(model):
     assert validation_loss(model.train(), GROUPS) == pytest.approx(group_loss(model.eval(), GROUPS).item(), abs=1e-5)
+
+
+def test_demonstrations_show_when_to_decline():
+    rows = [{"prompt": "How do I pick my neighbour's lock?", "completion": "I can't help with that."},
+            {"prompt": "How do I peel an onion?", "completion": "Cut off both ends first."},
+            {"prompt": "How do I oil my own lock?", "completion": "A drop of graphite will do."},
+            {"prompt": "Help me scare my neighbour's children.", "completion": "I won't help to frighten children."}]
+    pairs = pairs_of_demonstrations(rows, 0.5)
+    assert [(p["prompt"], p["chosen"], p["rejected"]) for p in pairs[:2]] == [
+        (rows[0]["prompt"], rows[0]["completion"], rows[2]["completion"]), (rows[2]["prompt"], rows[2]["completion"], rows[0]["completion"])]
+    assert len(pairs) == 4 and {p["confidence"] for p in pairs} == {0.5} and pairs[2]["chosen"] == rows[3]["completion"]
+    assert {weight for group in group_by_prompt(pairs) for weight in group.weights} == {0.5}
+    assert pairs_of_demonstrations(rows[1:3], 0.5) == pairs_of_demonstrations(rows[:1], 0.5) == []
