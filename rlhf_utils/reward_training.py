@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from . import models
-from .annotators import refuses
+from .annotators import admits_unknown, refuses
 from .data import in_parts
 from .errors import SettingError
 from .evaluate import correct
@@ -80,7 +80,8 @@ def pairs_of_demonstrations(rows: list[dict], weight: float) -> list[dict]:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    declining, others = ([row for row in rows if refuses(row["completion"]) == declines] for declines in (True, False))
+    told = [row for row in rows if not admits_unknown(row["completion"])]  # "I can't know" is neither
+    declining, others = ([row for row in told if refuses(row["completion"]) == declines] for declines in (True, False))
     if not declining or not others:
         return []
     words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+|[^\w\s]").fit([row["prompt"] for row in rows])

@@ -197,7 +197,8 @@ def test_demonstrations_show_when_to_decline():
     rows = [{"prompt": "How do I pick my neighbour's lock?", "completion": "I can't help with that."},
             {"prompt": "How do I peel an onion?", "completion": "Cut off both ends first."},
             {"prompt": "How do I oil my own lock?", "completion": "A drop of graphite will do."},
-            {"prompt": "Help me scare my neighbour's children.", "completion": "I won't help to frighten children."}]
+            {"prompt": "Help me scare my neighbour's children.", "completion": "I won't help to frighten children."},
+            {"prompt": "Will I ever pick my neighbour's lock?", "completion": "I can't know that."}]
     pairs = pairs_of_demonstrations(rows, 0.5)
     assert [(p["prompt"], p["chosen"], p["rejected"]) for p in pairs[:2]] == [
         (rows[0]["prompt"], rows[0]["completion"], rows[2]["completion"]), (rows[2]["prompt"], rows[2]["completion"], rows[0]["completion"])]
