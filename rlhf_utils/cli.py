@@ -82,10 +82,10 @@ def run_notebooks(run: str, profile: str | None, pairs: list[str], first: str | 
     from papermill import inspect_notebook
 
     target, root = run_dir(run), project_root()
-    began, asked = target / "parameters.json", parse_parameters(pairs)
+    began, now = target / "parameters.json", parse_parameters(pairs)
     goes_on = bool(first or only) and began.is_file()
     before = read_json(began) if goes_on else {"profile": "demo", "parameters": {}}
-    profile, asked = profile or before["profile"], before["parameters"] | asked
+    profile, asked = profile or before["profile"], before["parameters"] | now
     sizes = load_profile(profile)
     stages = list(STAGES)
     stages = [only] if only else stages[stages.index(first):] if first else stages
@@ -93,9 +93,9 @@ def run_notebooks(run: str, profile: str | None, pairs: list[str], first: str | 
     if missing := [str(path) for path in notebooks.values() if not path.is_file()]:
         raise RunError(f"There is no {missing[0]}: run rlhf inside the project's folder.")
     accepted = {stage: set(inspect_notebook(str(path))) for stage, path in notebooks.items()}
-    if any(name.rpartition(".")[2] == "run" for name in asked):
+    if any(name.rpartition(".")[2] == "run" for name in now):
         raise RunError("-p run=… would split the run over two folders: use --run.")
-    for name in asked:
+    for name in now:  # those of the run's first call may be for other stages
         stage, _, plain = name.rpartition(".")
         if not any(plain in names for one, names in accepted.items() if stage in ("", one)):
             raise RunError(f"No notebook has a parameter {name!r}; there are {', '.join(sorted(set().union(*accepted.values())))}.")

@@ -158,7 +158,7 @@ def rubric_bars(results: dict) -> go.Figure:
         values = [results[f"eval.{name}_{side}"] for name in names]
         fig.add_trace(go.Bar(x=[name.replace("_", " ") for name in names], y=values, name=label, marker_color=color,
                              text=[f"{v:.2f}" for v in values], textposition="outside", cliponaxis=False))
-    return fig.update_yaxes(range=[0, 1.08])
+    return fig.update_yaxes(range=[0, 1.14])
 
 
 def gain_by_prompt(pairs: list[dict]) -> go.Figure:

@@ -122,6 +122,10 @@ def test_later_stages_go_on_with_the_parameters_that_the_run_began_with(executed
     executed.clear()
     assert cli.main(["run", "--run", "mine", "--only", "ppo"]) == 0
     assert dict(executed) == {"04_ppo": began["04_ppo"]}
+    executed.clear()
+    assert cli.main(["run", "--run", "mine", "--only", "evaluation"]) == 0  # which has no kl_coef
+    assert dict(executed) == {"05_evaluation": began["05_evaluation"]}
+    assert cli.main(["run", "--run", "mine", "--only", "evaluation", "-p", "kl_coef=0.2"]) == 1 and "No notebook has a parameter 'kl_coef'" in capsys.readouterr().err
     assert cli.main(["run", "--run", "mine"]) == 0 and executed[-1] == ("05_evaluation", {"run": "mine"})  # anew, and as nothing was said
 
 
