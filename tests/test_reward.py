@@ -64,6 +64,14 @@ def pad(batch: dict, left: int, right: int, token: int) -> dict:
 # --- where and how a reward is read
 
 
+def test_states_are_read_at_the_last_real_token_of_each_row(model):
+    rows, after = [torch.randn(length, 64, generator=torch.Generator().manual_seed(length)) for length in (1, 3, 7, 7)], [1, 2, 4, 9]
+    together = model.states(rows, after)
+    for number, (row, count) in enumerate(zip(rows, after)):
+        assert torch.allclose(together[number], model.states([row], [count])[0], atol=1e-5)
+        assert torch.allclose(together[number, :64], model.trunk.upper(row[None], torch.ones(1, len(row), dtype=torch.bool))[0, -1], atol=1e-5)
+
+
 def test_mean_over_places():
     states = torch.tensor([[[1.0], [2.0], [6.0]], [[3.0], [5.0], [7.0]]], dtype=torch.bfloat16)
     found = mean_over(states, torch.tensor([[True, False, True], [False, False, False]]))
