@@ -31,6 +31,26 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.std
 
 
+class AndLength(nn.Module):
+    """A head's reward of the states, and a curve over the number of words, which comes last in (B, S + 1) input: states tell it badly.
+
+    The curve is a sum of steps at 2 to 360 words, flat at first, and beyond what it has learned from.
+    """
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.register_buffer("words", 2 ** (1 + torch.arange(46) / 6), persistent=False)
+        self.head, self.curve = head, nn.Linear(len(self.words), 1, bias=False)
+        nn.init.zeros_(self.curve.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x[:, :-1]) + self.of_length(x[:, -1])
+
+    def of_length(self, words: torch.Tensor) -> torch.Tensor:
+        """(B, 1) the reward for (B,) numbers of words alone."""
+        return 10 * self.curve((words[:, None] > self.words).float())  # 10: Adam would move these few weights too slowly beside the head's many
+
+
 def make_head(hidden_size: int, kind: str, dropout: float = 0.1, states: int = 1) -> nn.Module:
     """"mlp": states·hidden, standardised → hidden, ReLU, → 1, with dropout before both layers; "linear": hidden → 1.
 

@@ -54,9 +54,10 @@ class Policy(nn.Module):
         settings = json.loads((directory / "reward_config.json").read_text())
         size, head = self.model.config.hidden_size, make_head(self.model.config.hidden_size, settings["head"], 0.0)
         saved = {name[2:]: tensor for name, tensor in load_file(directory / "head.safetensors").items() if name.startswith("0.")}  # the first of an ensemble
-        if settings.get("read_prompt") or settings.get("read_middle") or any(saved[name].shape != t.shape for name, t in head.state_dict().items()):
+        more = any(settings.get(name) for name in ("read_prompt", "read_middle", "read_length"))
+        if more or any(saved[name].shape != t.shape for name, t in head.state_dict().items()):
             raise SettingError(f"value_init='reward_model' needs a reward head that reads one state of {size} numbers, but this one reads other "
-                               "places or sizes: run 03_reward_model with read_prompt=False and read_middle=False, or give value_init='zero'.")
+                               "places or sizes: run 03_reward_model with read_prompt, read_middle and read_length False, or give value_init='zero'.")
         head.load_state_dict(saved)
         last = head if isinstance(head, nn.Linear) else head[-1]
         bias = torch.zeros(1) if last.bias is None else last.bias.detach()

@@ -19,11 +19,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from . import models
 from .data import chat_prompt, in_parts
 from .errors import ModelError, SettingError
-from .heads import COMBINATIONS, Heads, make_head, mean_over
+from .heads import COMBINATIONS, AndLength, Heads, make_head, mean_over
 from .sampling import Samples
 from .trunk import Trunk, share_blocks
 
-SETTINGS = ("head", "max_length", "read_prompt", "read_middle", "num_trainable_layers", "ensemble", "combine")  # that are saved with a model
+SETTINGS = ("head", "max_length", "read_prompt", "read_middle", "read_length", "num_trainable_layers", "ensemble", "combine")  # that are saved with a model
 States = dict[tuple[str, str], torch.Tensor]  # (prompt, completion) → (S,) states that the heads read
 
 
@@ -37,11 +37,12 @@ class RewardModel(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, tokenizer, head: str = "mlp", dropout: float = 0.1, max_length: int = 512,
-                 read_prompt: bool = False, read_middle: bool = False, num_trainable_layers: int = 0, ensemble: int = 1,
+                 read_prompt: bool = False, read_middle: bool = False, read_length: bool = False, num_trainable_layers: int = 0, ensemble: int = 1,
                  combine: str = "mean", cache_gb: float = 2.0):
         super().__init__()
         self.read_prompt = read_prompt  # whether the heads also see the states before the answer and at its third token, and the means over prompt and answer
         self.read_middle = read_middle  # whether they see all these at the trunk's cut too
+        self.read_length = read_length  # whether they also see how many words the answer has
         self.backbone, self.tokenizer, self.head, self.max_length = backbone, tokenizer, head, max_length
         self.num_trainable_layers, self.combine, self.cache_bytes = num_trainable_layers, combine, cache_gb * 1e9
         self.dropout, self.ensemble = dropout, ensemble
@@ -51,6 +52,8 @@ class RewardModel(nn.Module):
         self.first_states: States = {}  # before the adapters have learned
         self.cache: dict[tuple[str, str], tuple[torch.Tensor, int]] = {}  # (prompt, completion) → (L, H) trunk states, tokens after the prompt
         self.lent_cut: int | None = None  # where the states that a policy sampled with enter, see `load_reward_model`
+        if read_length and head == "linear":
+            raise SettingError("head='linear' reads one state only: give read_length=False, or head='mlp'.")
         if ensemble < 1 or combine not in COMBINATIONS:
             raise SettingError(f"ensemble={ensemble} must be at least 1, and combine={combine!r} one of {', '.join(COMBINATIONS)}.")
         trunk = self.trunk
@@ -63,8 +66,8 @@ class RewardModel(nn.Module):
     def fresh_heads(self) -> Heads:
         """The model's `ensemble` heads as they are before training."""
         states = (5 if self.read_prompt else 1) * (2 if self.read_middle else 1)
-        heads = Heads(make_head(self.backbone.config.hidden_size, self.head, self.dropout, states) for _ in range(self.ensemble))
-        return heads.to(self.device)
+        heads = [make_head(self.backbone.config.hidden_size, self.head, self.dropout, states) for _ in range(self.ensemble)]
+        return Heads(map(AndLength, heads) if self.read_length else heads).to(self.device)
 
     @property
     def trunk(self) -> Trunk:
@@ -78,8 +81,8 @@ class RewardModel(nn.Module):
         """(B,) from the (B, m) rewards of the heads."""
         return COMBINATIONS[self.combine](members - self.offsets.to(members.device))
 
-    def states(self, rows: list[torch.Tensor], after: list[int], cut: int | None = None) -> torch.Tensor:
-        """(B, S) float32 states that the heads read of B texts: one, five (`read_prompt`) or twice as many (`read_middle`) times H numbers.
+    def states(self, rows: list[torch.Tensor], after: list[int], completions: list[str], cut: int | None = None) -> torch.Tensor:
+        """(B, S) float32 states that the heads read of B texts: one, five (`read_prompt`) or twice as many (`read_middle`) times H numbers; one more with `read_length`.
 
         rows: each text's (length, H) trunk states, or what enters block number `cut`. after: how many of its tokens follow the prompt.
         """
@@ -89,21 +92,24 @@ class RewardModel(nn.Module):
         before = (last - torch.tensor(after, device=last.device)).clamp(min=0)  # of a prompt whose end was cut off, the first token left
         layers = [self.trunk.upper(lower, mask), lower][: 1 + self.read_middle]
         prompt = torch.arange(lower.shape[1], device=last.device) <= before[:, None]
-        return self.pick(layers, [mean_over(layer, prompt) for layer in layers], before, last)
+        return self.pick(layers, [mean_over(layer, prompt) for layer in layers], before, last, completions)
 
-    def pick(self, layers: list[torch.Tensor], prompts: list[torch.Tensor], before: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    def pick(self, layers: list[torch.Tensor], prompts: list[torch.Tensor], before: torch.Tensor, last: torch.Tensor,
+             completions: list[str]) -> torch.Tensor:
         """(B, S) what the heads read of the (B, L, H) last states, with `read_middle` of those in the middle, and of their (B, H) means over the prompt.
 
-        before, last: (B,) places of the prompt's and the answer's last token.
+        before, last: (B,) places of the prompt's and the answer's last token. completions: the B answers, whose words count with `read_length`.
         """
         rows = torch.arange(len(last), device=last.device)
-        if not self.read_prompt:
-            return torch.cat([layer[rows, last].float() for layer in layers], dim=-1)
         place = torch.arange(layers[0].shape[1], device=last.device)
         answer = (place > before[:, None]) & (place <= last[:, None])
-        ends = (last, before, torch.minimum(before + 3, last))
-        found = [[layer[rows, at].float() for at in ends] + [mean_over(layer, answer), prompt] for layer, prompt in zip(layers, prompts)]
-        return torch.cat([state for states in found for state in states], dim=-1)
+        ends = (last, before, torch.minimum(before + 3, last)) if self.read_prompt else (last,)
+        found = []
+        for layer, prompt in zip(layers, prompts):
+            found += [layer[rows, at].float() for at in ends] + ([mean_over(layer, answer), prompt] if self.read_prompt else [])
+        if self.read_length:
+            found.append(torch.tensor([[float(len(text.split()))] for text in completions], device=last.device))
+        return torch.cat(found, dim=-1)
 
     @torch.no_grad()
     def read_texts(self, texts: list[tuple[str, str]], batch_size: int = 32, track=iter) -> States:
@@ -130,7 +136,8 @@ class RewardModel(nn.Module):
                 own.batch_select_indices(which)
                 layers = trunk.both(ids, torch.cat([mask[which], real], dim=1), own)
                 layers = [torch.cat([end[which], layer], dim=1) for end, layer in zip(ends, layers)]
-                found |= zip((text for _, text, _ in part), self.pick(layers, [mean[which] for mean in means], torch.zeros_like(last), last))
+                read = [text for _, text, _ in part]
+                found |= zip(read, self.pick(layers, [mean[which] for mean in means], torch.zeros_like(last), last, [answer for _, answer in read]))
         models.release_freed_memory()
         return found
 
@@ -163,7 +170,7 @@ class RewardModel(nn.Module):
                 known[text] = states[mask].clone(), after
                 if self.cache_bytes >= known[text][0].nbytes:  # each pass comes by all texts, so the first ones are as good to keep as any
                     self.cache[text], self.cache_bytes = known[text], self.cache_bytes - known[text][0].nbytes
-        return self.states(*zip(*(known[text] for text in texts)))
+        return self.states(*zip(*(known[text] for text in texts)), completions)
 
     def forget(self) -> None:
         """Empties the cache, and what was read before the adapters learned."""
@@ -220,7 +227,7 @@ class RewardModel(nn.Module):
         same = [i for i, (ids, _) in enumerate(closed) if ids == whole[i] and len(ids) <= self.max_length]
         raw = torch.zeros(len(whole))
         for few in in_parts(sorted(same, key=lambda i: len(whole[i])), 32):
-            states = self.states([closed[i][1] for i in few], [after[i] for i in few], self.lent_cut)
+            states = self.states([closed[i][1] for i in few], [after[i] for i in few], [samples.responses[i] for i in few], self.lent_cut)
             raw[few] = self.combined(self.heads(states)).cpu()
         if rest := [i for i in range(len(whole)) if i not in same]:
             raw[rest] = self.raw([samples.prompts[i] for i in rest], [samples.responses[i] for i in rest])
@@ -266,7 +273,7 @@ def load_reward_model(directory: Path, dtype: torch.dtype = torch.float32, devic
     """
     settings = json.loads((Path(directory) / "reward_config.json").read_text())
     backbone = models.load_model(str(directory), dtype, device, AutoModel).requires_grad_(False)
-    model = RewardModel(backbone, models.load_tokenizer(str(directory)), **{name: settings[name] for name in SETTINGS})
+    model = RewardModel(backbone, models.load_tokenizer(str(directory)), **{name: settings[name] for name in SETTINGS if name in settings})
     try:
         model.heads.load_state_dict(load_file(Path(directory) / "head.safetensors"))
     except RuntimeError:

@@ -162,7 +162,8 @@ def fit_heads(heads: Heads, states: States, groups: list[Group], epochs: int, se
     table = torch.stack([states[g.prompt, r] for g in groups for r in g.responses])
     for layer in heads.modules():
         if isinstance(layer, Standardise):
-            layer.mean, layer.std = table.mean(0), table.std(0) + 1e-3
+            read = table[:, : len(layer.mean)]  # all but the length
+            layer.mean, layer.std = read.mean(0), read.std(0) + 1e-3
     optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     losses, total = [], epochs * -(-len(groups) // prompts_per_step)
     for epoch in range(epochs):

@@ -141,10 +141,10 @@ def test_values_may_start_as_the_reward_models_head(tmp_path, kind):
     assert ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)["loss/value_avg"] > 0
 
 
-@pytest.mark.parametrize("settings", [{"read_prompt": True}, {"read_middle": True}, {"size": 32}])
+@pytest.mark.parametrize("settings", [{"read_prompt": True}, {"read_middle": True}, {"read_length": True}, {"size": 32}])
 def test_a_reward_head_that_reads_something_else_is_refused(tmp_path, settings):
     reward_head(tmp_path, "mlp", **settings)
-    with pytest.raises(SettingError, match="reads one state of 64 numbers.*read_prompt=False.*value_init='zero'"):
+    with pytest.raises(SettingError, match="reads one state of 64 numbers.*read_length False.*value_init='zero'"):
         fresh_run().policy.start_values("reward_model", lambda: tmp_path)
 
 

@@ -10,8 +10,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, GPT2Conf
 from rlhf_utils import data, models
 from rlhf_utils.errors import SettingError
 from rlhf_utils.evaluate import margins
-from rlhf_utils.heads import COMBINATIONS, make_head, mean_over
-from rlhf_utils.reward import RewardModel, load_reward_model
+from rlhf_utils.heads import COMBINATIONS, AndLength, Heads, make_head, mean_over
+from rlhf_utils.reward import SETTINGS, RewardModel, load_reward_model
 from rlhf_utils.reward_training import Group, fit_heads, group_loss, read_states
 
 GROUPS = [
@@ -24,7 +24,7 @@ ANSWERS = [r for g in GROUPS for r in g.responses]
 
 KINDS = {
     "last token": {}, "and the prompt's": {"read_prompt": True}, "and the middle": {"read_prompt": True, "read_middle": True},
-    "middle only": {"read_middle": True, "ensemble": 3, "combine": "min"},
+    "middle only": {"read_middle": True, "ensemble": 3, "combine": "min"}, "and the length": {"read_prompt": True, "read_length": True, "ensemble": 2},
 }
 
 
@@ -45,15 +45,15 @@ def model(request) -> RewardModel:
     return trained(**KINDS[request.param])
 
 
-def raw_of(model: RewardModel, input_ids, attention_mask, after) -> torch.Tensor:
+def raw_of(model: RewardModel, answers: list[str], input_ids, attention_mask, after) -> torch.Tensor:
     """(B,) raw rewards of token ids."""
     lower = model.trunk.lower(input_ids, attention_mask)
-    return model.combined(model.heads(model.states([row[mask] for row, mask in zip(lower, attention_mask.bool())], after)))
+    return model.combined(model.heads(model.states([row[mask] for row, mask in zip(lower, attention_mask.bool())], after, answers)))
 
 
 def one_by_one(model: RewardModel, prompts: list[str], answers: list[str]) -> list[torch.Tensor]:
     """Each text alone, so that nothing is padded."""
-    return [raw_of(model, **model.encode([prompt], [answer]))[0] for prompt, answer in zip(prompts, answers)]
+    return [raw_of(model, [answer], **model.encode([prompt], [answer]))[0] for prompt, answer in zip(prompts, answers)]
 
 
 def pad(batch: dict, left: int, right: int, token: int) -> dict:
@@ -66,9 +66,9 @@ def pad(batch: dict, left: int, right: int, token: int) -> dict:
 
 def test_states_are_read_at_the_last_real_token_of_each_row(model):
     rows, after = [torch.randn(length, 64, generator=torch.Generator().manual_seed(length)) for length in (1, 3, 7, 7)], [1, 2, 4, 9]
-    together = model.states(rows, after)
-    for number, (row, count) in enumerate(zip(rows, after)):
-        assert torch.allclose(together[number], model.states([row], [count])[0], atol=1e-5)
+    together = model.states(rows, after, ANSWERS[:4])
+    for number, (row, count, answer) in enumerate(zip(rows, after, ANSWERS)):
+        assert torch.allclose(together[number], model.states([row], [count], [answer])[0], atol=1e-5)
         assert torch.allclose(together[number, :64], model.trunk.upper(row[None], torch.ones(1, len(row), dtype=torch.bool))[0, -1], atol=1e-5)
 
 
@@ -84,11 +84,11 @@ def test_shape_and_padding(model):
         alone = torch.stack(one_by_one(model, PROMPTS, ANSWERS))
         batch = model.encode(PROMPTS, ANSWERS)
         assert batch["attention_mask"].min() == 0 and batch["attention_mask"][:, -1].all()  # padded on the left
-        together = raw_of(model, **batch)
+        together = raw_of(model, ANSWERS, **batch)
         assert together.shape == (5,) and together.dtype == torch.float32
         assert torch.allclose(together, alone, atol=1e-5) and together.std() > 0.01
         for left, right, token in ((7, 0, 5), (0, 7, 5), (3, 4, model.tokenizer.eos_token_id)):
-            assert torch.allclose(raw_of(model, **pad(batch, left, right, token)), alone, atol=1e-5)
+            assert torch.allclose(raw_of(model, ANSWERS, **pad(batch, left, right, token)), alone, atol=1e-5)
 
 
 def test_reward_is_read_at_the_end_of_sequence(model):
@@ -96,14 +96,18 @@ def test_reward_is_read_at_the_end_of_sequence(model):
     assert ids[-1] == model.tokenizer.eos_token_id and "Hello." in model.tokenizer.decode(ids)
 
 
-def seen_by_hand(model: RewardModel, ids: list[int], places: list[int]) -> torch.Tensor:
+def seen_by_hand(model: RewardModel, ids: list[int], places: list[int], words: int) -> torch.Tensor:
     """The mean of the heads on the states at these places of one unpadded row, by a plain pass of the whole model."""
     inner = model.backbone.get_base_model()
     layers = inner(torch.tensor([ids]), output_hidden_states=True)
     read = [layers.last_hidden_state[0]] + ([layers.hidden_states[1][0]] if model.read_middle else [])
     answer = places[1] + 1
     states = torch.cat([state for layer in read for state in ([layer[p] for p in places] + [layer[answer:].mean(0), layer[:answer].mean(0)] if model.read_prompt else [layer[-1]])])
-    rewards = torch.stack([head(states) for head in model.heads])
+    if model.read_length:
+        steps = torch.tensor([float(words > 2 ** (1 + step / 6)) for step in range(46)])
+        rewards = torch.stack([head.head(states)[0] + 10 * head.curve.weight[0] @ steps for head in model.heads])
+    else:
+        rewards = torch.stack([head(states) for head in model.heads])
     return rewards.min() if model.combine == "min" else rewards.mean()
 
 
@@ -113,7 +117,7 @@ def test_head_sees_the_token_before_the_answer(model):
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     before = len(model.tokenizer(data.chat_prompt(model.tokenizer, prompt), add_special_tokens=False)["input_ids"]) - 1
     assert before < len(ids) - 2
-    assert model.raw([prompt], [answer]).item() == pytest.approx(seen_by_hand(model, ids, [-1, before, before + 3]).item(), abs=1e-5)
+    assert model.raw([prompt], [answer]).item() == pytest.approx(seen_by_hand(model, ids, [-1, before, before + 3], 1).item(), abs=1e-5)
 
 
 def test_too_long_text_loses_its_beginning(model):
@@ -122,7 +126,7 @@ def test_too_long_text_loses_its_beginning(model):
     cut = model.encode(["Hi? " * 50, "Hi?"], ["Hello.", "Hello."])["input_ids"]
     assert cut.shape[1] <= 16 and cut[0].tolist() == whole[-16:].tolist()
     ids = model.encode(["Hi?"], ["Hello " * 50])["input_ids"][0].tolist()  # the prompt is gone: its place is taken by the first token left
-    assert model.raw(["Hi?"], ["Hello " * 50]).item() == pytest.approx(seen_by_hand(model, ids, [-1, 0, 3]).item(), abs=1e-5)
+    assert model.raw(["Hi?"], ["Hello " * 50]).item() == pytest.approx(seen_by_hand(model, ids, [-1, 0, 3], 50).item(), abs=1e-5)
 
 
 def test_dropout_of_the_backbone_stays_off_in_training():
@@ -193,6 +197,37 @@ def test_unknown_head():
 # --- normalising, keeping, loading
 
 
+def test_the_curve_over_length_is_flat_at_first_and_learns_what_states_do_not_tell():
+    lengths = [3, 8, 13, 20, 40]
+    answers = [" ".join(["word"] * words) for words in lengths]
+    states = {("Hi?", answer): torch.tensor([*[0.5] * 8, float(words)]) for answer, words in zip(answers, lengths)}
+    torch.manual_seed(0)
+    heads = Heads([AndLength(make_head(8, "mlp", 0.0))])
+    assert heads[0].of_length(torch.tensor([1.0, 10.0, 1000.0])).tolist() == [[0.0]] * 3
+    best_first = [2, 1, 3, 0, 4]  # neither the shortest nor the longest
+    pairs = [(better, worse) for place, better in enumerate(best_first) for worse in best_first[place + 1 :]]
+    fit_heads(heads, states, [Group("Hi?", answers, pairs)], 300, seed=0)
+    rewards = heads(torch.stack(list(states.values())))[:, 0]
+    assert rewards.argsort(descending=True).tolist() == best_first and (rewards[2] - rewards[4]).item() > 2
+    curve = heads[0].of_length(torch.tensor([0.0, 2.0, 40.0, 5000.0]))[:, 0]
+    assert curve[0] == curve[1] == 0 and curve[2] == curve[3]  # beyond what was learned from, it stays as it is
+    assert torch.allclose(rewards[4] - rewards[2], (heads[0].of_length(torch.tensor([40.0])) - heads[0].of_length(torch.tensor([13.0])))[0, 0], atol=1e-5)
+
+
+def test_a_linear_head_has_no_curve():
+    with pytest.raises(SettingError, match="give read_length=False"):
+        trained(head="linear", read_length=True)
+
+
+def test_a_model_saved_before_there_was_a_curve_still_loads(tmp_path):
+    model = trained(read_prompt=True)
+    model.save(tmp_path)
+    settings = json.loads((tmp_path / "reward_config.json").read_text())
+    assert settings.pop("read_length") is False
+    (tmp_path / "reward_config.json").write_text(json.dumps(settings))
+    assert load_reward_model(tmp_path).score(PROMPTS, ANSWERS) == pytest.approx(model.score(PROMPTS, ANSWERS), abs=1e-6)
+
+
 def test_normalise(model):
     model.normalise(PROMPTS, ANSWERS)
     scores = torch.tensor(model.score(PROMPTS, ANSWERS))
@@ -203,7 +238,7 @@ def test_normalise(model):
 
 
 SAVED = [{"head": "mlp"}, {"head": "mlp", "read_prompt": True}, {"head": "linear"}, {"head": "linear", "ensemble": 2, "combine": "uncertainty"},
-         {"head": "mlp", "read_prompt": True, "read_middle": True, "ensemble": 3, "combine": "min"}]
+         {"head": "mlp", "read_prompt": True, "read_middle": True, "read_length": True, "ensemble": 3, "combine": "min"}]
 
 
 @pytest.mark.parametrize("options", SAVED, ids=str)
@@ -211,7 +246,7 @@ def test_saved_model_scores_the_same(tmp_path, options):
     """To 1e-6 what the model itself gives once its adapters are folded in, and to 1e-5 what it gave before."""
     model = trained(max_length=20, **options)
     before_fit = [p.clone() for p in model.heads.parameters()]
-    fit_heads(model.heads, {(g.prompt, r): torch.randn(model.heads[0][2].in_features if options["head"] == "mlp" else 64) for g in GROUPS for r in g.responses},
+    fit_heads(model.heads, {(g.prompt, r): 5 * torch.randn(model.cached_states(PROMPTS[:1], ANSWERS[:1]).shape[1]) for g in GROUPS for r in g.responses},
               GROUPS, 1, seed=0)
     assert not all(torch.equal(a, b) for a, b in zip(before_fit, model.heads.parameters()))
     model.normalise(PROMPTS, ANSWERS)
@@ -222,7 +257,7 @@ def test_saved_model_scores_the_same(tmp_path, options):
     assert again.score(PROMPTS, ANSWERS) == pytest.approx(model.score(PROMPTS, ANSWERS), abs=1e-6)
     assert again.score(PROMPTS[:1], ANSWERS[:1]) == pytest.approx(model.score(PROMPTS[:1], ANSWERS[:1]), abs=1e-6)
     assert (again.head, again.max_length, again.num_trainable_layers, again.training) == (options["head"], 20, 1, False)
-    assert (again.read_prompt, again.read_middle, again.combine) == (model.read_prompt, model.read_middle, model.combine)
+    assert all(getattr(again, name) == getattr(model, name) for name in SETTINGS)
     assert json.loads((tmp_path / "reward_config.json").read_text())["std"] == model.std
     assert not list(tmp_path.glob("adapter*")) and AutoModel.from_pretrained(tmp_path).config.num_hidden_layers == 2  # plain transformers
 

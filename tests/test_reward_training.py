@@ -31,7 +31,7 @@ def make_model(trained: bool = True, **options) -> RewardModel:
     return model.eval()
 
 
-@pytest.fixture(params=[{}, {"read_prompt": True, "read_middle": True}], ids=["last token", "ten states"])
+@pytest.fixture(params=[{}, {"read_prompt": True, "read_middle": True, "read_length": True}], ids=["last token", "ten states"])
 def model(request) -> RewardModel:
     return make_model(**request.param)
 
@@ -82,7 +82,7 @@ def test_weights_gaps_and_ties_by_hand():
 def raw_of(model: RewardModel, prompt: str, response: str) -> torch.Tensor:
     """The raw reward of one text, by a pass of its own."""
     ids, mask, after = model.encode([prompt], [response]).values()
-    return model.combined(model.heads(model.states([model.trunk.lower(ids, mask)[0]], after)))[0]
+    return model.combined(model.heads(model.states([model.trunk.lower(ids, mask)[0]], after, [response])))[0]
 
 
 def slow_loss(model: RewardModel, groups: list[Group]) -> torch.Tensor:
