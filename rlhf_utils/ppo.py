@@ -231,6 +231,7 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, c
 
 def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, config: PPOConfig) -> dict[str, float]:
     optimizer.zero_grad()  # of what a step that was interrupted or broken left
+    models.release_freed_memory()  # passes of different lengths leave holes, more from update to update
     count = rollout.mask[rows].sum()
     sums: dict[str, torch.Tensor] = {}
     for part in rollout.samples.parts(rows, config.per_device_train_batch_size):
