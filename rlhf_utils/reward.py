@@ -3,7 +3,7 @@
 Whether an answer is good depends on what was asked ("I can't help with that."), so the head may also see the states of the token
 before the answer and of the answer's third token, and the means over the prompt and the answer, and weigh the one by the other in its hidden layer.
 It may also see these states halfway up, where the trunk is cut: what the last layer is no longer concerned with, such as whether a
-prompt is harmful, is plainer there. Several heads on the same states make an ensemble for little more than the cost of one. Training is in reward_training.py.
+prompt is harmful, is plainer there. And it may be given the number of words, which none of these tells well. Several heads on the same states make an ensemble for little more than the cost of one. Training is in reward_training.py.
 Left out: ensembles of whole top layers.
 """
 

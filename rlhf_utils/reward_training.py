@@ -154,7 +154,7 @@ def read_states(model: RewardModel, groups: list[Group], track=iter) -> States:
 
 
 def fit_heads(heads: Heads, states: States, groups: list[Group], epochs: int, seed: int, learning_rate: float = 1e-3,
-              weight_decay: float = 0.1, prompts_per_step: int = 16, on_epoch=None, **options) -> None:
+              prompts_per_step: int = 16, on_epoch=None, **options) -> None:
     """Trains the heads alone on states that are computed once, and sets by what they are standardised; seconds for an epoch.
 
     on_epoch: is called after each epoch, with the heads in evaluation mode, with the number of epochs and the losses of all steps so far.
@@ -164,7 +164,7 @@ def fit_heads(heads: Heads, states: States, groups: list[Group], epochs: int, se
         if isinstance(layer, Standardise):
             read = table[:, : len(layer.mean)]  # all but the length
             layer.mean, layer.std = read.mean(0), read.std(0) + 1e-3
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=0.1, fused=True)
     losses, total = [], epochs * -(-len(groups) // prompts_per_step)
     for epoch in range(epochs):
         heads.train()
