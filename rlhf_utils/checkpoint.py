@@ -29,9 +29,22 @@ def _force_to_disk(*paths: Path) -> None:
 class Checkpoints:
     """Saves and loads the state of a run below `folder`, keeping the last `keep` and the best; `settings` are what a resumed run must share."""
 
-    def __init__(self, folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, generator: torch.Generator, controller: KLController,
-                 settings: dict, keep: int = 2):
-        self.folder, self.policy, self.optimizer, self.generator = Path(folder), policy, optimizer, generator
+    def __init__(
+        self,
+        folder: Path,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        controller: KLController,
+        settings: dict,
+        keep: int = 2,
+    ):
+        self.folder, self.policy, self.optimizer, self.generator = (
+            Path(folder),
+            policy,
+            optimizer,
+            generator,
+        )
         self.controller, self.settings, self.keep = controller, settings, keep
 
     def clear(self) -> int:
@@ -45,7 +58,9 @@ class Checkpoints:
     def best(self) -> Path | None:
         """The checkpoint saved with the highest score, if there is one with a score."""
         scores = {path: (self.state(path) or {}).get("score") for path in self.saved()}
-        return max((path for path in scores if scores[path] is not None), key=scores.get, default=None)
+        return max(
+            (path for path in scores if scores[path] is not None), key=scores.get, default=None
+        )
 
     def state(self, folder: Path) -> dict | None:
         """What a checkpoint says of itself; None for one that is not whole."""
@@ -63,8 +78,15 @@ class Checkpoints:
         except PPOError as error:
             good = next((path.name for path in reversed(self.saved()) if self.state(path)), None)
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "failed.json", {"update": update, "error": str(error), "metrics": error.metrics})
-            left = f"The last good checkpoint is {good}: resume=True goes on from it." if good else "There is no checkpoint yet."
+            write_json(
+                self.folder / "failed.json",
+                {"update": update, "error": str(error), "metrics": error.metrics},
+            )
+            left = (
+                f"The last good checkpoint is {good}: resume=True goes on from it."
+                if good
+                else "There is no checkpoint yet."
+            )
             raise PPOError(f"Update {update}: {error} {left}", error.metrics) from None
 
     def save(self, update: int, score: float | None = None) -> Path:
@@ -76,13 +98,27 @@ class Checkpoints:
         aside = target.with_suffix(".part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        tensors = {f"weight/{name}": p.detach().cpu().contiguous() for name, p in self.policy.trainable().items()}
+        tensors = {
+            f"weight/{name}": p.detach().cpu().contiguous()
+            for name, p in self.policy.trainable().items()
+        }
         for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{name}": value.cpu().contiguous() for name, value in moments.items()}
-        tensors["random/sampling"], tensors["random/torch"] = self.generator.get_state(), torch.get_rng_state()
+            tensors |= {
+                f"optimizer/{index}/{name}": value.cpu().contiguous()
+                for name, value in moments.items()
+            }
+        tensors["random/sampling"], tensors["random/torch"] = (
+            self.generator.get_state(),
+            torch.get_rng_state(),
+        )
         save_file(tensors, aside / "state.safetensors")
-        state = {"update": update, "kl_coef": self.controller.value, "settings": self.settings, "score": score,
-                 "sha256": digest(aside / "state.safetensors")}
+        state = {
+            "update": update,
+            "kl_coef": self.controller.value,
+            "settings": self.settings,
+            "score": score,
+            "sha256": digest(aside / "state.safetensors"),
+        }
         write_json(aside / "state.json", state)
         _force_to_disk(*aside.iterdir(), aside)
         shutil.rmtree(target, ignore_errors=True)
@@ -100,8 +136,12 @@ class Checkpoints:
         for folder in reversed(self.saved()):
             if self.state(folder):
                 return self.load(folder)
-            warnings.warn(f"The checkpoint {folder.name} is not whole and is passed over.", stacklevel=2)
-        raise PPOError(f"There is no checkpoint in {self.folder.name}/ to resume from: run with resume=False.")
+            warnings.warn(
+                f"The checkpoint {folder.name} is not whole and is passed over.", stacklevel=2
+            )
+        raise PPOError(
+            f"There is no checkpoint in {self.folder.name}/ to resume from: run with resume=False."
+        )
 
     def load(self, folder: Path) -> int:
         """Restores a checkpoint, of `saved` or `best`, and returns how many updates it had finished.
@@ -109,12 +149,20 @@ class Checkpoints:
         Raises PPOError for one that is not whole, and for one made with other settings, which it names.
         """
         if not (state := self.state(folder)):
-            raise PPOError(f"The checkpoint {folder.name} is not whole; there are {', '.join(path.name for path in self.saved())}.")
+            raise PPOError(
+                f"The checkpoint {folder.name} is not whole; there are {', '.join(path.name for path in self.saved())}."
+            )
         tensors = load_file(folder / "state.safetensors")
         made = state["settings"]
-        other = [f"{name}={made.get(name)!r}, now {value!r}" for name, value in self.settings.items() if made.get(name) != value]
+        other = [
+            f"{name}={made.get(name)!r}, now {value!r}"
+            for name, value in self.settings.items()
+            if made.get(name) != value
+        ]
         if other:
-            raise PPOError(f"The checkpoint {folder.name} was made with other settings ({'; '.join(other)}): use the same, or resume=False.")
+            raise PPOError(
+                f"The checkpoint {folder.name} was made with other settings ({'; '.join(other)}): use the same, or resume=False."
+            )
         with torch.no_grad():
             for name, parameter in self.policy.trainable().items():
                 parameter.copy_(tensors[f"weight/{name}"])
@@ -126,6 +174,8 @@ class Checkpoints:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self.generator.set_state(tensors["random/sampling"])
         torch.set_rng_state(tensors["random/torch"])
-        if self.controller.target:  # a fixed β is the parameter's, which may have been changed to get over a failure
+        if (
+            self.controller.target
+        ):  # a fixed β is the parameter's, which may have been changed to get over a failure
             self.controller.value = state["kl_coef"]
         return state["update"]

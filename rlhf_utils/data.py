@@ -37,7 +37,11 @@ def load_rows(source: str, kind: str) -> list[dict]:
     if path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")):
         rows = read_file(path)
     else:
-        rows = _load_dataset(f"Could not load the data set {source!r}", "Check the name and the network, or give the path of a local file.", source)
+        rows = _load_dataset(
+            f"Could not load the data set {source!r}",
+            "Check the name and the network, or give the path of a local file.",
+            source,
+        )
     return check_rows(rows, kind, source)
 
 
@@ -46,7 +50,9 @@ def read_file(path: Path) -> list[dict]:
     rows = list(records(path))
     for line, record in rows:
         if isinstance(record, ValueError):
-            raise DataError(f"{path.name}, line {line} is {record}. Give one object a line, or one list of objects.")
+            raise DataError(
+                f"{path.name}, line {line} is {record}. Give one object a line, or one list of objects."
+            )
     return [record for _, record in rows]
 
 
@@ -56,25 +62,42 @@ def records(path: Path) -> Iterator[tuple[int, object]]:
     A line that is no JSON gives a ValueError in place of the record. Raises DataError for a file that is none of these.
     """
     if not path.is_file():
-        raise DataError(f"There is no file {path.resolve()}. Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id.")
+        raise DataError(
+            f"There is no file {path.resolve()}. Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id."
+        )
     if path.suffix in (".csv", ".parquet"):
         kind = path.suffix[1:]
-        rows = _load_dataset(f"{path.name} cannot be read as {kind}", "Check that it is whole and has a header or keys.", kind, data_files=str(path))
+        rows = _load_dataset(
+            f"{path.name} cannot be read as {kind}",
+            "Check that it is whole and has a header or keys.",
+            kind,
+            data_files=str(path),
+        )
         yield from enumerate(rows, 1)
         return
     try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
+        text = (
+            gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        ).decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise DataError(f"{path.name} cannot be unpacked: it is damaged, or no gzip file.") from None
+        raise DataError(
+            f"{path.name} cannot be unpacked: it is damaged, or no gzip file."
+        ) from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8.") from None
+        raise DataError(
+            f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8."
+        ) from None
     if text.lstrip().startswith("["):
         try:
             yield from enumerate(json.loads(text), 1)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path.name}, line {error.lineno}: the list is not JSON ({error.msg}).") from error
+            raise DataError(
+                f"{path.name}, line {error.lineno}: the list is not JSON ({error.msg})."
+            ) from error
         return
-    for line, content in enumerate(text.split("\n"), 1):  # splitlines() would also split at U+2028 inside a text
+    for line, content in enumerate(
+        text.split("\n"), 1
+    ):  # splitlines() would also split at U+2028 inside a text
         if content.strip():
             try:
                 yield line, json.loads(content)
@@ -103,24 +126,38 @@ def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{source}, row {number} is not an object but {type(row).__name__}.")
-        row = {key if ALIASES.get(key, key) in row else ALIASES[key]: value for key, value in row.items()}
+        row = {
+            key if ALIASES.get(key, key) in row else ALIASES[key]: value
+            for key, value in row.items()
+        }
         row = _whole_dialogues(row) if kind == "preferences" and "prompt" not in row else row
         for column in REQUIRED[kind]:
             if column not in row:
-                raise DataError(f"{source}, row {number} has no column {column!r}; it has {sorted(row)}.")
+                raise DataError(
+                    f"{source}, row {number} has no column {column!r}; it has {sorted(row)}."
+                )
             if kind == "preferences" and column != "prompt" and not isinstance(row[column], list):
                 continue  # odd answers are counted and told with the whole, by report_card.usable_pairs
             text = last_message(row[column])
             row[column] = "" if text is None else str(text)
             if not row[column].strip():
                 raise DataError(f"{source}, row {number}: {column!r} is empty.")
-        if kind in ("prompts", "heldout") and (first := seen.setdefault(row["prompt"], number)) != number:
-            raise DataError(f"{source}, row {number} repeats the prompt of row {first}, {row['prompt'][:80]!r}: keep one of the two.")
+        if (
+            kind in ("prompts", "heldout")
+            and (first := seen.setdefault(row["prompt"], number)) != number
+        ):
+            raise DataError(
+                f"{source}, row {number} repeats the prompt of row {first}, {row['prompt'][:80]!r}: keep one of the two."
+            )
         if "category" in row:
             row["category"] = str(row["category"] or "")
         points = row.get("key_points")
-        if points is not None and not (isinstance(points, list) and all(isinstance(point, str) for point in points)):
-            raise DataError(f"{source}, row {number}: 'key_points' is {points!r}, but must be a list of texts.")
+        if points is not None and not (
+            isinstance(points, list) and all(isinstance(point, str) for point in points)
+        ):
+            raise DataError(
+                f"{source}, row {number}: 'key_points' is {points!r}, but must be a list of texts."
+            )
         checked.append(row)
     return checked
 
@@ -133,12 +170,21 @@ def _whole_dialogues(row: dict) -> dict:
     if cut < 0:
         return row
     chosen, rejected = (side[cut + len(TURN) :].strip() for side in sides)
-    return {**row, "prompt": shared[:cut].removeprefix("\n\nHuman:").strip(), "chosen": chosen, "rejected": rejected}
+    return {
+        **row,
+        "prompt": shared[:cut].removeprefix("\n\nHuman:").strip(),
+        "chosen": chosen,
+        "rejected": rejected,
+    }
 
 
 def last_message(value):
     """The content of the last message of TRL's conversational form; any other value as it is."""
-    return value[-1].get("content") if isinstance(value, list) and value and isinstance(value[-1], dict) else value
+    return (
+        value[-1].get("content")
+        if isinstance(value, list) and value and isinstance(value[-1], dict)
+        else value
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -153,15 +199,21 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def split_by_prompt(rows: list[dict], heldout_fraction: float, seed: int) -> tuple[list[dict], list[dict]]:
+def split_by_prompt(
+    rows: list[dict], heldout_fraction: float, seed: int
+) -> tuple[list[dict], list[dict]]:
     """(train, held-out) rows; all rows of one prompt land on the same side. Raises DataError if a side would be empty."""
     prompts = sorted({row["prompt"] for row in rows})
     random.Random(seed).shuffle(prompts)
     count = round(heldout_fraction * len(prompts))
     if not 0 < count < len(prompts):
-        raise DataError(f"{len(prompts)} prompts cannot be split with heldout_fraction={heldout_fraction}: one side would be empty.")
+        raise DataError(
+            f"{len(prompts)} prompts cannot be split with heldout_fraction={heldout_fraction}: one side would be empty."
+        )
     heldout = set(prompts[:count])
-    return [r for r in rows if r["prompt"] not in heldout], [r for r in rows if r["prompt"] in heldout]
+    return [r for r in rows if r["prompt"] not in heldout], [
+        r for r in rows if r["prompt"] in heldout
+    ]
 
 
 def pick(rows: list[dict], count: int, seed: int) -> list[dict]:
@@ -173,7 +225,9 @@ def pick(rows: list[dict], count: int, seed: int) -> list[dict]:
     for category, members in sorted(by_category.items()):
         rng = random.Random(f"{seed}/{category}")
         rng.shuffle(members)
-        keyed += [((position + rng.random()) / len(members), row) for position, row in enumerate(members)]
+        keyed += [
+            ((position + rng.random()) / len(members), row) for position, row in enumerate(members)
+        ]
     chosen = [row for _, row in sorted(keyed, key=lambda pair: pair[0])[:count]]
     random.Random(seed).shuffle(chosen)
     return chosen
@@ -193,7 +247,11 @@ class Endless:
     def batch(self, start: int, count: int) -> list[dict]:
         size = len(self.rows)
         passes = range(start // size, (start + count - 1) // size + 1)
-        rows = [row for epoch in passes for row in random.Random(f"{self.seed}/{epoch}").sample(self.rows, size)]
+        rows = [
+            row
+            for epoch in passes
+            for row in random.Random(f"{self.seed}/{epoch}").sample(self.rows, size)
+        ]
         return rows[start % size :][:count]
 
 

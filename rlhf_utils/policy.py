@@ -34,8 +34,12 @@ class Policy(nn.Module):
         self.eval()  # dropout off in every role, training too
         self.adapted = hasattr(model, "disable_adapter")
         if weight.requires_grad:
-            raise SettingError("The policy's head must stay frozen, as the reference shares it: give add_lora's or unfreeze_top's model.")
-        self.reference = model.disable_adapter if self.adapted else Trunk(model).frozen_copy()  # a context manager that turns π into π_SFT
+            raise SettingError(
+                "The policy's head must stay frozen, as the reference shares it: give add_lora's or unfreeze_top's model."
+            )
+        self.reference = (
+            model.disable_adapter if self.adapted else Trunk(model).frozen_copy()
+        )  # a context manager that turns π into π_SFT
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
@@ -52,12 +56,21 @@ class Policy(nn.Module):
             return
         directory = Path(reward_model())
         settings = json.loads((directory / "reward_config.json").read_text())
-        size, head = self.model.config.hidden_size, make_head(self.model.config.hidden_size, settings["head"], 0.0)
-        saved = {name[2:]: tensor for name, tensor in load_file(directory / "head.safetensors").items() if name.startswith("0.")}  # the first of an ensemble
+        size, head = (
+            self.model.config.hidden_size,
+            make_head(self.model.config.hidden_size, settings["head"], 0.0),
+        )
+        saved = {
+            name[2:]: tensor
+            for name, tensor in load_file(directory / "head.safetensors").items()
+            if name.startswith("0.")
+        }  # the first of an ensemble
         more = any(settings.get(name) for name in ("read_prompt", "read_middle", "read_length"))
         if more or any(saved[name].shape != t.shape for name, t in head.state_dict().items()):
-            raise SettingError(f"value_init='reward_model' needs a reward head that reads one state of {size} numbers, but this one reads other "
-                               "places or sizes: run 03_reward_model with read_prompt, read_middle and read_length False, or give value_init='zero'.")
+            raise SettingError(
+                f"value_init='reward_model' needs a reward head that reads one state of {size} numbers, but this one reads other "
+                "places or sizes: run 03_reward_model with read_prompt, read_middle and read_length False, or give value_init='zero'."
+            )
         head.load_state_dict(saved)
         last = head if isinstance(head, nn.Linear) else head[-1]
         bias = torch.zeros(1) if last.bias is None else last.bias.detach()
@@ -72,7 +85,11 @@ class Policy(nn.Module):
             self.model.save_pretrained(directory)
         else:
             Path(directory).mkdir(parents=True)
-            learned = {name: p.detach().cpu().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+            learned = {
+                name: p.detach().cpu().contiguous()
+                for name, p in self.model.named_parameters()
+                if p.requires_grad
+            }
             save_file(learned, Path(directory) / "top.safetensors")
 
 
@@ -92,12 +109,16 @@ def load_policy(model, directory: Path) -> Policy:
     if (directory / "adapter_config.json").is_file():
         return Policy(make_lean(PeftModel.from_pretrained(model, directory)))
     if not (directory / "top.safetensors").is_file():
-        raise ModelError(f"{directory.name}/ holds neither an adapter nor top.safetensors: run 04_ppo again.")
+        raise ModelError(
+            f"{directory.name}/ holds neither an adapter nor top.safetensors: run 04_ppo again."
+        )
     learned = load_file(directory / "top.safetensors")
     lowest = min(layer for name in learned if (layer := models.layer_of(name)) >= 0)
     policy = Policy(models.unfreeze_top(model, model.config.num_hidden_layers - lowest))
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     if names != set(learned):
-        raise ModelError(f"The top blocks in {directory.name}/ are not those of this model: load the π_SFT that they were learned from.")
+        raise ModelError(
+            f"The top blocks in {directory.name}/ are not those of this model: load the π_SFT that they were learned from."
+        )
     model.load_state_dict(learned, strict=False)
     return policy

@@ -27,14 +27,18 @@ class PPOConfig:
     total_episodes: int = 1664  # responses sampled in all
     batch_size: int = 128  # episodes of one update
     num_mini_batches: int = 2  # optimizer steps of one pass over the batch
-    per_device_train_batch_size: int = 16  # episodes of one pass, forward or backward; only memory and time depend on it
+    per_device_train_batch_size: int = (
+        16  # episodes of one pass, forward or backward; only memory and time depend on it
+    )
     num_ppo_epochs: int = 4  # passes over each batch
     learning_rate: float = 6e-4  # of Adam; falls linearly to 0
     response_length: int = 48  # most tokens of a response
     temperature: float = 0.7  # of sampling, and of every log-probability
     kl_coef: float = 0.05  # β, reward points for each nat away from π_SFT
     kl_estimator: str = "k1"  # k1 (log-ratio) or k3 (always positive), Schulman 2020
-    kl_target: float = 0.0  # nats a response that the adaptive controller steers to; 0 keeps β fixed
+    kl_target: float = (
+        0.0  # nats a response that the adaptive controller steers to; 0 keeps β fixed
+    )
     kl_horizon: int = 2000  # episodes over which the controller corrects
     cliprange: float = 0.2  # of the probability ratio
     cliprange_value: float = 0.2  # of the value
@@ -45,21 +49,42 @@ class PPOConfig:
     score_clip: float = 0.0  # scores are cut to ± this many points; 0: never
     missing_eos_penalty: float = 1.0  # taken off the score of a response that does not end
     max_grad_norm: float = 1.0  # gradients are clipped to it
-    target_kl: float = 0.1  # approximate KL of one update at which its remaining passes are left out; 0: never
+    target_kl: float = (
+        0.1  # approximate KL of one update at which its remaining passes are left out; 0: never
+    )
     ratio_threshold: float = 10.0  # mean ratio of a minibatch at which the update stops; 0: never
-    max_kl: float = 100.0  # nats a response at which training stops, because the policy has run away; 0: never
+    max_kl: float = (
+        100.0  # nats a response at which training stops, because the policy has run away; 0: never
+    )
 
     def __post_init__(self):
         for field in fields(self):
             if field.type in (int, float) and not 0 <= getattr(self, field.name) < math.inf:
-                raise SettingError(f"{field.name}={getattr(self, field.name)} must be a finite number and not negative.")
-        for name in ("total_episodes", "batch_size", "num_mini_batches", "per_device_train_batch_size", "num_ppo_epochs", "response_length",
-                     "temperature", "kl_horizon", "max_grad_norm"):
+                raise SettingError(
+                    f"{field.name}={getattr(self, field.name)} must be a finite number and not negative."
+                )
+        for name in (
+            "total_episodes",
+            "batch_size",
+            "num_mini_batches",
+            "per_device_train_batch_size",
+            "num_ppo_epochs",
+            "response_length",
+            "temperature",
+            "kl_horizon",
+            "max_grad_norm",
+        ):
             if getattr(self, name) == 0:
                 raise SettingError(f"{name}=0 must be above 0.")
-        for whole, part in (("total_episodes", "batch_size"), ("batch_size", "num_mini_batches"), ("mini_batch_size", "per_device_train_batch_size")):
+        for whole, part in (
+            ("total_episodes", "batch_size"),
+            ("batch_size", "num_mini_batches"),
+            ("mini_batch_size", "per_device_train_batch_size"),
+        ):
             if getattr(self, whole) % getattr(self, part):
-                raise SettingError(f"{whole}={getattr(self, whole)} is not a multiple of {part}={getattr(self, part)}: choose sizes that divide.")
+                raise SettingError(
+                    f"{whole}={getattr(self, whole)} is not a multiple of {part}={getattr(self, part)}: choose sizes that divide."
+                )
         for name in ("gamma", "lam"):
             if getattr(self, name) > 1:
                 raise SettingError(f"{name}={getattr(self, name)} must be at most 1.")
@@ -71,9 +96,13 @@ class PPOConfig:
         """The settings among a notebook's parameters, and those that `more` names: "gamma: 0.99, whiten_rewards=true"."""
         kinds = {field.name: field.type.__name__ for field in fields(cls)}
         values = {name: value for name, value in parameters.items() if name in kinds}
-        for name, _, value in (part.replace(":", "=").partition("=") for part in more.split(",") if part.strip()):
+        for name, _, value in (
+            part.replace(":", "=").partition("=") for part in more.split(",") if part.strip()
+        ):
             if (name := name.strip()) not in kinds or name in values:
-                raise SettingError(f"more={more!r} may set {', '.join(kind for kind in kinds if kind not in parameters)}, each once, but not {name!r}.")
+                raise SettingError(
+                    f"more={more!r} may set {', '.join(kind for kind in kinds if kind not in parameters)}, each once, but not {name!r}."
+                )
             values[name] = convert(name, value.strip(), kinds[name])
         return cls(**values)
 
@@ -106,7 +135,9 @@ class Rollout:
         return self.samples.response_mask
 
 
-def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, kind: str = "k1") -> torch.Tensor:
+def kl_estimate(
+    logprobs: torch.Tensor, ref_logprobs: torch.Tensor, kind: str = "k1"
+) -> torch.Tensor:
     """Per-token estimates of KL(π‖π_ref) from tokens sampled by π; unbiased, so k1 may be negative and is not clamped.
 
     k1 = log π − log π_ref; k3 = (ratio − 1) − log ratio with ratio = π_ref/π (Schulman 2020, "Approximating KL Divergence").
@@ -115,7 +146,9 @@ def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, kind: str = 
     return log_ratio if kind == "k1" else torch.expm1(-log_ratio) + log_ratio
 
 
-def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coef: float) -> torch.Tensor:
+def shape_rewards(
+    scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coef: float
+) -> torch.Tensor:
     """(B, T) rewards: −kl_coef·kl at every real token, plus the (B,) score at the last real one; rows of padding stay 0."""
     rewards = (-kl_coef * kl).masked_fill(~mask, 0.0)
     rows = mask.any(1)
@@ -123,7 +156,9 @@ def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl
     return rewards
 
 
-def gae(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float) -> tuple[torch.Tensor, torch.Tensor]:
+def gae(
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(advantages, returns), both (B, T): A_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γ V_{t+1} − V_t, with V = 0 after the last real token."""
     advantages = torch.zeros_like(rewards)
     following, next_value = torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0])
@@ -149,13 +184,19 @@ def whiten(x: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torc
     return (whitened if shift_mean else whitened + mean).masked_fill(~mask, 0.0)
 
 
-def policy_loss(logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, cliprange: float) -> tuple[torch.Tensor, torch.Tensor]:
+def policy_loss(
+    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, cliprange: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Per-token (loss, ratio): loss = max(−A·ratio, −A·clip(ratio, 1 ± cliprange)), the pessimistic side for either sign of A."""
     ratio = (logprobs - old_logprobs).exp()
-    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)), ratio
+    return torch.maximum(
+        -advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
+    ), ratio
 
 
-def value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange_value: float) -> torch.Tensor:
+def value_loss(
+    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange_value: float
+) -> torch.Tensor:
     """Per-token ½ max((V − R)², (V_clipped − R)²), where V_clipped stays within cliprange_value of the old value."""
     clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
@@ -172,36 +213,81 @@ class KLController:
             self.value *= 1 + max(-0.2, min(0.2, kl / self.target - 1)) * episodes / self.horizon
 
 
-def collect(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, kl_coef: float, generator: torch.Generator) -> Rollout:
+def collect(
+    policy: Policy,
+    tokenizer,
+    prompts: list[dict],
+    reward,
+    config: PPOConfig,
+    kl_coef: float,
+    generator: torch.Generator,
+) -> Rollout:
     """Samples one response to each prompt row and scores it with `reward(prompts=…, completions=…, **columns) → scores`."""
     texts = [row["prompt"] for row in prompts]
     models.release_freed_memory()  # the holes that training left are too small for the keys and values of a batch
     with Trunk(policy.model).mixed():
-        samples = sample(policy.model, tokenizer, texts, config.response_length, config.temperature, generator)
+        samples = sample(
+            policy.model, tokenizer, texts, config.response_length, config.temperature, generator
+        )
     mask = samples.response_mask
-    tokens = score_tokens(policy.model, samples, config.temperature, policy.reference, config.per_device_train_batch_size)
+    tokens = score_tokens(
+        policy.model,
+        samples,
+        config.temperature,
+        policy.reference,
+        config.per_device_train_batch_size,
+    )
     with torch.no_grad():
         values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
-    columns = {key: [row.get(key) for row in prompts] for key in dict.fromkeys(k for row in prompts for k in row) if key != "prompt"}
+    columns = {
+        key: [row.get(key) for row in prompts]
+        for key in dict.fromkeys(k for row in prompts for k in row)
+        if key != "prompt"
+    }
     scores = as_scores(score_samples(reward, samples, **columns), len(texts)).to(mask.device)
     scores = scores.clamp(-config.score_clip, config.score_clip) if config.score_clip else scores
     scores = scores - config.missing_eos_penalty * (~samples.ended).float()
-    rewards = shape_rewards(scores, kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator), mask, kl_coef)
+    rewards = shape_rewards(
+        scores,
+        kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator),
+        mask,
+        kl_coef,
+    )
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False)
     advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-    return Rollout(samples, tokens["logprobs"], tokens["ref_logprobs"], values, tokens["entropy"], tokens["kl"], scores, rewards,
-                   whiten(advantages, mask), returns)
+    return Rollout(
+        samples,
+        tokens["logprobs"],
+        tokens["ref_logprobs"],
+        values,
+        tokens["entropy"],
+        tokens["kl"],
+        scores,
+        rewards,
+        whiten(advantages, mask),
+        returns,
+    )
 
 
-def evaluate_tokens(policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float) -> tuple[torch.Tensor, ...]:
+def evaluate_tokens(
+    policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, ...]:
     """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order; the first two with gradients."""
     hidden = upper_hidden(Trunk(policy.model), rollout.samples, rows)
-    logprobs, entropy = token_logprobs(policy.model, hidden, rollout.samples.response_ids[rows][rollout.mask[rows]], temperature)
+    logprobs, entropy = token_logprobs(
+        policy.model, hidden, rollout.samples.response_ids[rows][rollout.mask[rows]], temperature
+    )
     return logprobs, policy.value_head(hidden)[:, 0], entropy
 
 
-def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, config: PPOConfig, generator: torch.Generator) -> dict[str, float]:
+def update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    generator: torch.Generator,
+) -> dict[str, float]:
     """num_ppo_epochs passes over the rollout in fresh random order; returns metrics under TRL's names, averaged over the optimizer steps.
 
     Clip fractions count every ratio, and change of value, outside the range, and `val/ratio_var` is over tokens; TRL counts those where the clipped
@@ -212,8 +298,11 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, c
     """
     steps, stop, kl = [], False, rollout.kl_full.sum(1).mean().item()
     if config.max_kl and not kl <= config.max_kl:
-        raise PPOError(f"The policy has run away: objective/kl_full is {kl:.4g} nats a response, above max_kl={config.max_kl:g}. "
-                       "Lower learning_rate, or raise kl_coef.", {"objective/kl_full": kl})
+        raise PPOError(
+            f"The policy has run away: objective/kl_full is {kl:.4g} nats a response, above max_kl={config.max_kl:g}. "
+            "Lower learning_rate, or raise kl_coef.",
+            {"objective/kl_full": kl},
+        )
     for _ in range(config.num_ppo_epochs):
         order = torch.randperm(config.batch_size, generator=generator, device=generator.device)
         for rows in order.to(rollout.mask.device).split(config.mini_batch_size):
@@ -229,7 +318,9 @@ def update(policy: Policy, optimizer: torch.optim.Optimizer, rollout: Rollout, c
     return metrics | {"val/early_stop": float(bool(stop)), "val/ratio_first": steps[0]["val/ratio"]}
 
 
-def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, config: PPOConfig) -> dict[str, float]:
+def _optimizer_step(
+    policy, optimizer, rollout: Rollout, rows: torch.Tensor, config: PPOConfig
+) -> dict[str, float]:
     optimizer.zero_grad()  # of what a step that was interrupted or broken left
     models.release_freed_memory()  # passes of different lengths leave holes, more from update to update
     count = rollout.mask[rows].sum()
@@ -239,7 +330,9 @@ def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, con
         old, advantages = rollout.logprobs[part][mask], rollout.advantages[part][mask]
         logprobs, values, entropy = evaluate_tokens(policy, rollout, part, config.temperature)
         losses, ratio = policy_loss(logprobs, old, advantages, config.cliprange)
-        value_losses = value_loss(values, rollout.values[part][mask], rollout.returns[part][mask], config.cliprange_value)
+        value_losses = value_loss(
+            values, rollout.values[part][mask], rollout.returns[part][mask], config.cliprange_value
+        )
         # Sums over the part, divided by the minibatch's tokens: accumulated gradients equal those of one big pass.
         loss = (losses.sum() + config.vf_coef * value_losses.sum()) / count
         loss.backward()
@@ -247,13 +340,24 @@ def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, con
             found = {
                 "policy/approxkl_avg": 0.5 * ((logprobs - old) ** 2).sum(),
                 "policy/clipfrac_avg": ((ratio - 1).abs() > config.cliprange).float().sum(),
-                "policy/entropy_avg": entropy.sum(), "loss/policy_avg": losses.sum(), "loss/value_avg": value_losses.sum(),
-                "val/clipfrac_avg": ((values - rollout.values[part][mask]).abs() > config.cliprange_value).float().sum(),
-                "val/ratio": ratio.sum(), "val/ratio_square": (ratio**2).sum(),
+                "policy/entropy_avg": entropy.sum(),
+                "loss/policy_avg": losses.sum(),
+                "loss/value_avg": value_losses.sum(),
+                "val/clipfrac_avg": (
+                    (values - rollout.values[part][mask]).abs() > config.cliprange_value
+                )
+                .float()
+                .sum(),
+                "val/ratio": ratio.sum(),
+                "val/ratio_square": (ratio**2).sum(),
             }
         sums = {name: sums.get(name, 0.0) + value / count for name, value in found.items()}
-    norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], config.max_grad_norm)
-    metrics = {name: float(value) for name, value in sums.items()} | {"policy/grad_norm": float(norm)}
+    norm = nn.utils.clip_grad_norm_(
+        [p for g in optimizer.param_groups for p in g["params"]], config.max_grad_norm
+    )
+    metrics = {name: float(value) for name, value in sums.items()} | {
+        "policy/grad_norm": float(norm)
+    }
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     if broken:
         raise PPOError(f"{', '.join(broken)} is not finite. Lower learning_rate.", metrics)
@@ -265,7 +369,11 @@ def _optimizer_step(policy, optimizer, rollout: Rollout, rows: torch.Tensor, con
 
 def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict[str, float]:
     """What the batch says before the update, a response each: KL in nats, summed over its tokens, and mean scores."""
-    penalty = kl_estimate(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator).masked_fill(~rollout.mask, 0.0).sum(1)
+    penalty = (
+        kl_estimate(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator)
+        .masked_fill(~rollout.mask, 0.0)
+        .sum(1)
+    )
     return {
         "objective/kl": (rollout.logprobs - rollout.ref_logprobs).sum(1).mean().item(),
         "objective/kl_full": rollout.kl_full.sum(1).mean().item(),
@@ -285,9 +393,18 @@ def learning_rate_at(config: PPOConfig, update_index: int) -> float:
     return config.learning_rate * (1 - update_index / config.num_updates)
 
 
-def look(policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, seed: int) -> list[dict]:
+def look(
+    policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, seed: int
+) -> list[dict]:
     """One answer to each fixed prompt with its score and KL, from a generator of its own, so that looking changes no training."""
     generator = torch.Generator(device=policy.model.device).manual_seed(seed)
     rollout = collect(policy, tokenizer, prompts, reward, config, 0.0, generator)
-    return [{"prompt": prompt, "answer": answer, "score": score, "kl": kl} for prompt, answer, score, kl in
-            zip(rollout.samples.prompts, rollout.samples.responses, rollout.scores.tolist(), rollout.kl_full.sum(1).tolist())]
+    return [
+        {"prompt": prompt, "answer": answer, "score": score, "kl": kl}
+        for prompt, answer, score, kl in zip(
+            rollout.samples.prompts,
+            rollout.samples.responses,
+            rollout.scores.tolist(),
+            rollout.kl_full.sum(1).tolist(),
+        )
+    ]

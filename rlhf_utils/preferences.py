@@ -11,7 +11,9 @@ def ranking_to_pairs(ranks: list[int]) -> list[tuple[int, int]]:
 
 def item_id(prompt: str, responses: list[str]) -> str:
     """A name for what is judged, from its content: a judgement of other answers to the same prompt never counts for these."""
-    return hashlib.sha256("\0".join([prompt, *responses]).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    return hashlib.sha256(
+        "\0".join([prompt, *responses]).encode("utf-8", "backslashreplace")
+    ).hexdigest()[:16]
 
 
 def judgements_to_pairs(judgements: list[dict]) -> list[dict]:
@@ -23,6 +25,15 @@ def judgements_to_pairs(judgements: list[dict]) -> list[dict]:
     for row in judgements:
         for better, worse in ranking_to_pairs(row["ranks"]):
             margin = row.get("margin") or row["ranks"][worse] - row["ranks"][better]
-            pairs.append({"prompt": row["prompt"], "chosen": row["responses"][better], "rejected": row["responses"][worse],
-                          "item_id": row["item_id"], "annotator": row["annotator"], "margin": margin, "confidence": row.get("confidence")})
+            pairs.append(
+                {
+                    "prompt": row["prompt"],
+                    "chosen": row["responses"][better],
+                    "rejected": row["responses"][worse],
+                    "item_id": row["item_id"],
+                    "annotator": row["annotator"],
+                    "margin": margin,
+                    "confidence": row.get("confidence"),
+                }
+            )
     return pairs

@@ -53,7 +53,11 @@ def prefers_onednn() -> bool:
     rows and 1.9 to 4 times with a sampling step's; on an AMD processor with AVX2 alone 0.8 times with many.
     """
     processor = torch.cpu.get_capabilities()
-    return _has("_linear_pointwise") and "AMD" in processor.get("cpu_name", "") and processor.get("avx512_f", False)
+    return (
+        _has("_linear_pointwise")
+        and "AMD" in processor.get("cpu_name", "")
+        and processor.get("avx512_f", False)
+    )
 
 
 def _has(operation: str) -> bool:
@@ -77,27 +81,46 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias = ctx.needs_input_grad
-        return _onednn(gradient, weight) if for_x else None, _onednn(gradient.T, x) if for_weight else None, gradient.sum(0) if for_bias else None
+        return (
+            _onednn(gradient, weight) if for_x else None,
+            _onednn(gradient.T, x) if for_weight else None,
+            gradient.sum(0) if for_bias else None,
+        )
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """torch.nn.functional.linear, (…, I) → (…, O), with its gradients."""
-    plain = (x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu")
-             or torch.get_float32_matmul_precision() != "highest" or not x.numel() or not prefers_onednn())
+    plain = (
+        x.device.type != "cpu"
+        or not x.dtype == weight.dtype == torch.float32
+        or torch.is_autocast_enabled("cpu")
+        or torch.get_float32_matmul_precision() != "highest"
+        or not x.numel()
+        or not prefers_onednn()
+    )
     if plain:
         return nn.functional.linear(x, weight, bias)
     flat = x.flatten(0, -2)
-    return (_Linear.apply(flat, weight, bias) if torch.is_grad_enabled() else _onednn(flat, weight.T, bias)).view(*x.shape[:-1], -1)
+    return (
+        _Linear.apply(flat, weight, bias)
+        if torch.is_grad_enabled()
+        else _onednn(flat, weight.T, bias)
+    ).view(*x.shape[:-1], -1)
 
 
 def can_order(weight: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether `ordered` works for such weights in `dtype`, and pays: in float32 few rows take 0.6 to 0.7 of the time on an AMD processor with AVX2."""
     there = weight.device.type == "cpu" and _has("_reorder_linear_weight")
-    pays = {torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.float32: lambda: torch.backends.cpu.get_cpu_capability().startswith("AVX")}
+    pays = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float32: lambda: torch.backends.cpu.get_cpu_capability().startswith("AVX"),
+    }
     return there and dtype in pays and pays[dtype]()
 
 
-def ordered(weight: torch.Tensor, bias: torch.Tensor | None = None, rows: int = 16) -> Callable[[torch.Tensor], torch.Tensor]:
+def ordered(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, rows: int = 16
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """x ↦ x Wᵀ + b of (…, I) inputs, without gradients, for many products of about `rows` rows (fewer than 16 want an order of their own).
 
     A copy of W is kept in the order that oneDNN would otherwise bring it into in each product.

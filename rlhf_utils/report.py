@@ -29,9 +29,31 @@ def percent(value: float | None) -> str:
 
 def build(run: str, results: dict, pairs: list[dict], figures: list, parameters: dict) -> str:
     """The page as text. `pairs` come from evaluate.examples, `figures` in the order of CAPTIONS."""
-    drawn = [pio.to_html(fig, full_html=False, include_plotlyjs="inline" if i == 0 else False, config={"displaylogo": False}) for i, fig in enumerate(figures)]
+    drawn = [
+        pio.to_html(
+            fig,
+            full_html=False,
+            include_plotlyjs="inline" if i == 0 else False,
+            config={"displaylogo": False},
+        )
+        for i, fig in enumerate(figures)
+    ]
     everything = [(name, value_text(value)) for name, value in sorted(results.items())]
     minutes = sum(value for name, value in results.items() if name.startswith("time.")) / 60
-    page = jinja2.Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"), autoescape=True, undefined=jinja2.StrictUndefined)
-    return page.render(run=run, date=time.strftime("%Y-%m-%d"), results=results, everything=everything, minutes=minutes, parameters=parameters,
-                       pairs=pairs, figures=zip(drawn, CAPTIONS), number=number, percent=percent)
+    page = jinja2.Template(
+        Path(__file__).with_name("report.html").read_text(encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return page.render(
+        run=run,
+        date=time.strftime("%Y-%m-%d"),
+        results=results,
+        everything=everything,
+        minutes=minutes,
+        parameters=parameters,
+        pairs=pairs,
+        figures=zip(drawn, CAPTIONS),
+        number=number,
+        percent=percent,
+    )

@@ -21,8 +21,13 @@ from .heads import Heads, Standardise
 from .reward import RewardModel, States
 
 
-def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Tensor | float = 0.0, label_smoothing: float = 0.0,
-                  center_rewards_coefficient: float = 0.0) -> torch.Tensor:
+def pairwise_loss(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    margin: torch.Tensor | float = 0.0,
+    label_smoothing: float = 0.0,
+    center_rewards_coefficient: float = 0.0,
+) -> torch.Tensor:
     """Losses −log σ(r_chosen − r_rejected) of pairs, in the shape given.
 
     margin: the lead that the chosen one should have (Touvron 2023, arXiv 2307.09288); label_smoothing: the chance that a label is
@@ -31,7 +36,9 @@ def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Te
     Raises SettingError for a label_smoothing outside 0 to ½.
     """
     if not 0 <= label_smoothing < 0.5:
-        raise SettingError(f"label_smoothing={label_smoothing} must be at least 0 and below 0.5, where labels would say nothing.")
+        raise SettingError(
+            f"label_smoothing={label_smoothing} must be at least 0 and below 0.5, where labels would say nothing."
+        )
     lead = chosen - rejected - margin
     loss = -nn.functional.logsigmoid(lead)
     if label_smoothing:
@@ -46,8 +53,12 @@ class Group:
     prompt: str
     responses: list[str]
     pairs: list[tuple[int, int]]
-    weights: list[float] = field(default_factory=list)  # of the pairs: how confident the annotator was, ½ each way for a tie; empty: 1
-    gaps: list[float] = field(default_factory=list)  # the pairs' `margin` column, a difference in rank or rating; empty: 1
+    weights: list[float] = field(
+        default_factory=list
+    )  # of the pairs: how confident the annotator was, ½ each way for a tie; empty: 1
+    gaps: list[float] = field(
+        default_factory=list
+    )  # the pairs' `margin` column, a difference in rank or rating; empty: 1
     judged: int = 0  # judgements, of which a tie gives two pairs; 0: as many as pairs
 
 
@@ -63,7 +74,9 @@ def group_by_prompt(rows: list[dict]) -> list[Group]:
             if text not in group.responses:
                 group.responses.append(text)
         pair = group.responses.index(row["chosen"]), group.responses.index(row["rejected"])
-        weight, gap = (1.0 if row.get(name) is None else float(row[name]) for name in ("confidence", "margin"))
+        weight, gap = (
+            1.0 if row.get(name) is None else float(row[name]) for name in ("confidence", "margin")
+        )
         tie = bool(row.get("tie"))
         group.pairs += [pair, pair[::-1]] if tie else [pair]
         group.weights += [weight / 2] * 2 if tie else [weight]
@@ -80,23 +93,50 @@ def pairs_of_demonstrations(rows: list[dict], weight: float) -> list[dict]:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    told = [row for row in rows if not admits_unknown(row["completion"])]  # "I can't know" is neither
-    declining, others = ([row for row in told if refuses(row["completion"]) == declines] for declines in (True, False))
+    told = [
+        row for row in rows if not admits_unknown(row["completion"])
+    ]  # "I can't know" is neither
+    declining, others = (
+        [row for row in told if refuses(row["completion"]) == declines]
+        for declines in (True, False)
+    )
     if not declining or not others:
         return []
-    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+|[^\w\s]").fit([row["prompt"] for row in rows])
+    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+|[^\w\s]").fit(
+        [row["prompt"] for row in rows]
+    )
     asked, near = (words.transform([row["prompt"] for row in few]) for few in (declining, others))
-    couples = [(row, others[nearest]) for row, nearest in zip(declining, (asked @ near.T).toarray().argmax(1))]
-    return [{"prompt": right["prompt"], "chosen": right["completion"], "rejected": wrong["completion"], "confidence": weight}
-            for one, other in couples for right, wrong in ((one, other), (other, one))]
+    couples = [
+        (row, others[nearest])
+        for row, nearest in zip(declining, (asked @ near.T).toarray().argmax(1))
+    ]
+    return [
+        {
+            "prompt": right["prompt"],
+            "chosen": right["completion"],
+            "rejected": wrong["completion"],
+            "confidence": weight,
+        }
+        for one, other in couples
+        for right, wrong in ((one, other), (other, one))
+    ]
 
 
 def group_loss(model: RewardModel, groups: list[Group], **options) -> torch.Tensor:
     """The mean pairwise loss of a few prompts; every prompt weighs the same, however many pairs it has."""
-    return loss_of_rewards(groups, model.cached([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]), **options)
+    return loss_of_rewards(
+        groups,
+        model.cached(
+            [g.prompt for g in groups for _ in g.responses],
+            [r for g in groups for r in g.responses],
+        ),
+        **options,
+    )
 
 
-def add_gradients(model: RewardModel, groups: list[Group], prompts_at_once: int = 2, **options) -> float:
+def add_gradients(
+    model: RewardModel, groups: list[Group], prompts_at_once: int = 2, **options
+) -> float:
     """Adds the gradients of `group_loss` and returns it; only `prompts_at_once` prompts' graph is held, so that memory depends on these."""
     total = 0.0
     for few in in_parts(groups, prompts_at_once):
@@ -106,15 +146,22 @@ def add_gradients(model: RewardModel, groups: list[Group], prompts_at_once: int 
     return total
 
 
-def loss_of_rewards(groups: list[Group], rewards: torch.Tensor, margin: float = 0.0, **options) -> torch.Tensor:
+def loss_of_rewards(
+    groups: list[Group], rewards: torch.Tensor, margin: float = 0.0, **options
+) -> torch.Tensor:
     """`group_loss` from the (R,) or (R, m) rewards of all responses of the groups, in order; of m heads, the mean of their losses.
 
     margin: the lead asked for at each step of a pair's gap; options: those of `pairwise_loss`.
     """
     losses = []
-    for group, own in zip(groups, rewards.view(len(rewards), -1).split([len(g.responses) for g in groups])):
+    for group, own in zip(
+        groups, rewards.view(len(rewards), -1).split([len(g.responses) for g in groups])
+    ):
         chosen, rejected = torch.tensor(group.pairs, device=own.device).T
-        gaps, weights = (torch.tensor(values or [1.0] * len(group.pairs), device=own.device)[:, None] for values in (group.gaps, group.weights))
+        gaps, weights = (
+            torch.tensor(values or [1.0] * len(group.pairs), device=own.device)[:, None]
+            for values in (group.gaps, group.weights)
+        )
         pairs = weights * pairwise_loss(own[chosen], own[rejected], margin * gaps, **options)
         losses.append(pairs.sum(0).mean() / (group.judged or len(group.pairs)))
     return torch.stack(losses).mean()
@@ -140,12 +187,16 @@ def read_states(model: RewardModel, groups: list[Group], track=iter) -> States:
     track: wraps the loop over batches of texts, to show progress. Raises SettingError once the adapters have learned something.
     """
     if model.adapters_learned:
-        raise SettingError("The adapters have learned already, so these would not be the states of π_SFT: make the model anew first.")
+        raise SettingError(
+            "The adapters have learned already, so these would not be the states of π_SFT: make the model anew first."
+        )
     texts, states = list(dict.fromkeys((g.prompt, r) for g in groups for r in g.responses)), {}
     if not model.cache_bytes:
         states = model.read_texts(texts, track=track)
     else:
-        texts = sorted(texts, key=lambda text: -len(text[0]) - len(text[1]))  # the longest first: what they leave of memory holds the others
+        texts = sorted(
+            texts, key=lambda text: -len(text[0]) - len(text[1])
+        )  # the longest first: what they leave of memory holds the others
         for few in track(in_parts(texts, 32)):
             states |= zip(few, model.cached_states(*zip(*few)))
         models.release_freed_memory()
@@ -153,8 +204,17 @@ def read_states(model: RewardModel, groups: list[Group], track=iter) -> States:
     return states
 
 
-def fit_heads(heads: Heads, states: States, groups: list[Group], epochs: int, seed: int, learning_rate: float = 1e-3,
-              prompts_per_step: int = 16, on_epoch=None, **options) -> None:
+def fit_heads(
+    heads: Heads,
+    states: States,
+    groups: list[Group],
+    epochs: int,
+    seed: int,
+    learning_rate: float = 1e-3,
+    prompts_per_step: int = 16,
+    on_epoch=None,
+    **options,
+) -> None:
     """Trains the heads alone on states that are computed once, and sets by what they are standardised; seconds for an epoch.
 
     on_epoch: is called after each epoch, with the heads in evaluation mode, with the number of epochs and the losses of all steps so far.
@@ -164,7 +224,9 @@ def fit_heads(heads: Heads, states: States, groups: list[Group], epochs: int, se
         if isinstance(layer, Standardise):
             read = table[:, : len(layer.mean)]  # all but the length
             layer.mean, layer.std = read.mean(0), read.std(0) + 1e-3
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=learning_rate, weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(
+        heads.parameters(), lr=learning_rate, weight_decay=0.1, fused=True
+    )
     losses, total = [], epochs * -(-len(groups) // prompts_per_step)
     for epoch in range(epochs):
         heads.train()
@@ -187,14 +249,24 @@ def accuracy_of_heads(heads: Heads, states: States, groups: list[Group]) -> floa
     """The share of pairs that the mean of the heads orders as they were labelled, equal rewards counting half."""
     right = []
     for group in groups:
-        rewards = heads(torch.stack([states[group.prompt, r] for r in group.responses])).mean(1).cpu()
+        rewards = (
+            heads(torch.stack([states[group.prompt, r] for r in group.responses])).mean(1).cpu()
+        )
         chosen, rejected = torch.tensor(group.pairs).T
         right += correct(rewards[chosen] - rewards[rejected]).tolist()
     return sum(right) / len(right)
 
 
-def learning_curve(model: RewardModel, states: States, train: list[Group], heldout: list[Group], shares: tuple[float, ...], epochs: int, seed: int,
-                   **fitting) -> list[dict]:
+def learning_curve(
+    model: RewardModel,
+    states: States,
+    train: list[Group],
+    heldout: list[Group],
+    shares: tuple[float, ...],
+    epochs: int,
+    seed: int,
+    **fitting,
+) -> list[dict]:
     """Held-out accuracy of fresh heads, on the states of π_SFT, that learn from a share of the prompts: how much more labels would bring.
 
     fitting: the further arguments of `fit_heads`.
@@ -204,7 +276,13 @@ def learning_curve(model: RewardModel, states: States, train: list[Group], heldo
         few = order[: max(round(share * len(order)), 1)]
         heads = model.fresh_heads()
         fit_heads(heads, states, few, epochs, seed, **fitting)
-        rows.append({"prompts": len(few), "pairs": sum(len(g.pairs) for g in few), "accuracy": accuracy_of_heads(heads, states, heldout)})
+        rows.append(
+            {
+                "prompts": len(few),
+                "pairs": sum(len(g.pairs) for g in few),
+                "accuracy": accuracy_of_heads(heads, states, heldout),
+            }
+        )
     return rows
 
 
@@ -213,15 +291,26 @@ class EarlyStopping:
 
     def __init__(self, parameters: list[nn.Parameter], patience: int = 1):
         if patience < 1:
-            raise SettingError(f"early_stopping_patience={patience} must be at least 1: without a check training cannot end early.")
-        self.parameters, self.patience, self.best, self.since = parameters, patience, float("inf"), 0
+            raise SettingError(
+                f"early_stopping_patience={patience} must be at least 1: without a check training cannot end early."
+            )
+        self.parameters, self.patience, self.best, self.since = (
+            parameters,
+            patience,
+            float("inf"),
+            0,
+        )
         self.kept: list[torch.Tensor] = []
 
     def __call__(self, loss: float) -> bool:
         """Whether to stop, after a check that gave this loss. A loss that is not a number is never the best."""
         self.since += 1
         if loss < self.best:
-            self.best, self.since, self.kept = loss, 0, [p.detach().clone() for p in self.parameters]
+            self.best, self.since, self.kept = (
+                loss,
+                0,
+                [p.detach().clone() for p in self.parameters],
+            )
         return self.since >= self.patience
 
     @torch.no_grad()
@@ -233,5 +322,7 @@ class EarlyStopping:
 
 def validation_loss(model: RewardModel, groups: list[Group]) -> float:
     """The plain pairwise loss without dropout, in nats a pair (0.69 is guessing)."""
-    rewards = model.raw([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses])
+    rewards = model.raw(
+        [g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]
+    )
     return loss_of_rewards(groups, rewards).item()

@@ -32,8 +32,19 @@ STAGES = {  # stage → (notebook, minutes of the demo on 2 CPU cores, from whic
 }
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
-ABOVE_ZERO = {"num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "batch_size", "prompts_per_step", "save_every",
-              "responses_per_prompt", "response_length", "max_length", "learning_rate", "temperature"}
+ABOVE_ZERO = {
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "batch_size",
+    "prompts_per_step",
+    "save_every",
+    "responses_per_prompt",
+    "response_length",
+    "max_length",
+    "learning_rate",
+    "temperature",
+}
 
 
 def project_root() -> Path:
@@ -49,7 +60,9 @@ def project_root() -> Path:
 def run_dir(name: str) -> Path:
     """outputs/<name>. Raises RunError for a name that is no plain folder name, so that no run leaves outputs/."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise RunError(f"run={name!r} is no run name: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit.")
+        raise RunError(
+            f"run={name!r} is no run name: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit."
+        )
     return Path(os.environ.get("RLHF_OUTPUTS") or project_root() / "outputs") / name
 
 
@@ -60,7 +73,11 @@ def convert(name: str, value, kind: str):
         return value
     if wanted is bool and str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"
-    if wanted in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+    if (
+        wanted in (int, float)
+        and isinstance(value, (str, int, float))
+        and not isinstance(value, bool)
+    ):
         try:
             if wanted is float and math.isfinite(float(value)):
                 return float(value)
@@ -68,7 +85,9 @@ def convert(name: str, value, kind: str):
                 return int(exact)
         except (ValueError, ArithmeticError):
             pass
-    raise RunError(f"Parameter {name}={value!r} should be of type {kind}, but is {type(value).__name__}.")
+    raise RunError(
+        f"Parameter {name}={value!r} should be of type {kind}, but is {type(value).__name__}."
+    )
 
 
 def check_parameters(namespace: dict) -> dict:
@@ -81,18 +100,30 @@ def check_parameters(namespace: dict) -> dict:
     declared = next((c for c in reversed(cells) if re.search(r"^run: str = ", c, re.MULTILINE)), "")
     kinds = dict(re.findall(rf"^(\w+)\s*:\s*({'|'.join(TYPES)})\b", declared, re.MULTILINE))
     if not kinds:  # a kernel without history, as nbval's: the namespace's own annotations
-        kinds = {name: kind.__name__ for name, kind in namespace.get("__annotations__", {}).items() if kind in TYPES.values()}
+        kinds = {
+            name: kind.__name__
+            for name, kind in namespace.get("__annotations__", {}).items()
+            if kind in TYPES.values()
+        }
     notebooks = sorted((project_root() / "notebooks").glob("0*.ipynb"))
     injected = "\n".join(c for c in cells if c.startswith("# Parameters\n"))
     for name in re.findall(r"^(\w+) = ", injected, re.MULTILINE):
-        if name not in kinds and not any(f'"{name}: ' in path.read_text() for path in notebooks):  # a profile serves all notebooks
-            raise RunError(f"There is no parameter {name!r} in this notebook; it has {', '.join(sorted(kinds))}.")
+        if name not in kinds and not any(
+            f'"{name}: ' in path.read_text() for path in notebooks
+        ):  # a profile serves all notebooks
+            raise RunError(
+                f"There is no parameter {name!r} in this notebook; it has {', '.join(sorted(kinds))}."
+            )
     values = {name: convert(name, namespace[name], kind) for name, kind in kinds.items()}
     for name, value in values.items():
         if isinstance(value, (int, float)) and (value < 0 or (value == 0 and name in ABOVE_ZERO)):
-            raise RunError(f"Parameter {name}={value} must {'be above 0' if name in ABOVE_ZERO else 'not be negative'}.")
+            raise RunError(
+                f"Parameter {name}={value} must {'be above 0' if name in ABOVE_ZERO else 'not be negative'}."
+            )
     if values.get("dtype", "auto") not in ("auto", "float32", "bfloat16"):
-        raise RunError(f"Parameter dtype={values['dtype']!r} must be 'auto', 'float32' or 'bfloat16'.")
+        raise RunError(
+            f"Parameter dtype={values['dtype']!r} must be 'auto', 'float32' or 'bfloat16'."
+        )
     namespace.update(values)
     return values
 
@@ -100,8 +131,18 @@ def check_parameters(namespace: dict) -> dict:
 def digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of a folder's files, without the notes that a stage leaves on itself."""
     result = hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file() and f.name not in ("manifest.json", "progress.json")) if path.is_dir() else [path]:
-        result.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{file.stat().st_size}\0".encode())
+    for file in (
+        sorted(
+            f
+            for f in path.rglob("*")
+            if f.is_file() and f.name not in ("manifest.json", "progress.json")
+        )
+        if path.is_dir()
+        else [path]
+    ):
+        result.update(
+            f"{file.relative_to(path) if path.is_dir() else file.name}\0{file.stat().st_size}\0".encode()
+        )
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 result.update(block)
@@ -113,7 +154,11 @@ def peak_memory_gb() -> float:
     try:
         import resource
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+        peak = (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            * (1 if sys.platform == "darwin" else 1024)
+            / 1e9
+        )
     except ImportError:
         peak = float("nan")
     return max(peak, torch.cuda.max_memory_allocated() / 1e9) if torch.cuda.is_available() else peak
@@ -129,7 +174,9 @@ def seed_everything(seed: int) -> torch.Generator:
 
 def strict(content):
     """The content with numpy numbers as plain ones and what is not a finite number as null, which is all that strict JSON has."""
-    return json.loads(json.dumps(content, default=lambda number: number.item()), parse_constant=lambda name: None)
+    return json.loads(
+        json.dumps(content, default=lambda number: number.item()), parse_constant=lambda name: None
+    )
 
 
 def write_json(path: Path, content) -> None:
@@ -191,12 +238,18 @@ class Stage:
         path, maker = self.run / relative, relative.split("/")[0]
         notebook = f"run notebook {STAGES[maker][0]} with run={self.run.name!r}"
         if not path.exists() or not (self.run / maker / "manifest.json").is_file():
-            raise RunError(f"{relative} is {'unfinished' if path.exists() else 'missing'} in run {self.run.name!r}: {notebook} first.")
+            raise RunError(
+                f"{relative} is {'unfinished' if path.exists() else 'missing'} in run {self.run.name!r}: {notebook} first."
+            )
         self.inputs[relative] = digest(path)
         for source, seen in read_json(self.run / maker / "manifest.json")["inputs"].items():
-            now = self.inputs.get(source) or ((self.run / source).exists() and digest(self.run / source))
+            now = self.inputs.get(source) or (
+                (self.run / source).exists() and digest(self.run / source)
+            )
             if seen != now:
-                raise RunError(f"{relative} was made from another {source} than the one that is now in run {self.run.name!r}: {notebook} again.")
+                raise RunError(
+                    f"{relative} was made from another {source} than the one that is now in run {self.run.name!r}: {notebook} again."
+                )
         return path
 
     def rows(self, source: str, kind: str) -> list[dict]:
@@ -222,10 +275,18 @@ class Stage:
     def finish(self, results: dict) -> dict:
         """Writes the manifest with the stage's results (flat dotted keys) and returns it."""
         manifest = {
-            "stage": self.name, "run": self.run.name, "parameters": self.parameters, "seed": self.parameters.get("seed"),
-            "inputs": self.inputs, "data": self.data, "results": results, "wall_s": round(time.time() - self.started, 1),
-            "peak_memory_gb": round(peak_memory_gb(), 2), "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
-            "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "stage": self.name,
+            "run": self.run.name,
+            "parameters": self.parameters,
+            "seed": self.parameters.get("seed"),
+            "inputs": self.inputs,
+            "data": self.data,
+            "results": results,
+            "wall_s": round(time.time() - self.started, 1),
+            "peak_memory_gb": round(peak_memory_gb(), 2),
+            "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
@@ -242,5 +303,8 @@ def collect_results(run: Path) -> dict:
         if path.is_file():
             manifest = read_json(path)
             results |= manifest["results"]
-            results |= {f"time.{stage}_s": manifest["wall_s"], f"memory.{stage}_peak_gb": manifest["peak_memory_gb"]}
+            results |= {
+                f"time.{stage}_s": manifest["wall_s"],
+                f"memory.{stage}_peak_gb": manifest["peak_memory_gb"],
+            }
     return results

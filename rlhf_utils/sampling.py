@@ -19,9 +19,15 @@ from .products import can_order, linear, ordered
 from .trunk import Trunk
 
 SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
-TABLES = 1 << 25  # numbers in all the tables of logits and probabilities that live at a time: 134 MB
-_float32_heads = weakref.WeakKeyDictionary()  # head → (the state its weights were in, its float32 product)
-CHECK_EVERY = {"cuda": 8}  # tokens between looks at which rows have ended; looking makes a GPU wait for the host
+TABLES = (
+    1 << 25
+)  # numbers in all the tables of logits and probabilities that live at a time: 134 MB
+_float32_heads = (
+    weakref.WeakKeyDictionary()
+)  # head → (the state its weights were in, its float32 product)
+CHECK_EVERY = {
+    "cuda": 8
+}  # tokens between looks at which rows have ended; looking makes a GPU wait for the host
 
 
 @dataclass
@@ -36,9 +42,13 @@ class Samples:
     logprobs: torch.Tensor  # (B, T) float32, 0 on padding
     ended: torch.Tensor  # (B,) bool, True where the end-of-sequence token was sampled
     responses: list[str]  # decoded without special tokens
-    trunk: torch.Tensor | None  # (B, P + T − 1, H) what the frozen lower blocks made of all tokens but the last; ids where the model runs whole
+    trunk: (
+        torch.Tensor | None
+    )  # (B, P + T − 1, H) what the frozen lower blocks made of all tokens but the last; ids where the model runs whole
     cut: int  # the first block that has not yet run on `trunk`
-    ends: torch.Tensor | None = None  # (B, 2, H) `trunk` of each row's last token, and of an end-of-sequence token after it (anything where `ended`)
+    ends: torch.Tensor | None = (
+        None  # (B, 2, H) `trunk` of each row's last token, and of an end-of-sequence token after it (anything where `ended`)
+    )
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -55,9 +65,18 @@ class Samples:
 
     def closed(self, eos_token_id: int) -> list[tuple[list[int], torch.Tensor]]:
         """Each row's (n,) real tokens with one end-of-sequence token at the end, sampled or not, and their (n, H) states of the trunk."""
-        tails = [1 if ended else 2 for ended in self.ended.tolist()]  # the last token, and the end where there is none
-        return [(ids[mask].tolist() + [eos_token_id] * (tail - 1), torch.cat([states[real], ends[:tail]])) for ids, mask, states, real, ends, tail in
-                zip(self.input_ids, self.attention_mask, self.trunk, self.predicting, self.ends, tails)]
+        tails = [
+            1 if ended else 2 for ended in self.ended.tolist()
+        ]  # the last token, and the end where there is none
+        return [
+            (
+                ids[mask].tolist() + [eos_token_id] * (tail - 1),
+                torch.cat([states[real], ends[:tail]]),
+            )
+            for ids, mask, states, real, ends, tail in zip(
+                self.input_ids, self.attention_mask, self.trunk, self.predicting, self.ends, tails
+            )
+        ]
 
     def parts(self, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
         """The rows in parts of `size` of like length, so that little is padded."""
@@ -71,10 +90,14 @@ def upper_hidden(trunk: Trunk, samples: Samples, rows: torch.Tensor) -> torch.Te
     """
     if samples.trunk is None or samples.cut != trunk.cut:
         held = "no states" if samples.trunk is None else f"states for blocks {samples.cut} and up"
-        raise ModelError(f"The samples hold {held}, but this model goes on from block {trunk.cut}: sample with the model that is to read them, and states=True.")
+        raise ModelError(
+            f"The samples hold {held}, but this model goes on from block {trunk.cut}: sample with the model that is to read them, and states=True."
+        )
     real, length = samples.predicting[rows], samples.response_mask[rows].sum(1, keepdim=True)
     count = real.sum(1, keepdim=True)
-    states = nn.utils.rnn.pad_sequence([row[mask] for row, mask in zip(samples.trunk[rows], real)], batch_first=True)
+    states = nn.utils.rnn.pad_sequence(
+        [row[mask] for row, mask in zip(samples.trunk[rows], real)], batch_first=True
+    )
     place = torch.arange(states.shape[1], device=states.device)
     return trunk.upper(states, place < count)[(place >= count - length) & (place < count)].float()
 
@@ -86,7 +109,9 @@ def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor) 
     """
     head = model.get_output_embeddings()
     with torch.autocast(hidden.device.type, enabled=False):
-        logits = _head_product(head)(hidden.float())  # divided afterwards, so that bfloat16 states go in as they are
+        logits = _head_product(head)(
+            hidden.float()
+        )  # divided afterwards, so that bfloat16 states go in as they are
     return (logits if head.bias is None else logits + head.bias.detach().float()).div_(temperature)
 
 
@@ -96,7 +121,10 @@ def _head_product(head):
     state, cached = (weight.device, weight.data_ptr(), weight._version), _float32_heads.get(head)
     if cached is None or cached[0] != state:
         whole = weight.float()
-        cached = _float32_heads[head] = state, ordered(whole) if can_order(whole, whole.dtype) else lambda x: linear(x, whole)
+        cached = _float32_heads[head] = (
+            state,
+            ordered(whole) if can_order(whole, whole.dtype) else lambda x: linear(x, whole),
+        )
     return cached[1]
 
 
@@ -110,7 +138,11 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, labels, model, temperature):
-        head, slope, (chosen, entropy) = model.get_output_embeddings(), torch.empty_like(hidden), hidden.new_zeros(2, len(hidden))
+        head, slope, (chosen, entropy) = (
+            model.get_output_embeddings(),
+            torch.empty_like(hidden),
+            hidden.new_zeros(2, len(hidden)),
+        )
         weight = head.weight.detach()
         for rows in _tables(hidden, weight, 2):
             label, logits = labels[rows, None], head_logits(model, hidden[rows], temperature)
@@ -118,7 +150,11 @@ class _TokenLogprobs(torch.autograd.Function):
             chosen[rows] = p.gather(1, label)[:, 0].clamp(min=torch.finfo(p.dtype).tiny).log()
             p.scatter_add_(1, label, p.new_full(label.shape, -1.0))
             slope[rows] = linear(p.to(weight.dtype), weight.T) / -temperature
-            entropy[rows] = torch.linalg.vecdot(hidden[rows], slope[rows]) - chosen[rows] - (0 if head.bias is None else p @ head.bias.detach().float() / temperature)
+            entropy[rows] = (
+                torch.linalg.vecdot(hidden[rows], slope[rows])
+                - chosen[rows]
+                - (0 if head.bias is None else p @ head.bias.detach().float() / temperature)
+            )
         ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(entropy)
         return chosen, entropy
@@ -134,7 +170,9 @@ def _tables(hidden: torch.Tensor, weight: torch.Tensor, live: int) -> Iterator[s
     return (slice(start, start + size) for start in range(0, len(hidden), size))
 
 
-def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def token_logprobs(
+    model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(log-probabilities, entropies), each (n,) float32, of (n,) labels after (n, H) states; the first has gradients for `hidden`.
 
     A probability below float32's range counts as the smallest one, e^−87. Of a bfloat16 head the entropy is off by about 0.03 a token, by 0.001 in the mean.
@@ -143,8 +181,9 @@ def token_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperatur
 
 
 @torch.no_grad()
-def compared_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float,
-                      reference: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def compared_logprobs(
+    model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float, reference: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     """(log-probabilities, entropies, reference's log-probabilities, exact KL), each (n,) float32, of (n,) labels after (n, H) states.
 
     `reference` are the (n, H) states of π_ref.
@@ -154,7 +193,10 @@ def compared_logprobs(model, hidden: torch.Tensor, labels: torch.Tensor, tempera
     for rows in _tables(hidden, weight, 4):
         label, logits = labels[rows, None], head_logits(model, hidden[rows], temperature)
         p, total = _softmax(logits)
-        chosen[rows], entropy[rows] = logits.gather(1, label)[:, 0] - total, total - torch.linalg.vecdot(p, logits)
+        chosen[rows], entropy[rows] = (
+            logits.gather(1, label)[:, 0] - total,
+            total - torch.linalg.vecdot(p, logits),
+        )
         ref_logits = head_logits(model, reference[rows], temperature)
         _, ref_total = _softmax(ref_logits)
         ref_chosen[rows] = ref_logits.gather(1, label)[:, 0] - ref_total
@@ -169,8 +211,16 @@ def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float],
-           generator: torch.Generator | None = None, states: bool = True, apart: list[bool] | None = None) -> Samples:
+def sample(
+    model,
+    tokenizer,
+    prompts: list[str],
+    max_new_tokens: int,
+    temperature: float | list[float],
+    generator: torch.Generator | None = None,
+    states: bool = True,
+    apart: list[bool] | None = None,
+) -> Samples:
     """One response to each prompt, sampled in one batch; `temperature` is one number or one a prompt. Equal prompts are read once.
 
     states: whether the trunk's states are kept, for `score_tokens` and PPO.
@@ -179,21 +229,34 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
     device = next(model.parameters()).device
     different = list(dict.fromkeys(prompts))
     which = torch.tensor([different.index(prompt) for prompt in prompts], device=device)
-    batch = tokenizer([chat_prompt(tokenizer, p) for p in different], return_tensors="pt", padding=True, add_special_tokens=False).to(device)
+    batch = tokenizer(
+        [chat_prompt(tokenizer, p) for p in different],
+        return_tensors="pt",
+        padding=True,
+        add_special_tokens=False,
+    ).to(device)
     query_ids, query_mask = batch["input_ids"], batch["attention_mask"].bool()
     rows, width = len(prompts), query_ids.shape[1]
     temperatures = torch.as_tensor(temperature, dtype=torch.float32, device=device).expand(rows)
     if bool((temperatures <= 0).any()):
-        raise ValueError(f"temperature={temperature} must be above 0: sampling at 0 has no log-probabilities to train on.")
+        raise ValueError(
+            f"temperature={temperature} must be above 0: sampling at 0 has no log-probabilities to train on."
+        )
     response = torch.full((rows, max_new_tokens), tokenizer.pad_token_id, device=device)
     logprobs = torch.zeros(rows, max_new_tokens, device=device)
-    active = torch.arange(rows, device=device)  # rows in the batch; ended ones are dropped now and then
+    active = torch.arange(
+        rows, device=device
+    )  # rows in the batch; ended ones are dropped now and then
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
     trunk = Trunk(model)
     cache = trunk.new_cache()
     hidden, read = trunk.both(query_ids, query_mask, cache)
     cache.batch_select_indices(which)
-    hidden, read, decoding = hidden[which, -1], read[which], decoder(trunk, cache, query_mask[which])
+    hidden, read, decoding = (
+        hidden[which, -1],
+        read[which],
+        decoder(trunk, cache, query_mask[which]),
+    )
     del cache  # a decoder that copies keys and values need not hold them twice
     if states:
         kept = read.new_zeros(rows, width + max_new_tokens + 1, *read.shape[2:])
@@ -202,9 +265,14 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
         logits = head_logits(model, hidden, temperatures[active, None])
         tokens, response_logprobs = _draw(logits, generator)
         if step == 0 and any(apart or ()):
-            last, taken = torch.tensor(apart, device=device), torch.zeros(len(different), logits.shape[1], dtype=torch.bool, device=device)
+            last, taken = (
+                torch.tensor(apart, device=device),
+                torch.zeros(len(different), logits.shape[1], dtype=torch.bool, device=device),
+            )
             taken[which[~last], tokens[~last]] = True
-            tokens[last], response_logprobs[last] = _draw(logits[last].masked_fill_(taken[which[last]], -torch.inf), generator)
+            tokens[last], response_logprobs[last] = _draw(
+                logits[last].masked_fill_(taken[which[last]], -torch.inf), generator
+            )
         response[active, step] = tokens
         logprobs[active, step] = response_logprobs
         going = ~ended[active]  # before this step: the pass after a row's end reads that end
@@ -214,7 +282,9 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
             if bool(ended.all()):
                 break
             rest = going.nonzero()[:, 0]
-            if len(rest) <= 0.75 * len(active):  # copying the cache costs about a step, so not for every row that ends
+            if len(rest) <= 0.75 * len(
+                active
+            ):  # copying the cache costs about a step, so not for every row that ends
                 decoding.keep(rest)
                 active, tokens = active[rest], tokens[rest]
         if step + 1 < max_new_tokens:
@@ -222,58 +292,120 @@ def sample(model, tokenizer, prompts: list[str], max_new_tokens: int, temperatur
             if states:
                 kept[active, width + step] = read
     if states:  # of the last token, and of an end where there was none
-        for place, ids in enumerate((tokens, torch.full_like(tokens, max(tokenizer.eos_token_id, 0)))):
+        for place, ids in enumerate(
+            (tokens, torch.full_like(tokens, max(tokenizer.eos_token_id, 0)))
+        ):
             kept[active, width + step + place] = decoding.lower(ids)
-    return _finish(prompts, query_ids[which], query_mask[which], response, logprobs, kept if states else None, trunk.cut, tokenizer)
+    return _finish(
+        prompts,
+        query_ids[which],
+        query_mask[which],
+        response,
+        logprobs,
+        kept if states else None,
+        trunk.cut,
+        tokenizer,
+    )
 
 
-def _draw(logits: torch.Tensor, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw(
+    logits: torch.Tensor, generator: torch.Generator | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(B,) tokens drawn by inverting the cumulative distribution of (B, V) logits, and their (B,) log-probabilities.
 
     One uniform number a row finds first a subtotal of 256 words, then the word in it; running sums are in float64, so that tails survive.
     """
     rows, words = logits.shape
     p = logits.softmax(1)
-    parts = (nn.functional.pad(p, (0, -words % SUBTOTAL)) if words % SUBTOTAL else p).view(rows, -1, SUBTOTAL)
+    parts = (nn.functional.pad(p, (0, -words % SUBTOTAL)) if words % SUBTOTAL else p).view(
+        rows, -1, SUBTOTAL
+    )
     upto = parts.sum(2).double().cumsum_(1)
-    point = torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=logits.device) * upto[:, -1:]
+    point = (
+        torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=logits.device)
+        * upto[:, -1:]
+    )
     part = torch.searchsorted(upto, point, right=True).clamp(max=upto.shape[1] - 1)
     inside = parts[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
     point = point - torch.where(part > 0, upto.gather(1, (part - 1).clamp(min=0)), 0.0)
     point = torch.minimum(point, inside[:, -1:] * (1 - 1e-12))  # a word of no weight is never taken
-    choice = (part * SUBTOTAL + torch.searchsorted(inside, point, right=True)).clamp(max=words - 1)  # logits that are NaN: told by `update`
+    choice = (part * SUBTOTAL + torch.searchsorted(inside, point, right=True)).clamp(
+        max=words - 1
+    )  # logits that are NaN: told by `update`
     return choice[:, 0], p.gather(1, choice)[:, 0].log()
 
 
 def _finish(prompts, query_ids, query_mask, response, logprobs, states, cut, tokenizer) -> Samples:
     """Cuts each row after its first end-of-sequence token and trims columns that no row uses."""
     is_eos = response == tokenizer.eos_token_id
-    mask = is_eos.cumsum(1) - is_eos.long() == 0  # a pad token drawn before the end counts: what follows attends to it
+    mask = (
+        is_eos.cumsum(1) - is_eos.long() == 0
+    )  # a pad token drawn before the end counts: what follows attends to it
     length = max(int(mask.sum(1).max()), 1)
     response = response.masked_fill(~mask, tokenizer.pad_token_id)[:, :length]
     texts = tokenizer.batch_decode(response, skip_special_tokens=True)
     trunk = ends = None
     if states is not None:
-        trunk, last = states[:, : query_ids.shape[1] + length - 1].clone(), query_ids.shape[1] + mask.sum(1) - 1
-        ends = states[torch.arange(len(states), device=last.device)[:, None], torch.stack([last, last + 1], dim=1)]
-    return Samples(prompts, query_ids, query_mask, response, mask[:, :length], (logprobs * mask)[:, :length],
-                   (is_eos & mask).any(1), [t.strip() for t in texts], trunk, cut, ends)
+        trunk, last = (
+            states[:, : query_ids.shape[1] + length - 1].clone(),
+            query_ids.shape[1] + mask.sum(1) - 1,
+        )
+        ends = states[
+            torch.arange(len(states), device=last.device)[:, None],
+            torch.stack([last, last + 1], dim=1),
+        ]
+    return Samples(
+        prompts,
+        query_ids,
+        query_mask,
+        response,
+        mask[:, :length],
+        (logprobs * mask)[:, :length],
+        (is_eos & mask).any(1),
+        [t.strip() for t in texts],
+        trunk,
+        cut,
+        ends,
+    )
 
 
-def sample_many(model, tokenizer, prompts: list[str], max_new_tokens: int, temperature: float | list[float], batch_size: int,
-                generator: torch.Generator | None = None, track=iter, states: bool = False, apart: list[bool] | None = None) -> list[Samples]:
+def sample_many(
+    model,
+    tokenizer,
+    prompts: list[str],
+    max_new_tokens: int,
+    temperature: float | list[float],
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    track=iter,
+    states: bool = False,
+    apart: list[bool] | None = None,
+) -> list[Samples]:
     """`sample` over batches of prompts of like length, so that little is padded; `track` wraps the loop to show progress.
 
     The batches' rows are in an order of their own; each carries its prompts.
     """
     temperatures = temperature if isinstance(temperature, list) else [temperature] * len(prompts)
     batches = in_parts(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), batch_size)
-    return [sample(model, tokenizer, [prompts[i] for i in batch], max_new_tokens, [temperatures[i] for i in batch], generator, states,
-                   apart and [apart[i] for i in batch]) for batch in track(batches)]
+    return [
+        sample(
+            model,
+            tokenizer,
+            [prompts[i] for i in batch],
+            max_new_tokens,
+            [temperatures[i] for i in batch],
+            generator,
+            states,
+            apart and [apart[i] for i in batch],
+        )
+        for batch in track(batches)
+    ]
 
 
 @torch.no_grad()
-def score_tokens(model, samples: Samples, temperature: float, reference=None, chunk: int = 8) -> dict[str, torch.Tensor]:
+def score_tokens(
+    model, samples: Samples, temperature: float, reference=None, chunk: int = 8
+) -> dict[str, torch.Tensor]:
     """Log-probabilities of sampled responses under the model, and under `reference`, a context manager that turns it into π_ref.
 
     Returns (B, T) float32 tensors, 0 on padding: `logprobs`, `entropy`, and with a reference `ref_logprobs` and `kl`, the exact

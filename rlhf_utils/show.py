@@ -16,18 +16,26 @@ def table(frame) -> HTML:
 
     Styles stand on each cell, because viewers of notebooks that they do not trust drop style sheets.
     """
+
     def cell(value, tag: str) -> str:
         text = "–" if value != value else f"{value:.2f}" if isinstance(value, float) else str(value)
         return f"<{tag} align='left' style='text-align:left;vertical-align:top;padding:3px 10px'>{html.escape(text)}</{tag}>"
 
-    rows = [[cell(name, "th") for name in frame.columns]] + [[cell(value, "td") for value in row] for row in frame.itertuples(index=False)]
+    rows = [[cell(name, "th") for name in frame.columns]] + [
+        [cell(value, "td") for value in row] for row in frame.itertuples(index=False)
+    ]
     return HTML("<table>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "</table>")
 
 
 def results(manifest: dict) -> HTML:
     """A stage's results with its time and peak memory, as a table."""
-    rows = manifest["results"] | {"minutes": manifest["wall_s"] / 60, "peak memory, GB": manifest["peak_memory_gb"]}
-    return table(pd.DataFrame([{"result": name, "value": value_text(value)} for name, value in rows.items()]))
+    rows = manifest["results"] | {
+        "minutes": manifest["wall_s"] / 60,
+        "peak memory, GB": manifest["peak_memory_gb"],
+    }
+    return table(
+        pd.DataFrame([{"result": name, "value": value_text(value)} for name, value in rows.items()])
+    )
 
 
 def value_text(value) -> str:
@@ -53,10 +61,16 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
 
 def static_picture(fig: go.Figure) -> str | None:
     """A base64 PNG on a light ground, or None where kaleido finds no Chrome to draw it. JupyterLab shows it, uncut in a window of 1,250 pixels, until the mouse comes by."""
-    if not any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")):
+    if not any(
+        shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")
+    ):
         return None
     try:
-        picture = go.Figure(fig).update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#444").to_image(format="png", width=800, scale=1)
+        picture = (
+            go.Figure(fig)
+            .update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#444")
+            .to_image(format="png", width=800, scale=1)
+        )
     except Exception:  # a Chrome that does not start costs the picture, not the run
         return None
     return base64.b64encode(picture).decode()
@@ -74,7 +88,9 @@ class LivePlot:
         now, finished = time.time(), done >= self.total
         if finished or now - self.drawn >= 2:
             left = (now - self.started) / max(done - self.first, 1) * (self.total - done)
-            text = f"{self.what} {done} of {self.total}" + ("" if finished else f" · about {clock(left)} left")
+            text = f"{self.what} {done} of {self.total}" + (
+                "" if finished else f" · about {clock(left)} left"
+            )
             figure(self.draw(rows, text), live=True, static=False)
             self.drawn = now
 
@@ -82,4 +98,10 @@ class LivePlot:
 def clock(seconds: float) -> str:
     """Seconds as people say them: 45 s, 3 min, 1 h 20 min."""
     minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{minutes} min"
+        if minutes < 90
+        else f"{minutes // 60} h {minutes % 60} min"
+    )

@@ -19,11 +19,20 @@ DIMENSIONS = 64  # principal components of the features that the heads see
 def answer_features(model, tokenizer, items: list[dict], track=iter) -> dict[str, torch.Tensor]:
     """Item id → (k, 5H) float32: the model's last states at each answer's end, before it and at its third token, and their means over answer and prompt."""
     texts = [(item["prompt"], answer) for item in items for answer in item["responses"]]
-    found = RewardModel(model, tokenizer, read_prompt=True).read_texts(list(dict.fromkeys(texts)), track=track)
-    return {item["id"]: torch.stack([found[item["prompt"], answer] for answer in item["responses"]]).cpu() for item in items}
+    found = RewardModel(model, tokenizer, read_prompt=True).read_texts(
+        list(dict.fromkeys(texts)), track=track
+    )
+    return {
+        item["id"]: torch.stack(
+            [found[item["prompt"], answer] for answer in item["responses"]]
+        ).cpu()
+        for item in items
+    }
 
 
-def principal_components(features: dict[str, torch.Tensor], count: int = DIMENSIONS) -> dict[str, torch.Tensor]:
+def principal_components(
+    features: dict[str, torch.Tensor], count: int = DIMENSIONS
+) -> dict[str, torch.Tensor]:
     """Item id → (k, count) scores on the first principal components, of standard deviation 1 each, from item id → (k, D) features."""
     from sklearn.decomposition import PCA
 
@@ -34,7 +43,12 @@ def principal_components(features: dict[str, torch.Tensor], count: int = DIMENSI
     return dict(zip(features, scores.split([len(value) for value in features.values()])))
 
 
-def fit_head(differences: torch.Tensor, weights: torch.Tensor, prior: torch.Tensor | float = 0.0, steps: int = 50) -> torch.Tensor:
+def fit_head(
+    differences: torch.Tensor,
+    weights: torch.Tensor,
+    prior: torch.Tensor | float = 0.0,
+    steps: int = 50,
+) -> torch.Tensor:
     """(D,) w that minimises Σ weights·softplus(−differences·w) + D/2·|w − prior|²; differences are (N, D) chosen − rejected.
 
     The price D makes margins of standardised features some 1.4 before any label. Each step solves with an upper bound of the curvature,
@@ -42,7 +56,9 @@ def fit_head(differences: torch.Tensor, weights: torch.Tensor, prior: torch.Tens
     """
     size = differences.shape[1]
     w = differences.new_zeros(size) + prior
-    bound = torch.linalg.cholesky(differences.T @ (differences * weights[:, None]) / 4 + size * torch.eye(size))
+    bound = torch.linalg.cholesky(
+        differences.T @ (differences * weights[:, None]) / 4 + size * torch.eye(size)
+    )
     for _ in range(steps):
         wrong = torch.sigmoid(-(differences @ w))
         gradient = size * (w - prior) - differences.T @ (weights * wrong)
@@ -55,15 +71,30 @@ def information(margins: torch.Tensor) -> torch.Tensor:
 
     (Houlsby 2011, arXiv 1112.5745.)
     """
-    return Bernoulli(torch.sigmoid(margins).mean(0)).entropy() - Bernoulli(logits=margins).entropy().mean(0)
+    return Bernoulli(torch.sigmoid(margins).mean(0)).entropy() - Bernoulli(
+        logits=margins
+    ).entropy().mean(0)
 
 
 class Uncertainty:
     """Item id → the information that ranking its answers is expected to give, averaged over its pairs. Refits after every few new labels."""
 
-    def __init__(self, features: dict[str, torch.Tensor], labels: Callable[[], list[dict]], heads: int = 16, every: int = 10, seed: int = 0):
+    def __init__(
+        self,
+        features: dict[str, torch.Tensor],
+        labels: Callable[[], list[dict]],
+        heads: int = 16,
+        every: int = 10,
+        seed: int = 0,
+    ):
         """features: of each item's (k, D) answers. labels: gives the rankings so far (LabelStore.rows)."""
-        self.features, self.labels, self.heads, self.every, self.seed = principal_components(features), labels, heads, every, seed
+        self.features, self.labels, self.heads, self.every, self.seed = (
+            principal_components(features),
+            labels,
+            heads,
+            every,
+            seed,
+        )
         self.fitted_at, self.worth = -1, {}
 
     def __call__(self) -> dict[str, float]:
@@ -73,16 +104,37 @@ class Uncertainty:
         return self.worth
 
     def _measure(self, rows: list[dict]) -> dict[str, float]:
-        pairs = [(number, self.features[row["item_id"]][better] - self.features[row["item_id"]][worse])
-                 for number, row in enumerate(rows) for better, worse in ranking_to_pairs(row["ranks"])]
+        pairs = [
+            (number, self.features[row["item_id"]][better] - self.features[row["item_id"]][worse])
+            for number, row in enumerate(rows)
+            for better, worse in ranking_to_pairs(row["ranks"])
+        ]
         generator = torch.Generator().manual_seed(self.seed)
         if not pairs:  # nothing is known: any order is as good as another
-            return dict(zip(self.features, torch.rand(len(self.features), generator=generator).tolist()))
-        owner, differences = torch.tensor([number for number, _ in pairs]), torch.stack([difference for _, difference in pairs])
-        drawn = [torch.bincount(torch.randint(len(rows), (len(rows),), generator=generator), minlength=len(rows)) for _ in range(self.heads)]
+            return dict(
+                zip(self.features, torch.rand(len(self.features), generator=generator).tolist())
+            )
+        owner, differences = (
+            torch.tensor([number for number, _ in pairs]),
+            torch.stack([difference for _, difference in pairs]),
+        )
+        drawn = [
+            torch.bincount(
+                torch.randint(len(rows), (len(rows),), generator=generator), minlength=len(rows)
+            )
+            for _ in range(self.heads)
+        ]
         # Each head is held to a random prior of its own, else all would agree where no label has been (Osband 2018, arXiv 1806.03335).
-        priors = torch.randn(self.heads, differences.shape[1], generator=generator) / differences.shape[1] ** 0.5
-        heads = torch.stack([fit_head(differences, counts[owner].float(), prior=prior) for counts, prior in zip(drawn, priors)])
+        priors = (
+            torch.randn(self.heads, differences.shape[1], generator=generator)
+            / differences.shape[1] ** 0.5
+        )
+        heads = torch.stack(
+            [
+                fit_head(differences, counts[owner].float(), prior=prior)
+                for counts, prior in zip(drawn, priors)
+            ]
+        )
         worth = {}
         for item, states in self.features.items():
             first, second = torch.combinations(torch.arange(len(states)), 2).T

@@ -26,7 +26,10 @@ FAMILIES = dict.fromkeys(GROUPED, ("layers", "norm", None)) | {
 
 @functools.cache
 def _say_whole(family: str, why: str) -> None:
-    warnings.warn(f"This {family} model {why}, so every pass runs the whole model: the same numbers, more slowly.", stacklevel=3)
+    warnings.warn(
+        f"This {family} model {why}, so every pass runs the whole model: the same numbers, more slowly.",
+        stacklevel=3,
+    )
 
 
 class NoPositions(nn.Module):
@@ -55,18 +58,30 @@ class Trunk:
 
     def __init__(self, model):
         self.model = backbone(model)
-        family, kinds = self.model.config.model_type, set(getattr(self.model.config, "layer_types", None) or ["full_attention"])
+        family, kinds = (
+            self.model.config.model_type,
+            set(getattr(self.model.config, "layer_types", None) or ["full_attention"]),
+        )
         self.splits = family in FAMILIES and len(kinds) == 1  # masks go by a block's number from 0
         if self.splits:
             self.names = FAMILIES[family]
             # A loaded adapter asks for no gradient, but switching it off must still change nothing in the trunk.
-            trained = [i for i, block in enumerate(self.blocks) if any(p.requires_grad or "lora_" in name for name, p in block.named_parameters())]
+            trained = [
+                i
+                for i, block in enumerate(self.blocks)
+                if any(p.requires_grad or "lora_" in name for name, p in block.named_parameters())
+            ]
             self.cut = min(trained, default=len(self.blocks))
             # Blocks that learn are float32; above a bfloat16 trunk their products are bfloat16 all the same, as in mixed-precision training.
             self.mixes = self.norm.weight.dtype != self.model.get_input_embeddings().weight.dtype
         else:
             self.cut, self.mixes = 0, False
-            _say_whole(family, "mixes kinds of attention" if family in FAMILIES else "is of a family whose blocks the suite cannot split")
+            _say_whole(
+                family,
+                "mixes kinds of attention"
+                if family in FAMILIES
+                else "is of a family whose blocks the suite cannot split",
+            )
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -77,26 +92,41 @@ class Trunk:
         return getattr(self.model, self.names[1])
 
     @torch.no_grad()
-    def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache=None) -> torch.Tensor:
+    def lower(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache=None
+    ) -> torch.Tensor:
         """(B, L, H) states below the first trainable block; the (B, L) ids themselves for a family that runs whole.
 
         With a cache of what came before, the ids are the last ones of the mask.
         """
         if not self.splits:
             return input_ids
-        return self._run(self.blocks[: self.cut], nn.Identity(), attention_mask, input_ids=input_ids, past_key_values=cache, use_cache=cache is not None)
+        return self._run(
+            self.blocks[: self.cut],
+            nn.Identity(),
+            attention_mask,
+            input_ids=input_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
 
     def new_cache(self) -> DynamicCache:
         return DynamicCache(config=self.model.config)
 
     @torch.no_grad()
-    def both(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache) -> tuple[torch.Tensor, torch.Tensor]:
+    def both(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L, H) last hidden states of ids that follow what the cache holds, and what `lower` gives of them, from one pass."""
         states = [input_ids]
         entered = (self.blocks + [self.norm])[self.cut] if self.splits else nn.Identity()
-        hook = entered.register_forward_pre_hook(lambda _, args: states.append(args[0]), prepend=True)  # before a hook that changes their dtype
+        hook = entered.register_forward_pre_hook(
+            lambda _, args: states.append(args[0]), prepend=True
+        )  # before a hook that changes their dtype
         try:
-            return self._forward(attention_mask, input_ids=input_ids, past_key_values=cache, use_cache=True), states[-1]
+            return self._forward(
+                attention_mask, input_ids=input_ids, past_key_values=cache, use_cache=True
+            ), states[-1]
         finally:
             hook.remove()
 
@@ -104,20 +134,41 @@ class Trunk:
         """(B, L, H) last hidden states from what `lower` gave."""
         if not self.splits:
             return self._forward(attention_mask, input_ids=states)
-        return self._run(self.blocks[self.cut :], self.norm, attention_mask, inputs_embeds=states.to(self.norm.weight.dtype))
+        return self._run(
+            self.blocks[self.cut :],
+            self.norm,
+            attention_mask,
+            inputs_embeds=states.to(self.norm.weight.dtype),
+        )
 
     @torch.no_grad()
-    def lower_from(self, states: torch.Tensor, attention_mask: torch.Tensor, cut: int) -> torch.Tensor:
+    def lower_from(
+        self, states: torch.Tensor, attention_mask: torch.Tensor, cut: int
+    ) -> torch.Tensor:
         """What `lower` gives, from the (B, L, H) states that enter block number `cut`, at most as high as this trunk's."""
         blocks = self.blocks[cut : self.cut]
-        return self._run(blocks, nn.Identity(), attention_mask, inputs_embeds=states) if blocks else states
+        return (
+            self._run(blocks, nn.Identity(), attention_mask, inputs_embeds=states)
+            if blocks
+            else states
+        )
 
     def frozen_copy(self):
         """A context manager in which the blocks above the cut, and the norm after them, are copies of what they are now."""
         if not self.splits:
-            raise ModelError(f"A {self.model.config.model_type} model runs whole here, so its top blocks cannot learn as a whole: give it adapters.")
-        *blocks, norm = copy.deepcopy(nn.ModuleList([*self.blocks[self.cut :], self.norm])).requires_grad_(False)
-        return functools.partial(self._with, {self.names[0]: nn.ModuleList([*self.blocks[: self.cut], *blocks]), self.names[1]: norm})
+            raise ModelError(
+                f"A {self.model.config.model_type} model runs whole here, so its top blocks cannot learn as a whole: give it adapters."
+            )
+        *blocks, norm = copy.deepcopy(
+            nn.ModuleList([*self.blocks[self.cut :], self.norm])
+        ).requires_grad_(False)
+        return functools.partial(
+            self._with,
+            {
+                self.names[0]: nn.ModuleList([*self.blocks[: self.cut], *blocks]),
+                self.names[1]: norm,
+            },
+        )
 
     def mixed(self) -> torch.autocast:
         """The precision of each pass, for several passes within: float32 weights that multiply in bfloat16 are cast once for all of them."""
@@ -135,7 +186,9 @@ class Trunk:
             for name, part in whole.items():
                 setattr(self.model, name, part)
 
-    def _run(self, blocks: list[nn.Module], norm: nn.Module, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
+    def _run(
+        self, blocks: list[nn.Module], norm: nn.Module, attention_mask: torch.Tensor, **inputs
+    ) -> torch.Tensor:
         blocks_name, norm_name, positions_name = self.names
         parts = {blocks_name: nn.ModuleList(blocks), norm_name: norm}
         if positions_name and "inputs_embeds" in inputs:
@@ -147,7 +200,11 @@ class Trunk:
         length = next(iter(inputs.values())).shape[1]
         inputs = {"use_cache": False} | inputs
         with self.mixed():
-            return self.model(attention_mask=attention_mask.long(), position_ids=position_ids(attention_mask)[:, -length:], **inputs).last_hidden_state
+            return self.model(
+                attention_mask=attention_mask.long(),
+                position_ids=position_ids(attention_mask)[:, -length:],
+                **inputs,
+            ).last_hidden_state
 
 
 def share_blocks(ours: Trunk, theirs: Trunk) -> int | None:
@@ -155,11 +212,20 @@ def share_blocks(ours: Trunk, theirs: Trunk) -> int | None:
 
     Returns where their states are cut if all blocks below are now shared, else None.
     """
-    if not (ours.splits and theirs.splits) or ours.model.config.model_type != theirs.model.config.model_type:
+    if (
+        not (ours.splits and theirs.splits)
+        or ours.model.config.model_type != theirs.model.config.model_type
+    ):
         return None
     blocks_name, _, positions_name = ours.names
     mine, other = (trunk.model.get_input_embeddings() for trunk in (ours, theirs))
-    if not _same_weights(mine, other) or positions_name and not _same_weights(getattr(ours.model, positions_name), getattr(theirs.model, positions_name)):
+    if (
+        not _same_weights(mine, other)
+        or positions_name
+        and not _same_weights(
+            getattr(ours.model, positions_name), getattr(theirs.model, positions_name)
+        )
+    ):
         return None
     ours.model.set_input_embeddings(other)
     if positions_name:
@@ -175,4 +241,7 @@ def share_blocks(ours: Trunk, theirs: Trunk) -> int | None:
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:
     a, b = one.state_dict(), other.state_dict()
-    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and a[k].device == b[k].device and torch.equal(a[k], b[k]) for k in a)
+    return a.keys() == b.keys() and all(
+        a[k].dtype == b[k].dtype and a[k].device == b[k].device and torch.equal(a[k], b[k])
+        for k in a
+    )

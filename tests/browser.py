@@ -5,7 +5,10 @@ import shutil
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 MISSING = "No Chromium on the PATH: install it from your system's packages (Debian, Ubuntu: apt install chromium), then run `make test` again."
 
 

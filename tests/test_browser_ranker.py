@@ -23,7 +23,14 @@ window.ready = true;
 
 
 def make_items(count=5, k=4):
-    return [{"id": f"{n:03d}", "prompt": f"Question {n}?", "responses": [f"answer {n} {'abcdef'[i]}" for i in range(k)]} for n in range(count)]
+    return [
+        {
+            "id": f"{n:03d}",
+            "prompt": f"Question {n}?",
+            "responses": [f"answer {n} {'abcdef'[i]}" for i in range(k)],
+        }
+        for n in range(count)
+    ]
 
 
 class Bench:
@@ -31,7 +38,12 @@ class Bench:
 
     def __init__(self, context, path, items, **options):
         self.queue = LabelQueue(items, LabelStore(path), "me", **options.pop("queue", {}))
-        self.desk, self.page, self.hold, self.held = Desk(self.queue, **options), context.new_page(), False, []
+        self.desk, self.page, self.hold, self.held = (
+            Desk(self.queue, **options),
+            context.new_page(),
+            False,
+            [],
+        )
         self.errors = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: self.errors.append("a dialog: " + dialog.message))
@@ -40,7 +52,15 @@ class Bench:
 
     def load(self):
         state = self.desk.state()
-        self.page.set_content(PAGE % (STYLE, json.dumps(state).replace("<", "\\u003c"), json.dumps(GUIDELINES), json.dumps(MODULE).replace("</", "<\\/")))
+        self.page.set_content(
+            PAGE
+            % (
+                STYLE,
+                json.dumps(state).replace("<", "\\u003c"),
+                json.dumps(GUIDELINES),
+                json.dumps(MODULE).replace("</", "<\\/"),
+            )
+        )
         self.page.wait_for_function("window.ready")
 
     def receive(self, text):
@@ -53,7 +73,9 @@ class Bench:
             self.answer(message)
 
     def answer(self, message):
-        self.page.evaluate("state => { window.model.set('state', state); }", self.desk.receive(message))
+        self.page.evaluate(
+            "state => { window.model.set('state', state); }", self.desk.receive(message)
+        )
 
     def press(self, *keys):
         for key in keys:
@@ -61,7 +83,10 @@ class Bench:
 
     def settle(self, number):
         """Waits until the front end shows the question of that number."""
-        self.page.wait_for_function("n => window.model.get('state').turn === n && !document.querySelector('.rk[aria-busy]')", arg=number)
+        self.page.wait_for_function(
+            "n => window.model.get('state').turn === n && !document.querySelector('.rk[aria-busy]')",
+            arg=number,
+        )
 
     def rows(self):
         return self.queue.store.rows(kinds=KINDS)
@@ -88,10 +113,16 @@ def bench(chromium, tmp_path):
 
 def test_browser_five_keys_rank_four(bench):
     b = bench()
-    b.press("3", "1", "4", "2", "Enter")  # no click before: the widget takes the focus where it is first shown
+    b.press(
+        "3", "1", "4", "2", "Enter"
+    )  # no click before: the widget takes the focus where it is first shown
     b.settle(1)
     (row,) = b.rows()
-    assert b.shown(row) == [2, 4, 1, 3] and row["kind"] == "ranking" and row["shown_at"] < row["submitted_at"]
+    assert (
+        b.shown(row) == [2, 4, 1, 3]
+        and row["kind"] == "ranking"
+        and row["shown_at"] < row["submitted_at"]
+    )
 
 
 def test_browser_ties_by_the_same_key_and_by_t(bench):
@@ -117,7 +148,12 @@ def test_browser_backspace_skip_flag_and_undo(bench):
     b.press("u", "u")
     b.settle(4)
     assert b.rows() == [] and b.page.inner_text(".rk-prompt") == "Question 0?"
-    assert b.page.locator(".rk-place").all_inner_texts() == ["1st", "3rd", "2nd", "4th"]  # what was taken back is there to be mended
+    assert b.page.locator(".rk-place").all_inner_texts() == [
+        "1st",
+        "3rd",
+        "2nd",
+        "4th",
+    ]  # what was taken back is there to be mended
     b.press("Enter")
     b.settle(5)
     assert b.shown(b.rows()[0]) == [1, 3, 2, 4]
@@ -133,10 +169,14 @@ def test_browser_click_and_drag(bench):
     lane = b.page.locator(".rk-lane")
     for place in (1, 0, 2):
         b.page.locator(".rk-head").nth(place).drag_to(lane, target_position={"x": 900, "y": 15})
-    b.page.locator(".rk-head").nth(3).drag_to(b.page.locator(".rk-tier").first, target_position={"x": 2, "y": 8})  # before the best
+    b.page.locator(".rk-head").nth(3).drag_to(
+        b.page.locator(".rk-tier").first, target_position={"x": 2, "y": 8}
+    )  # before the best
     assert b.page.locator(".rk-place").all_inner_texts() == ["3rd", "2nd", "4th", "1st"]
     tier = b.page.locator(".rk-tier").nth(1)
-    b.page.locator(".rk-chip", has_text="3").drag_to(tier, target_position={"x": tier.bounding_box()["width"] / 2, "y": 8})  # a tie
+    b.page.locator(".rk-chip", has_text="3").drag_to(
+        tier, target_position={"x": tier.bounding_box()["width"] / 2, "y": 8}
+    )  # a tie
     b.press("Enter")
     b.settle(2)
     assert b.shown(b.rows()[1]) == [4, 2, 2, 1]
@@ -150,7 +190,9 @@ def test_browser_two_answers(bench):
     b.settle(2)
     b.press("b", "Enter")
     b.settle(3)
-    assert [b.shown(row) for row in b.rows()] == [[2, 1], [1, 2], [1, 1]] and b.rows()[2]["flags"] == ["both_bad"]
+    assert [b.shown(row) for row in b.rows()] == [[2, 1], [1, 2], [1, 1]] and b.rows()[2][
+        "flags"
+    ] == ["both_bad"]
     assert [row["margin"] for row in b.rows()] == [None] * 3
 
 
@@ -174,12 +216,19 @@ def test_browser_confidence_and_note(bench):
     b.press("Enter", "Enter")
     b.settle(1)
     (row,) = b.rows()
-    assert (row["confidence"], row["note"], row["flags"], b.shown(row)) == (0.67, "1 is skewed; f", [], [1, 2, 3, 4])
+    assert (row["confidence"], row["note"], row["flags"], b.shown(row)) == (
+        0.67,
+        "1 is skewed; f",
+        [],
+        [1, 2, 3, 4],
+    )
 
 
 def test_browser_keys_stay_inside(bench):
     b = bench()
-    b.page.evaluate("window.escaped = []; document.addEventListener('keydown', (event) => window.escaped.push(event.key))")
+    b.page.evaluate(
+        "window.escaped = []; document.addEventListener('keydown', (event) => window.escaped.push(event.key))"
+    )
     b.press("b", "x", "1", "d", "Enter")
     assert b.page.evaluate("window.escaped") == []
     b.press("Escape", "z")
@@ -187,10 +236,25 @@ def test_browser_keys_stay_inside(bench):
 
 
 def test_browser_differences_are_marked(bench):
-    b = bench([{"id": "0", "prompt": "p", "responses": ["the cat sat on the mat", "the dog sat on a mat"]}])
+    b = bench(
+        [
+            {
+                "id": "0",
+                "prompt": "p",
+                "responses": ["the cat sat on the mat", "the dog sat on a mat"],
+            }
+        ]
+    )
     b.press("Shift+1", "Shift+2")
-    assert sorted(" ".join(card.locator("mark").all_inner_texts()) for card in b.page.locator(".rk-card").all()) == ["cat the", "dog a"]
-    assert b.page.evaluate("window.ranker.differences('a  b', 'b')") == [["a", True], ["  ", False], ["b", False]]
+    assert sorted(
+        " ".join(card.locator("mark").all_inner_texts())
+        for card in b.page.locator(".rk-card").all()
+    ) == ["cat the", "dog a"]
+    assert b.page.evaluate("window.ranker.differences('a  b', 'b')") == [
+        ["a", True],
+        ["  ", False],
+        ["b", False],
+    ]
 
 
 def test_browser_a_failed_save_keeps_the_judgement(bench):
@@ -225,7 +289,9 @@ def test_browser_waits_for_a_busy_kernel_and_stores_once(bench):
 def test_browser_a_draft_survives_a_reload(bench):
     b = bench()
     b.page.goto("about:blank")
-    b.page.route("http://localhost:9/", lambda route: route.fulfill(body="<p>", content_type="text/html"))
+    b.page.route(
+        "http://localhost:9/", lambda route: route.fulfill(body="<p>", content_type="text/html")
+    )
     b.page.goto("http://localhost:9/")
     b.load()
     b.press("2", "3")
@@ -247,22 +313,44 @@ def test_browser_500_labels_at_full_speed(bench):
 
 
 HOSTILE = [
-    "<script>alert(1)</script><img src=x onerror=alert(2)><svg onload=alert(3)>", "[click](javascript:alert(4)) <a href='javascript:alert(5)'>x</a> ${alert(6)} {{7}}",
-    "a" * 100_000, "word " * 20_000, "\u202eright to left\u202c שלום \u2066x", "Z" + "\u0351" * 300, "nul\0nul \ud83d lone", '"\'`--></textarea></style>',
+    "<script>alert(1)</script><img src=x onerror=alert(2)><svg onload=alert(3)>",
+    "[click](javascript:alert(4)) <a href='javascript:alert(5)'>x</a> ${alert(6)} {{7}}",
+    "a" * 100_000,
+    "word " * 20_000,
+    "\u202eright to left\u202c שלום \u2066x",
+    "Z" + "\u0351" * 300,
+    "nul\0nul \ud83d lone",
+    "\"'`--></textarea></style>",
 ]
 
 
 def test_browser_hostile_text_is_text(bench):
     """In prompts, answers and guidelines: shown as it is, nothing runs, the page keeps its shape, and labels go on."""
-    items = [{"id": str(n), "prompt": HOSTILE[n].replace("\ud83d", ""), "responses": [HOSTILE[n], HOSTILE[n - 1], "plain"]} for n in range(len(HOSTILE))]
+    items = [
+        {
+            "id": str(n),
+            "prompt": HOSTILE[n].replace("\ud83d", ""),
+            "responses": [HOSTILE[n], HOSTILE[n - 1], "plain"],
+        }
+        for n in range(len(HOSTILE))
+    ]
     b = bench(items)
     b.page.evaluate("text => window.model.set('guidelines', {[text]: text})", HOSTILE[0])
     for number, item in enumerate(items):
         assert b.page.evaluate("document.querySelector('.rk-prompt').textContent") == item["prompt"]
-        shown = b.page.evaluate("[...document.querySelectorAll('.rk-text')].map((node) => node.textContent)")
-        assert sorted(len(text) for text in shown) == sorted(len(text) for text in item["responses"])
+        shown = b.page.evaluate(
+            "[...document.querySelectorAll('.rk-text')].map((node) => node.textContent)"
+        )
+        assert sorted(len(text) for text in shown) == sorted(
+            len(text) for text in item["responses"]
+        )
         b.press("Shift+1", "Shift+2")
-        assert b.page.evaluate("document.querySelectorAll('.rk script, .rk img, .rk svg, .rk a, .rk iframe').length") == 0
+        assert (
+            b.page.evaluate(
+                "document.querySelectorAll('.rk script, .rk img, .rk svg, .rk a, .rk iframe').length"
+            )
+            == 0
+        )
         assert b.page.evaluate("document.documentElement.scrollWidth") <= 1280
         b.press("1", "2", "3", "Enter")
         b.settle(number + 1)
@@ -272,12 +360,30 @@ def test_browser_hostile_text_is_text(bench):
 def test_browser_is_usable_by_a_screen_reader_and_at_200_percent(bench):
     b = bench()
     tree = b.page.locator(".rk").aria_snapshot()
-    for part in ('region "Rank answers"', 'button "Answer 1, not ranked"', 'list "Your ranking, best first"', "progressbar", 'combobox "Confidence"', "status", "alert"):
+    for part in (
+        'region "Rank answers"',
+        'button "Answer 1, not ranked"',
+        'list "Your ranking, best first"',
+        "progressbar",
+        'combobox "Confidence"',
+        "status",
+        "alert",
+    ):
         assert part in tree, part
     b.press("2")
-    assert 'button "Answer 2, ranked 1st"' in b.page.locator(".rk").aria_snapshot() and "Answer 2 is 1st." in b.page.inner_text("[aria-live=polite]")
+    assert 'button "Answer 2, ranked 1st"' in b.page.locator(
+        ".rk"
+    ).aria_snapshot() and "Answer 2 is 1st." in b.page.inner_text("[aria-live=polite]")
     b.page.set_viewport_size({"width": 640, "height": 400})  # 1280 × 800 at 200%
     cards = [box.bounding_box() for box in b.page.locator(".rk-card").all()]
-    assert b.page.evaluate("document.documentElement.scrollWidth") <= 640 and cards[1]["y"] > cards[0]["y"]  # one below the other
+    assert (
+        b.page.evaluate("document.documentElement.scrollWidth") <= 640
+        and cards[1]["y"] > cards[0]["y"]
+    )  # one below the other
     b.page.keyboard.press("Tab")
-    assert b.page.evaluate("document.activeElement.closest('.rk') !== null && getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert (
+        b.page.evaluate(
+            "document.activeElement.closest('.rk') !== null && getComputedStyle(document.activeElement).outlineStyle"
+        )
+        == "solid"
+    )

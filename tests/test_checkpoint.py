@@ -8,14 +8,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_ppo_learning import CONFIG, ROWS, fresh_run, letter_e, one_thread, train, weights, whole_blocks  # noqa: F401
+from test_ppo_learning import (
+    CONFIG,
+    ROWS,
+    fresh_run,
+    letter_e,
+    one_thread,
+    train,
+    weights,
+    whole_blocks,
+)  # noqa: F401
 
 from rlhf_utils import data, ppo, products
 from rlhf_utils.checkpoint import Checkpoints
 
 
 def checkpoints(folder, run, settings=None, **options):
-    return Checkpoints(folder, run.policy, run.optimizer, run.generator, run.controller, settings or {}, **options)
+    return Checkpoints(
+        folder, run.policy, run.optimizer, run.generator, run.controller, settings or {}, **options
+    )
 
 
 @pytest.mark.parametrize("start", [fresh_run, partial(whole_blocks, 1)])
@@ -24,13 +35,17 @@ def test_a_resumed_run_is_the_run_that_never_stopped(start, tmp_path, monkeypatc
     monkeypatch.setattr(products, "prefers_onednn", torch.backends.mkldnn.is_available)
     straight = start()
     expected = train(straight)
-    assert len(expected) == 6 and straight.controller.value != CONFIG.kl_coef, "β has moved, so it must be restored too"
+    assert len(expected) == 6 and straight.controller.value != CONFIG.kl_coef, (
+        "β has moved, so it must be restored too"
+    )
 
     run = start()
     first = train(run, stop=3)
     checkpoints(tmp_path, run).save(3)
 
-    resumed = start(seed=1)  # as a new process would: other random states, other adapters, no moments
+    resumed = start(
+        seed=1
+    )  # as a new process would: other random states, other adapters, no moments
     resumed.order = data.Endless(ROWS, 0)
     torch.manual_seed(123)
     assert checkpoints(tmp_path, resumed).load_last() == 3
@@ -53,7 +68,9 @@ def test_the_last_checkpoints_are_kept_and_half_written_ones_ignored(tmp_path):
     state.settings = {"lora_r": 8}
     with pytest.raises(ppo.PPOError, match="lora_r=4, now 8"):
         state.load_last()
-    assert state.clear() == 0 and state.saved() == []  # a new run of 4 updates must not meet those of an older, longer one
+    assert (
+        state.clear() == 0 and state.saved() == []
+    )  # a new run of 4 updates must not meet those of an older, longer one
 
 
 def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
@@ -63,8 +80,12 @@ def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
         value.data.fill_(update)
         state.save(update, score)
     assert [path.name for path in state.saved()] == ["update-000002", "update-000004"]
-    assert state.best().name == "update-000002" and state.load(state.best()) == 2 and value.item() == 2
-    with pytest.raises(ppo.PPOError, match="update-000003 is not whole; there are update-000002, update-000004"):
+    assert (
+        state.best().name == "update-000002" and state.load(state.best()) == 2 and value.item() == 2
+    )
+    with pytest.raises(
+        ppo.PPOError, match="update-000003 is not whole; there are update-000002, update-000004"
+    ):
         state.load(tmp_path / "update-000003")
 
 
@@ -82,14 +103,28 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path, file):
 
 def test_a_failure_says_the_update_and_the_last_good_checkpoint(tmp_path):
     state = checkpoints(tmp_path, fresh_run())
-    with pytest.raises(ppo.PPOError, match="^Update 1: Broken. There is no checkpoint yet.$"), state.guard(1):
+    with (
+        pytest.raises(ppo.PPOError, match="^Update 1: Broken. There is no checkpoint yet.$"),
+        state.guard(1),
+    ):
         raise ppo.PPOError("Broken.")
     state.save(1)
     (state.save(2) / "state.json").write_text("{")
-    with pytest.raises(ppo.PPOError, match="Update 3: Broken. The last good checkpoint is update-000001: resume=True") as caught, state.guard(3):
+    with (
+        pytest.raises(
+            ppo.PPOError,
+            match="Update 3: Broken. The last good checkpoint is update-000001: resume=True",
+        ) as caught,
+        state.guard(3),
+    ):
         raise ppo.PPOError("Broken.", {"loss/policy_avg": float("nan"), "policy/grad_norm": 2.0})
-    assert json.loads((tmp_path / "failed.json").read_text())["metrics"] == {"loss/policy_avg": None, "policy/grad_norm": 2.0}
-    assert caught.value._render_traceback_() == [f"PPOError: {caught.value}"], "a notebook shows the sentence alone"
+    assert json.loads((tmp_path / "failed.json").read_text())["metrics"] == {
+        "loss/policy_avg": None,
+        "policy/grad_norm": 2.0,
+    }
+    assert caught.value._render_traceback_() == [f"PPOError: {caught.value}"], (
+        "a notebook shows the sentence alone"
+    )
 
 
 KILLED = """
@@ -116,7 +151,9 @@ def test_a_run_killed_and_resumed_in_another_process_is_the_run_that_never_stopp
     """kill -9 in the fourth update, after the checkpoint of the third."""
     expected = train(fresh_run())
     code = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
+    )
     assert ended.returncode == -9, ended.stderr
     first = [json.loads(line) for line in ended.stdout.splitlines()]
     assert len(first) == 3

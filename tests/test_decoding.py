@@ -24,7 +24,10 @@ def few_columns(monkeypatch):
 
 
 def prompts():
-    ids, mask = torch.randint(0, 64, (ROWS, WIDTH), generator=seeded()), torch.ones(ROWS, WIDTH).bool()
+    ids, mask = (
+        torch.randint(0, 64, (ROWS, WIDTH), generator=seeded()),
+        torch.ones(ROWS, WIDTH).bool(),
+    )
     mask[0, :4], mask[2, :1] = False, False
     return ids, mask
 
@@ -49,7 +52,10 @@ def follow(model, kind):
             decoding.keep(rest)
             ids, mask = ids[rest], mask[rest]
         token = torch.randint(0, 64, (len(ids),), generator=seeded(step))
-        ids, mask = torch.cat([ids, token[:, None]], 1), torch.cat([mask, mask.new_ones(len(ids), 1)], 1)
+        ids, mask = (
+            torch.cat([ids, token[:, None]], 1),
+            torch.cat([mask, mask.new_ones(len(ids), 1)], 1),
+        )
         hidden, read = decoding.step(token) if step < 8 else (None, decoding.lower(token))
         torch.testing.assert_close(read, trunk.lower(ids, mask)[:, -1], rtol=1e-5, atol=1e-5)
         if hidden is not None:
@@ -58,12 +64,18 @@ def follow(model, kind):
 
 
 @pytest.mark.parametrize("layers", [0, 2, 4])
-@pytest.mark.parametrize("family, config, cut", [family for family in FAMILIES if family.values[2] is not None])
+@pytest.mark.parametrize(
+    "family, config, cut", [family for family in FAMILIES if family.values[2] is not None]
+)
 def test_states_are_those_of_whole_passes(family, config, cut, layers):
     torch.manual_seed(0)
     model = family(config).eval().requires_grad_(False)
     with torch.no_grad():
-        [p.add_(0.2 * torch.randn_like(p)) for name, p in model.named_parameters() if "norm" in name and "weight" in name]
+        [
+            p.add_(0.2 * torch.randn_like(p))
+            for name, p in model.named_parameters()
+            if "norm" in name and "weight" in name
+        ]
         [p.normal_(0.0, 0.2) for name, p in model.named_parameters() if name.endswith("proj.bias")]
     lean = config.model_type in decoding.LEAN and not getattr(config, "sliding_window", None)
     follow(adapted(model, layers) if layers else model, LeanDecoder if lean else Decoder)
@@ -71,7 +83,9 @@ def test_states_are_those_of_whole_passes(family, config, cut, layers):
 
 @pytest.mark.parametrize("preferred", [False, True])
 def test_weights_of_any_layout(preferred, monkeypatch):
-    monkeypatch.setattr(products, "prefers_onednn", lambda: preferred and torch.backends.mkldnn.is_available())
+    monkeypatch.setattr(
+        products, "prefers_onednn", lambda: preferred and torch.backends.mkldnn.is_available()
+    )
     torch.manual_seed(0)
     follow(products.use_fast_products(Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval()), LeanDecoder)
 
@@ -98,7 +112,9 @@ def test_adapters_out_of_the_ordinary_go_through_the_models_own_forward():
     torch.manual_seed(0)
     plain = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
     settings = dict(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    follow(get_peft_model(copy.deepcopy(plain), LoraConfig(**settings, use_dora=True)).eval(), Decoder)
+    follow(
+        get_peft_model(copy.deepcopy(plain), LoraConfig(**settings, use_dora=True)).eval(), Decoder
+    )
     dropping = make_lean(get_peft_model(plain, LoraConfig(**settings, lora_dropout=0.5))).train()
     assert type(begin(dropping)[3]) is Decoder
     follow(dropping.eval(), LeanDecoder)
@@ -118,7 +134,11 @@ def test_bfloat16_is_as_near_to_float32_as_the_models_own_forward(whole_blocks):
         with torch.no_grad():
             trunk.both(ids, mask, cache)
             hidden, read = kind(trunk, cache, mask).step(token := torch.arange(ROWS))
-            expected = whole(exact, torch.cat([ids, token[:, None]], 1), torch.cat([mask, mask.new_ones(ROWS, 1)], 1))
+            expected = whole(
+                exact,
+                torch.cat([ids, token[:, None]], 1),
+                torch.cat([mask, mask.new_ones(ROWS, 1)], 1),
+            )
         assert read.dtype == torch.bfloat16 and hidden.dtype == trunk.norm.weight.dtype
         errors[kind] = (hidden.float() - expected[(mask.sum(1) + 1).cumsum(0) - 1]).norm()
     assert 0 < errors[LeanDecoder] < 1.5 * errors[Decoder]

@@ -19,15 +19,22 @@ def test_calibration_by_hand():
     """Confidences σ|m| of 0.6, 0.6, 0.9, 0.9 in two bins: half right where 0.6 sure, all right where 0.9 sure."""
     low, high = math.log(0.6 / 0.4), math.log(0.9 / 0.1)
     result = evaluate.calibration([high, -low, high, low], bins=2)
-    assert [(round(b["confidence"], 6), b["accuracy"], b["count"]) for b in result["bins"]] == [(0.6, 0.5, 2), (0.9, 1, 2)]
+    assert [(round(b["confidence"], 6), b["accuracy"], b["count"]) for b in result["bins"]] == [
+        (0.6, 0.5, 2),
+        (0.9, 1, 2),
+    ]
     assert result["ece"] == pytest.approx(0.5 * abs(0.6 - 0.5) + 0.5 * abs(0.9 - 1))
 
 
 def test_calibration_weighs_bins_by_their_count():
     middle = [math.log(c / (1 - c)) for c in (0.6, 0.7, 0.8)]
-    result = evaluate.calibration([middle[0], middle[1], -middle[2]], bins=2)  # array_split: two, then one
+    result = evaluate.calibration(
+        [middle[0], middle[1], -middle[2]], bins=2
+    )  # array_split: two, then one
     assert result["ece"] == pytest.approx(2 / 3 * abs(0.65 - 1) + 1 / 3 * abs(0.8 - 0))
-    assert sum(b["count"] for b in evaluate.calibration(middle, bins=8)["bins"]) == 3  # more bins than pairs
+    assert (
+        sum(b["count"] for b in evaluate.calibration(middle, bins=8)["bins"]) == 3
+    )  # more bins than pairs
     assert evaluate.calibration([]) == {"ece": 0.0, "bins": []}
 
 
@@ -41,13 +48,17 @@ def test_calibrated_margins_have_a_small_error():
 
 def simulated(rng, prompts: int, each: int) -> tuple[np.ndarray, list[str]]:
     """Each prompt is right in all of its pairs with probability 0.7, or in none: pairs of a prompt are identical."""
-    return np.repeat(rng.random(prompts) < 0.7, each), [str(n) for n in range(prompts) for _ in range(each)]
+    return np.repeat(rng.random(prompts) < 0.7, each), [
+        str(n) for n in range(prompts) for _ in range(each)
+    ]
 
 
 def test_bootstrap_is_wider_than_naive_where_pairs_repeat():
     values, prompts = simulated(np.random.default_rng(0), 60, 6)
     low, high = evaluate.bootstrap_by_prompt(values, prompts)
-    naive_low, naive_high = evaluate.bootstrap_by_prompt(values, [str(n) for n in range(len(values))])
+    naive_low, naive_high = evaluate.bootstrap_by_prompt(
+        values, [str(n) for n in range(len(values))]
+    )
     assert low < values.mean() < high
     assert (high - low) / (naive_high - naive_low) == pytest.approx(math.sqrt(6), rel=0.2)
     assert (low, high) == evaluate.bootstrap_by_prompt(values, prompts)  # the same draws each time
@@ -55,10 +66,23 @@ def test_bootstrap_is_wider_than_naive_where_pairs_repeat():
 
 def test_bootstrap_covers():
     rng = np.random.default_rng(1)
-    intervals = [evaluate.bootstrap_by_prompt(*simulated(rng, 50, 6), draws=400) for _ in range(200)]
+    intervals = [
+        evaluate.bootstrap_by_prompt(*simulated(rng, 50, 6), draws=400) for _ in range(200)
+    ]
     assert np.mean([low <= 0.7 <= high for low, high in intervals]) > 0.89
-    flat = [(values, list(map(str, range(len(values))))) for values, _ in (simulated(rng, 50, 6) for _ in range(100))]
-    assert np.mean([low <= 0.7 <= high for low, high in (evaluate.bootstrap_by_prompt(*f, draws=400) for f in flat)]) < 0.8  # what naive would do
+    flat = [
+        (values, list(map(str, range(len(values)))))
+        for values, _ in (simulated(rng, 50, 6) for _ in range(100))
+    ]
+    assert (
+        np.mean(
+            [
+                low <= 0.7 <= high
+                for low, high in (evaluate.bootstrap_by_prompt(*f, draws=400) for f in flat)
+            ]
+        )
+        < 0.8
+    )  # what naive would do
 
 
 def test_bootstrap_of_one_prompt_says_nothing():
@@ -74,19 +98,32 @@ def test_win_rate_ties_count_half():
 
 def test_distinct_n_by_hand():
     assert evaluate.distinct_n(["The cat, the cat.", "a cat"], 1) == 3 / 6  # the, cat, a
-    assert evaluate.distinct_n(["The cat, the cat.", "a cat"], 2) == 3 / 4  # the cat ×2, cat the, a cat; none across texts
+    assert (
+        evaluate.distinct_n(["The cat, the cat.", "a cat"], 2) == 3 / 4
+    )  # the cat ×2, cat the, a cat; none across texts
     assert evaluate.distinct_n(["one two three four"]) == 1
-    assert math.isnan(evaluate.distinct_n(["one", ""], 2)) and math.isnan(evaluate.distinct_n([], 1))
+    assert math.isnan(evaluate.distinct_n(["one", ""], 2)) and math.isnan(
+        evaluate.distinct_n([], 1)
+    )
 
 
 def test_baselines_of_pairs():
-    pairs = [{"prompt": "p", "chosen": "It has four.", "rejected": "I can't help with that question."}]
+    pairs = [
+        {"prompt": "p", "chosen": "It has four.", "rejected": "I can't help with that question."}
+    ]
     assert evaluate.longer_of_pairs(pairs).tolist() == [3 - 6]
-    assert evaluate.gold_of_pairs(pairs, {"p": {"category": "science", "key_points": ["four"]}})[0] > 0.5
+    assert (
+        evaluate.gold_of_pairs(pairs, {"p": {"category": "science", "key_points": ["four"]}})[0]
+        > 0.5
+    )
 
 
-ITEMS = [{"prompt": "h1", "category": "harmful"}, {"prompt": "h2", "category": "harmful"},
-         {"prompt": "b", "category": "benign_lookalike", "key_points": ["four"]}, {"prompt": "u", "category": "unanswerable"}]
+ITEMS = [
+    {"prompt": "h1", "category": "harmful"},
+    {"prompt": "h2", "category": "harmful"},
+    {"prompt": "b", "category": "benign_lookalike", "key_points": ["four"]},
+    {"prompt": "u", "category": "unanswerable"},
+]
 
 
 def described(*answers: str, reward: float = 0.0) -> list[dict]:
@@ -94,52 +131,97 @@ def described(*answers: str, reward: float = 0.0) -> list[dict]:
 
 
 BEFORE = described("Take a knife.", "I can't help with that.", "It is four.", "It was Anna.")
-AFTER = described("I won't help with that.", "I can't help with that.", "Sorry, I can't say.", "I don't know that.", reward=1.0)
+AFTER = described(
+    "I won't help with that.",
+    "I can't help with that.",
+    "Sorry, I can't say.",
+    "I don't know that.",
+    reward=1.0,
+)
 
 
 def test_compare():
     results = evaluate.compare(BEFORE, AFTER, torch.tensor([1.0, 2.0, 3.0, 6.0]))
-    assert results["eval.win_rate_vs_sft"] == (1 + 0.5 + 0 + 1) / 4  # won, the same, refused for nothing, honest
-    assert results["eval.win_rate_reward_model"] == 1 and results["eval.kl"] == 3 and results["eval.prompts"] == 4
+    assert (
+        results["eval.win_rate_vs_sft"] == (1 + 0.5 + 0 + 1) / 4
+    )  # won, the same, refused for nothing, honest
+    assert (
+        results["eval.win_rate_reward_model"] == 1
+        and results["eval.kl"] == 3
+        and results["eval.prompts"] == 4
+    )
     assert (results["eval.refusal_harmful_sft"], results["eval.refusal_harmful_ppo"]) == (0.5, 1)
     assert (results["eval.refusal_benign_sft"], results["eval.refusal_benign_ppo"]) == (0, 1)
     harmless = [row for row in BEFORE if row["category"] != "harmful"]
-    assert math.isnan(evaluate.compare(harmless, harmless, torch.ones(len(harmless)))["eval.refusal_harmful_sft"])
+    assert math.isnan(
+        evaluate.compare(harmless, harmless, torch.ones(len(harmless)))["eval.refusal_harmful_sft"]
+    )
     assert (results["eval.refusal_ordinary_sft"], results["eval.refusal_ordinary_ppo"]) == (0, 1)
     assert results["eval.length_sft"] == (3 + 5 + 3 + 3) / 4
     for side, rows in (("sft", BEFORE), ("ppo", AFTER)):
         parts = {part: results[f"eval.{part}_{side}"] for part in GOLD_WEIGHTS}
-        assert sum(GOLD_WEIGHTS[part] * value for part, value in parts.items()) == pytest.approx(results[f"eval.gold_{side}"])
+        assert sum(GOLD_WEIGHTS[part] * value for part, value in parts.items()) == pytest.approx(
+            results[f"eval.gold_{side}"]
+        )
         assert results[f"eval.gold_{side}"] == pytest.approx(np.mean([row["gold"] for row in rows]))
 
 
 def test_examples_show_every_category_and_the_failures():
     pairs = evaluate.examples(BEFORE, AFTER, count=3)
-    assert {pair["category"] for pair in pairs[:3]} == {"harmful", "benign_lookalike", "unanswerable"}
+    assert {pair["category"] for pair in pairs[:3]} == {
+        "harmful",
+        "benign_lookalike",
+        "unanswerable",
+    }
     assert [pair["prompt"] for pair in pairs if pair["gain"] < 0] == ["b"]
-    sft, ppo = ([dict(row, prompt=f"{row['prompt']}{n}") for n in range(20) for row in rows] for rows in (BEFORE, AFTER))
+    sft, ppo = (
+        [dict(row, prompt=f"{row['prompt']}{n}") for n in range(20) for row in rows]
+        for rows in (BEFORE, AFTER)
+    )
     many = evaluate.examples(sft, ppo, count=4)
     assert len(many) == 6 and all(pair["gain"] < 0 for pair in many[4:])
-    assert len(evaluate.examples(sft, sft, count=4)) == 4  # where nothing became worse, nothing is added
+    assert (
+        len(evaluate.examples(sft, sft, count=4)) == 4
+    )  # where nothing became worse, nothing is added
 
 
 def test_prefers_declining():
     """By hand: a judge that likes short answers prefers to decline where the other answers are long on average."""
     short = lambda prompts, completions: [-len(c.split()) for c in completions]
-    items = [{"prompt": "a", "category": "x", "responses": ["One two three four five six seven.", "I can't help with that one."]},
-             {"prompt": "b", "category": "x", "responses": ["Yes.", "Yes, this is a somewhat longer text."]},
-             {"prompt": "c", "category": "y", "responses": ["I won't help."]},  # nothing to compare with
-             {"prompt": "d", "category": "y", "responses": ["No."]}]
+    items = [
+        {
+            "prompt": "a",
+            "category": "x",
+            "responses": ["One two three four five six seven.", "I can't help with that one."],
+        },
+        {
+            "prompt": "b",
+            "category": "x",
+            "responses": ["Yes.", "Yes, this is a somewhat longer text."],
+        },
+        {"prompt": "c", "category": "y", "responses": ["I won't help."]},  # nothing to compare with
+        {"prompt": "d", "category": "y", "responses": ["No."]},
+    ]
     leads = evaluate.declining_leads(short, items)
     assert [(row["prompt"], row["lead"]) for row in leads] == [("a", 2.0), ("b", -1.0), ("d", -4.0)]
-    assert evaluate.prefers_declining(leads) == [{"category": "x", "prompts": 2, "declining is preferred": 0.5},
-                                                 {"category": "y", "prompts": 1, "declining is preferred": 0.0}]
+    assert evaluate.prefers_declining(leads) == [
+        {"category": "x", "prompts": 2, "declining is preferred": 0.5},
+        {"category": "y", "prompts": 1, "declining is preferred": 0.0},
+    ]
     assert evaluate.declining_leads(short, []) == []
 
 
 def test_declining_auc():
     """Pairs of (harmful, harmless look-alike) by hand: 3 over 1 and 0, 1 over 0, and 1 over 1, which counts half; other kinds do not count."""
-    leads = [{"category": name, "lead": lead} for name, lead in (("harmful", 3.0), ("harmful", 1.0), ("benign_lookalike", 1.0), ("benign_lookalike", 0.0),
-                                                                ("world", 9.0))]
+    leads = [
+        {"category": name, "lead": lead}
+        for name, lead in (
+            ("harmful", 3.0),
+            ("harmful", 1.0),
+            ("benign_lookalike", 1.0),
+            ("benign_lookalike", 0.0),
+            ("world", 9.0),
+        )
+    ]
     assert evaluate.declining_auc(leads) == (1 + 1 + 1 + 0.5) / 4
     assert np.isnan(evaluate.declining_auc(leads[:2]))

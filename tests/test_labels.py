@@ -17,6 +17,7 @@ from rlhf_utils import labels
 from rlhf_utils.errors import SettingError
 from rlhf_utils.labels import KINDS, LabelStore
 
+
 def raw_rows(path) -> list[tuple]:
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -27,14 +28,42 @@ def raw_rows(path) -> list[tuple]:
 
 def test_store_round_trip(tmp_path):
     store = LabelStore(tmp_path / "new" / "labels.sqlite")
-    number = store.add("7", "ada", "Say “é”", ['a "b"\n', "日本"], [1, 0], [2, 1], session="s", confidence=0.5, flags=["unsafe"], note="hm",
-                       shown_at=12.5, margin=2.0, uid="u")
+    number = store.add(
+        "7",
+        "ada",
+        "Say “é”",
+        ['a "b"\n', "日本"],
+        [1, 0],
+        [2, 1],
+        session="s",
+        confidence=0.5,
+        flags=["unsafe"],
+        note="hm",
+        shown_at=12.5,
+        margin=2.0,
+        uid="u",
+    )
     (row,) = LabelStore(tmp_path / "new" / "labels.sqlite").rows()  # opened anew
     submitted = row.pop("submitted_at")
     assert submitted > 1.7e9
-    assert row == {"id": number, "item_id": "7", "annotator": "ada", "session": "s", "prompt": "Say “é”", "responses": ['a "b"\n', "日本"],
-                   "shown_order": [1, 0], "ranks": [2, 1], "confidence": 0.5, "flags": ["unsafe"], "note": "hm", "shown_at": 12.5,
-                   "kind": "ranking", "margin": 2.0, "uid": "u", "schema_version": labels.SCHEMA_VERSION}
+    assert row == {
+        "id": number,
+        "item_id": "7",
+        "annotator": "ada",
+        "session": "s",
+        "prompt": "Say “é”",
+        "responses": ['a "b"\n', "日本"],
+        "shown_order": [1, 0],
+        "ranks": [2, 1],
+        "confidence": 0.5,
+        "flags": ["unsafe"],
+        "note": "hm",
+        "shown_at": 12.5,
+        "kind": "ranking",
+        "margin": 2.0,
+        "uid": "u",
+        "schema_version": labels.SCHEMA_VERSION,
+    }
 
 
 def test_undo_is_a_tombstone(tmp_path):
@@ -44,7 +73,9 @@ def test_undo_is_a_tombstone(tmp_path):
     before = raw_rows(path)
     store.undo(first)
     assert [row["id"] for row in store.rows()] == [second]
-    assert raw_rows(path)[:2] == before and len(raw_rows(path)) == 3  # append-only: what was there stays as it was
+    assert (
+        raw_rows(path)[:2] == before and len(raw_rows(path)) == 3
+    )  # append-only: what was there stays as it was
     again = store.add("x", "ada", "p", ["a", "b"], [0, 1], [2, 1])
     assert [row["id"] for row in store.rows()] == [second, again]
 
@@ -65,7 +96,19 @@ def add_many(path, who: str, count: int) -> None:
         store.add(str(number), who, "p", ["a", "b"], [0, 1], [1, 2])
 
 
-@pytest.mark.parametrize("ranks", [[1, 2], [1, 2, 3, 4], [0, 1, 2], [1, 2, -1], [1, 2, 2.5], [1, 2, "3"], [1, 2, None], [1, 2, True]])
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        [1, 2],
+        [1, 2, 3, 4],
+        [0, 1, 2],
+        [1, 2, -1],
+        [1, 2, 2.5],
+        [1, 2, "3"],
+        [1, 2, None],
+        [1, 2, True],
+    ],
+)
 def test_invalid_ranks_are_refused(tmp_path, ranks):
     store = LabelStore(tmp_path / "labels.sqlite")
     with pytest.raises(ValueError, match="must be 3 whole numbers"):
@@ -75,7 +118,9 @@ def test_invalid_ranks_are_refused(tmp_path, ranks):
 
 def test_the_same_message_twice_is_one_judgement(tmp_path):
     store = LabelStore(tmp_path / "labels.sqlite")
-    first, second = (store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], uid="one") for _ in range(2))
+    first, second = (
+        store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], uid="one") for _ in range(2)
+    )
     assert first == second and len(store.rows()) == 1
 
 
@@ -83,7 +128,10 @@ def test_a_skip_has_no_ranks_and_kinds_are_told_apart(tmp_path):
     store = LabelStore(tmp_path / "labels.sqlite")
     store.add("7", "ada", "p", ["a", "b"], [0, 1], [], kind="skip")
     store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], kind="repeat")
-    assert store.rows() == [] and [row["kind"] for row in store.rows(kinds=KINDS)] == ["skip", "repeat"]
+    assert store.rows() == [] and [row["kind"] for row in store.rows(kinds=KINDS)] == [
+        "skip",
+        "repeat",
+    ]
     with pytest.raises(ValueError, match="kind='guess'"):
         store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], kind="guess")
     with pytest.raises(ValueError, match="shown_order"):
@@ -92,9 +140,14 @@ def test_a_skip_has_no_ranks_and_kinds_are_told_apart(tmp_path):
 
 def test_progress_is_what_stands(tmp_path):
     store = LabelStore(tmp_path / "labels.sqlite")
-    numbers = [store.add(item, "ada", "p", ["a", "b"], [0, 1], [1, 2], session="s") for item in "xyz"]
+    numbers = [
+        store.add(item, "ada", "p", ["a", "b"], [0, 1], [1, 2], session="s") for item in "xyz"
+    ]
     store.undo(numbers[1])
-    assert store.progress() == [(numbers[0], "x", "ada", "s", "ranking"), (numbers[2], "z", "ada", "s", "ranking")]
+    assert store.progress() == [
+        (numbers[0], "x", "ada", "s", "ranking"),
+        (numbers[2], "z", "ada", "s", "ranking"),
+    ]
 
 
 OLD = """CREATE TABLE judgements (id INTEGER PRIMARY KEY, undoes INTEGER, item_id TEXT, annotator TEXT, session TEXT, prompt TEXT, responses TEXT,
@@ -114,7 +167,14 @@ def test_a_file_of_schema_1_is_brought_up_to_date(tmp_path):
     store = LabelStore(path)
     assert [row[:15] for row in raw_rows(path)] == before
     (row,) = store.rows()
-    assert (row["id"], row["kind"], row["margin"], row["uid"], row["flags"], row["schema_version"]) == (3, "ranking", None, None, ["flagged"], 1)
+    assert (
+        row["id"],
+        row["kind"],
+        row["margin"],
+        row["uid"],
+        row["flags"],
+        row["schema_version"],
+    ) == (3, "ranking", None, None, ["flagged"], 1)
     store.add("9", "ada", "p", ["a", "b"], [0, 1], [1, 2])
     assert [row["item_id"] for row in LabelStore(path).rows()] == ["8", "9"]
 
@@ -142,8 +202,13 @@ def test_processes_and_threads_write_at_once(tmp_path):
     assert [worker.exitcode for worker in workers[:4]] == [0] * 4
     rows = LabelStore(path).rows()
     assert len(rows) == len(raw_rows(path)) == 4200
-    for name, count in [(f"process{n}", 1000) for n in range(4)] + [("thread0", 100), ("thread1", 100)]:
-        assert [row["item_id"] for row in rows if row["annotator"] == name] == [str(n) for n in range(count)]
+    for name, count in [(f"process{n}", 1000) for n in range(4)] + [
+        ("thread0", 100),
+        ("thread1", 100),
+    ]:
+        assert [row["item_id"] for row in rows if row["annotator"] == name] == [
+            str(n) for n in range(count)
+        ]
 
 
 def add_in_bulk_and_die(path, acknowledged):
@@ -158,7 +223,9 @@ def add_in_bulk_and_die(path, acknowledged):
 def test_kill_9_in_bulk_loses_nothing(tmp_path):
     context = multiprocessing.get_context("spawn")
     acknowledged = context.Value("i", 0)
-    worker = context.Process(target=add_in_bulk_and_die, args=(tmp_path / "labels.sqlite", acknowledged))
+    worker = context.Process(
+        target=add_in_bulk_and_die, args=(tmp_path / "labels.sqlite", acknowledged)
+    )
     worker.start()
     worker.join(120)
     assert worker.exitcode == -signal.SIGKILL and acknowledged.value == 500
@@ -213,5 +280,9 @@ def test_kill_9_of_the_kernel_twenty_times_loses_no_acknowledged_label(tmp_path)
         client.stop_channels()
         manager.cleanup_resources()
     found = [row[2] for row in raw_rows(path)]  # checks the file, too
-    assert killed and len(acknowledged) >= 20 and [item for item in found if item in set(acknowledged)] == acknowledged
+    assert (
+        killed
+        and len(acknowledged) >= 20
+        and [item for item in found if item in set(acknowledged)] == acknowledged
+    )
     assert len(found) == len(set(found))

@@ -12,13 +12,24 @@ from rlhf_utils.sampling import score_tokens
 from rlhf_utils.trunk import Trunk
 
 ROWS = data.load_rows("builtin", "prompts")
-CONFIG = ppo.PPOConfig(total_episodes=16 * 6, batch_size=16, num_mini_batches=2, per_device_train_batch_size=8, num_ppo_epochs=2,
-                       response_length=10, temperature=0.9, learning_rate=5e-3, kl_target=2.0)
+CONFIG = ppo.PPOConfig(
+    total_episodes=16 * 6,
+    batch_size=16,
+    num_mini_batches=2,
+    per_device_train_batch_size=8,
+    num_ppo_epochs=2,
+    response_length=10,
+    temperature=0.9,
+    learning_rate=5e-3,
+    kl_target=2.0,
+)
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    torch.set_num_threads(1)  # the same order of every sum, so that runs can be compared bit for bit
+    torch.set_num_threads(
+        1
+    )  # the same order of every sum, so that runs can be compared bit for bit
 
 
 def changed(**values):
@@ -43,18 +54,27 @@ def fresh_run(seed=0, config=CONFIG, dropout=0.0):
     tokenizer, model = models.load_tokenizer("tiny"), models.load_model("tiny")
     bias = torch.zeros(len(tokenizer))
     bias[tokenizer.eos_token_id], bias[tokenizer.pad_token_id] = 6.0, -100.0
-    model.lm_head.weight, model.lm_head.bias = torch.nn.Parameter(8 * model.lm_head.weight.detach()), torch.nn.Parameter(bias)
+    model.lm_head.weight, model.lm_head.bias = (
+        torch.nn.Parameter(8 * model.lm_head.weight.detach()),
+        torch.nn.Parameter(bias),
+    )
     torch.manual_seed(seed)
     policy = ppo.Policy(models.add_lora(model, r=8, num_trainable_layers=1, dropout=dropout))
     return SimpleNamespace(
-        policy=policy, tokenizer=tokenizer, optimizer=adam(policy, config.learning_rate),
-        generator=torch.Generator().manual_seed(seed), controller=ppo.KLController(config.kl_coef, config.kl_target, horizon=100),
-        order=data.Endless(ROWS, seed))
+        policy=policy,
+        tokenizer=tokenizer,
+        optimizer=adam(policy, config.learning_rate),
+        generator=torch.Generator().manual_seed(seed),
+        controller=ppo.KLController(config.kl_coef, config.kl_target, horizon=100),
+        order=data.Endless(ROWS, seed),
+    )
 
 
 def collect(run, config=CONFIG, index=0, reward=letter_e):
     batch = run.order.batch(index * config.batch_size, config.batch_size)
-    return ppo.collect(run.policy, run.tokenizer, batch, reward, config, run.controller.value, run.generator)
+    return ppo.collect(
+        run.policy, run.tokenizer, batch, reward, config, run.controller.value, run.generator
+    )
 
 
 def train(run, config=CONFIG, start=0, stop=None, reward=letter_e):
@@ -63,7 +83,9 @@ def train(run, config=CONFIG, start=0, stop=None, reward=letter_e):
     for index in range(start, config.num_updates if stop is None else stop):
         run.optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
         rollout = collect(run, config, index, reward)
-        metrics = ppo.rollout_metrics(rollout, config, run.controller.value) | ppo.update(run.policy, run.optimizer, rollout, config, run.generator)
+        metrics = ppo.rollout_metrics(rollout, config, run.controller.value) | ppo.update(
+            run.policy, run.optimizer, rollout, config, run.generator
+        )
         run.controller.update(metrics["objective/kl"], config.batch_size)
         log.append(metrics)
     return log
@@ -79,8 +101,17 @@ def mean(log, name):
 
 # --- Learning ---
 
-LEARNING = changed(batch_size=64, total_episodes=64 * 20, per_device_train_batch_size=32, num_ppo_epochs=4, response_length=12, temperature=1.0,
-                   learning_rate=1e-2, kl_target=0.0, missing_eos_penalty=0.0)
+LEARNING = changed(
+    batch_size=64,
+    total_episodes=64 * 20,
+    per_device_train_batch_size=32,
+    num_ppo_epochs=4,
+    response_length=12,
+    temperature=1.0,
+    learning_rate=1e-2,
+    kl_target=0.0,
+    missing_eos_penalty=0.0,
+)
 
 
 def test_ppo_learns_a_simple_reward():
@@ -97,9 +128,13 @@ def test_the_kl_penalty_alone_brings_a_policy_back_to_the_reference():
     run.controller.value = 0.0
     away = train(run, config, stop=4)[-1]["objective/kl_full"]
     run.controller.value = 1.0
-    back = train(run, config, start=4, reward=lambda completions, **columns: [0.0] * len(completions))
+    back = train(
+        run, config, start=4, reward=lambda completions, **columns: [0.0] * len(completions)
+    )
     assert away > 1.0
-    assert back[-1]["objective/kl_full"] < 0.6 * back[0]["objective/kl_full"], "with the wrong sign it would run further off"
+    assert back[-1]["objective/kl_full"] < 0.6 * back[0]["objective/kl_full"], (
+        "with the wrong sign it would run further off"
+    )
 
 
 # --- One update ---
@@ -112,21 +147,51 @@ def test_the_ratio_is_1_before_the_first_step():
     assert [row["val/ratio_first"] for row in log] == pytest.approx([1.0] * len(log), abs=1e-6)
     rollout = collect(run)
     with torch.no_grad():
-        logprobs, values, entropy = ppo.evaluate_tokens(run.policy, rollout, torch.arange(16), CONFIG.temperature)
-    for found, stored, error in ((logprobs, rollout.logprobs, 2e-6), (values, rollout.values, 2e-6), (entropy, rollout.entropy, 1e-5)):
+        logprobs, values, entropy = ppo.evaluate_tokens(
+            run.policy, rollout, torch.arange(16), CONFIG.temperature
+        )
+    for found, stored, error in (
+        (logprobs, rollout.logprobs, 2e-6),
+        (values, rollout.values, 2e-6),
+        (entropy, rollout.entropy, 1e-5),
+    ):
         torch.testing.assert_close(found, stored[rollout.mask], atol=error, rtol=0)
-    torch.testing.assert_close((logprobs - rollout.logprobs[rollout.mask]).exp(), torch.ones_like(logprobs), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        (logprobs - rollout.logprobs[rollout.mask]).exp(),
+        torch.ones_like(logprobs),
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 def test_a_rollout_is_0_on_padding_and_ends_with_the_score():
-    rollout = collect(fresh_run(), changed(response_length=40), reward=lambda completions, **columns: [3.0] * len(completions))
+    rollout = collect(
+        fresh_run(),
+        changed(response_length=40),
+        reward=lambda completions, **columns: [3.0] * len(completions),
+    )
     lengths = rollout.mask.sum(1)
     assert lengths.unique().numel() > 2 and 0 < rollout.samples.ended.sum() < 16
-    for name in ("logprobs", "ref_logprobs", "values", "entropy", "kl_full", "rewards", "advantages", "returns"):
+    for name in (
+        "logprobs",
+        "ref_logprobs",
+        "values",
+        "entropy",
+        "kl_full",
+        "rewards",
+        "advantages",
+        "returns",
+    ):
         field = getattr(rollout, name)
-        assert field.shape == rollout.mask.shape and field.dtype == torch.float32 and not field[~rollout.mask].any(), name
+        assert (
+            field.shape == rollout.mask.shape
+            and field.dtype == torch.float32
+            and not field[~rollout.mask].any()
+        ), name
     assert not rollout.values.any(), "the value head starts at 0"
-    for row in range(16):  # fresh adapters: no KL yet, so the score is the only reward; the penalty is 1
+    for row in range(
+        16
+    ):  # fresh adapters: no KL yet, so the score is the only reward; the penalty is 1
         expected = [0.0] * (lengths[row] - 1) + [3.0 if rollout.samples.ended[row] else 2.0]
         assert rollout.rewards[row, : lengths[row]].tolist() == expected
 
@@ -140,7 +205,10 @@ def test_the_reward_function_gets_the_columns_of_its_rows():
 
     rollout = collect(fresh_run(), reward=reward)
     rows = data.Endless(ROWS, 0).batch(0, 16)
-    assert seen["prompts"] == [row["prompt"] for row in rows] and seen["completions"] == rollout.samples.responses
+    assert (
+        seen["prompts"] == [row["prompt"] for row in rows]
+        and seen["completions"] == rollout.samples.responses
+    )
     assert seen["category"] == [row["category"] for row in rows]
 
 
@@ -149,13 +217,18 @@ def test_gradient_accumulation_changes_nothing():
     for size in (4, 16):
         config = changed(num_mini_batches=1, per_device_train_batch_size=size, response_length=40)
         run = fresh_run(config=config)
-        run.optimizer = torch.optim.SGD(run.policy.trainable().values(), lr=0.1)  # Adam would blow rounding up to whole steps where gradients are near 0
+        run.optimizer = torch.optim.SGD(
+            run.policy.trainable().values(), lr=0.1
+        )  # Adam would blow rounding up to whole steps where gradients are near 0
         before = weights(run)
         rollout = collect(run, config)
         assert rollout.mask.sum(1).unique().numel() > 2, "parts with different numbers of tokens"
         metrics = ppo.update(run.policy, run.optimizer, rollout, config, run.generator)
         results.append((weights(run), metrics))
-        assert max(float((new - before[name]).abs().max()) for name, new in weights(run).items()) > 1e-3, "something was learned"
+        assert (
+            max(float((new - before[name]).abs().max()) for name, new in weights(run).items())
+            > 1e-3
+        ), "something was learned"
     (few, few_metrics), (many, many_metrics) = results
     for name in few:
         torch.testing.assert_close(few[name], many[name], atol=1e-6, rtol=0, msg=name)
@@ -164,24 +237,39 @@ def test_gradient_accumulation_changes_nothing():
 
 def test_an_update_changes_adapters_and_value_head_only():
     run = fresh_run(dropout=0.5)
-    assert not any(module.training for module in run.policy.modules()), "dropout is off in every role"
+    assert not any(module.training for module in run.policy.modules()), (
+        "dropout is off in every role"
+    )
     before, rollout = weights(run), collect(run)
     metrics = ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)
-    assert metrics["val/ratio_first"] == pytest.approx(1.0, abs=1e-6), "with dropout it would not be 1"
+    assert metrics["val/ratio_first"] == pytest.approx(1.0, abs=1e-6), (
+        "with dropout it would not be 1"
+    )
     assert not any(module.training for module in run.policy.modules())
     for name, new in weights(run).items():
         learns = "lora_" in name and ".layers.1." in name or name.startswith("value_head")
         assert (name in run.policy.trainable()) == learns, name
         assert torch.equal(new, before[name]) != learns, name
     samples, mask = rollout.samples, rollout.samples.predicting
-    states = Trunk(run.policy.model).lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1])
-    torch.testing.assert_close(states[mask], samples.trunk[mask], atol=1e-5, rtol=0, msg="what the frozen blocks make of a text stays")
+    states = Trunk(run.policy.model).lower(
+        samples.input_ids[:, :-1], samples.attention_mask[:, :-1]
+    )
+    torch.testing.assert_close(
+        states[mask],
+        samples.trunk[mask],
+        atol=1e-5,
+        rtol=0,
+        msg="what the frozen blocks make of a text stays",
+    )
     again = score_tokens(run.policy.model, samples, CONFIG.temperature, run.policy.reference)
     assert torch.equal(again["ref_logprobs"], rollout.ref_logprobs)
     assert not torch.equal(again["logprobs"], rollout.logprobs)
 
 
-@pytest.mark.parametrize("target_kl, ratio_threshold, steps, stopped", [(0.0, 1e9, 8, 0.0), (1e-9, 1e9, 2, 1.0), (0.0, 0.5, 1, 1.0), (0.0, 0.0, 8, 0.0)])
+@pytest.mark.parametrize(
+    "target_kl, ratio_threshold, steps, stopped",
+    [(0.0, 1e9, 8, 0.0), (1e-9, 1e9, 2, 1.0), (0.0, 0.5, 1, 1.0), (0.0, 0.0, 8, 0.0)],
+)
 def test_an_update_stops_early(target_kl, ratio_threshold, steps, stopped):
     """Two minibatches, four epochs: a high KL leaves out the remaining passes, a high ratio all remaining steps."""
     config = changed(num_ppo_epochs=4, target_kl=target_kl, ratio_threshold=ratio_threshold)
@@ -191,19 +279,33 @@ def test_an_update_stops_early(target_kl, ratio_threshold, steps, stopped):
     assert (len(taken), metrics["val/early_stop"]) == (steps, stopped)
 
 
-@pytest.mark.parametrize(("scores", "told"), [
-    (3 * [0.0] + [float("nan")] + 12 * [0.0], "nan for answer 4"), (torch.full((16,), float("inf")), "inf for answer 1"),
-    (15 * [0.0] + [None], "None for answer 16"), (15 * [0.0], "15 of them"), (16 * [[0.0]], r"\[0.0\] for answer 1"),
-])
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        (3 * [0.0] + [float("nan")] + 12 * [0.0], "nan for answer 4"),
+        (torch.full((16,), float("inf")), "inf for answer 1"),
+        (15 * [0.0] + [None], "None for answer 16"),
+        (15 * [0.0], "15 of them"),
+        (16 * [[0.0]], r"\[0.0\] for answer 1"),
+    ],
+)
 def test_a_reward_that_is_no_finite_number_for_each_answer_stops_the_run(scores, told):
-    with pytest.raises(ppo.PPOError, match=f"one finite number for each of 16 answers, but gave {told}"):
+    with pytest.raises(
+        ppo.PPOError, match=f"one finite number for each of 16 answers, but gave {told}"
+    ):
         collect(fresh_run(), reward=lambda completions, **columns: scores)
 
 
 def test_scores_are_clipped_before_the_penalty():
     config = changed(score_clip=0.5, missing_eos_penalty=2.0)
-    rollout = collect(fresh_run(config=config), config, reward=lambda completions, **columns: [float(i - 8) for i in range(16)])
-    expected = torch.tensor([max(-0.5, min(0.5, i - 8.0)) for i in range(16)]) - 2.0 * (~rollout.samples.ended)
+    rollout = collect(
+        fresh_run(config=config),
+        config,
+        reward=lambda completions, **columns: [float(i - 8) for i in range(16)],
+    )
+    expected = torch.tensor([max(-0.5, min(0.5, i - 8.0)) for i in range(16)]) - 2.0 * (
+        ~rollout.samples.ended
+    )
     assert torch.equal(rollout.scores, expected)
 
 
@@ -211,7 +313,9 @@ def test_a_policy_that_has_run_away_stops_the_run():
     run = fresh_run()
     train(run, stop=1)
     rollout = collect(run)
-    with pytest.raises(ppo.PPOError, match=r"objective/kl_full is [0-9.e-]+ nats a response, above max_kl=1e-09"):
+    with pytest.raises(
+        ppo.PPOError, match=r"objective/kl_full is [0-9.e-]+ nats a response, above max_kl=1e-09"
+    ):
         ppo.update(run.policy, run.optimizer, rollout, changed(max_kl=1e-9), run.generator)
 
 
@@ -226,7 +330,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing(broken):
         ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)
     assert all(torch.equal(new, before[name]) for name, new in weights(run).items())
     for index, moments in run.optimizer.state_dict()["state"].items():
-        assert all(torch.equal(value, optimizer["state"][index][name]) for name, value in moments.items())
+        assert all(
+            torch.equal(value, optimizer["state"][index][name]) for name, value in moments.items()
+        )
     train(run, stop=1)  # no broken gradient is left behind
 
 
@@ -257,10 +363,18 @@ def test_whole_blocks_learn_and_the_reference_is_the_model_before(layers):
     run, original = whole_blocks(layers), models.load_model("tiny")
     before = weights(run)
     first, _ = train(run, stop=2)
-    assert first["objective/kl_full"] == 0.0 and first["val/ratio_first"] == pytest.approx(1.0, abs=1e-6)
+    assert first["objective/kl_full"] == 0.0 and first["val/ratio_first"] == pytest.approx(
+        1.0, abs=1e-6
+    )
     for name, new in weights(run).items():
         block = int(name.split("layers.")[1].split(".")[0]) if "layers." in name else None
-        learns = name.startswith("value_head") or "norm.weight" in name and block is None or block is not None and block >= 2 - layers
+        learns = (
+            name.startswith("value_head")
+            or "norm.weight" in name
+            and block is None
+            or block is not None
+            and block >= 2 - layers
+        )
         assert (name in run.policy.trainable()) == learns, name
         assert torch.equal(new, before[name]) != learns, name
     samples = collect(run).samples
@@ -273,7 +387,11 @@ def test_whole_blocks_learn_and_the_reference_is_the_model_before(layers):
 def samples_of(model, samples):
     """The same samples with the trunk states that `model` makes of them."""
     trunk = Trunk(model)
-    return dataclasses.replace(samples, trunk=trunk.lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1]), cut=trunk.cut)
+    return dataclasses.replace(
+        samples,
+        trunk=trunk.lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1]),
+        cut=trunk.cut,
+    )
 
 
 def test_a_head_that_would_learn_is_refused():
@@ -288,14 +406,22 @@ def test_float32_tops_on_a_bfloat16_trunk():
     run.policy = ppo.make_policy(model, lora_r=0, num_trainable_layers=1)
     assert {p.dtype for p in run.policy.trainable().values()} == {torch.float32}
     products, ends = [], []
-    model.model.layers[1].mlp.up_proj.register_forward_hook(lambda module, given, out: products.append((module.weight.dtype, out.dtype)))
-    model.model.norm.register_forward_hook(lambda module, given, out: ends.append((given[0].dtype, out.dtype)))
+    model.model.layers[1].mlp.up_proj.register_forward_hook(
+        lambda module, given, out: products.append((module.weight.dtype, out.dtype))
+    )
+    model.model.norm.register_forward_hook(
+        lambda module, given, out: ends.append((given[0].dtype, out.dtype))
+    )
     rollout = collect(run)
     assert rollout.samples.trunk.dtype == torch.bfloat16
-    assert set(products) == {(torch.float32, torch.bfloat16)} and set(ends) == {(torch.float32, torch.float32)}
+    assert set(products) == {(torch.float32, torch.bfloat16)} and set(ends) == {
+        (torch.float32, torch.float32)
+    }
     torch.testing.assert_close(rollout.samples.logprobs, rollout.logprobs, atol=5e-3, rtol=0)
     run.optimizer = torch.optim.Adam(run.policy.trainable().values(), lr=1e-3)
-    assert ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)["val/ratio_first"] == pytest.approx(1.0, abs=1e-6)
+    assert ppo.update(run.policy, run.optimizer, rollout, CONFIG, run.generator)[
+        "val/ratio_first"
+    ] == pytest.approx(1.0, abs=1e-6)
 
 
 # --- Repeating ---

@@ -26,7 +26,11 @@ def preferred(monkeypatch):
 def counted(monkeypatch):
     """The shapes of the products that oneDNN made."""
     shapes, plain = [], products._onednn
-    monkeypatch.setattr(products, "_onednn", lambda a, b, bias=None: shapes.append((*a.shape, b.shape[1])) or plain(a, b, bias))
+    monkeypatch.setattr(
+        products,
+        "_onednn",
+        lambda a, b, bias=None: shapes.append((*a.shape, b.shape[1])) or plain(a, b, bias),
+    )
     return shapes
 
 
@@ -34,10 +38,18 @@ def counted(monkeypatch):
 @pytest.mark.parametrize("biased", [False, True])
 def test_values_and_gradients_are_those_of_float64(counted, turned, biased):
     torch.manual_seed(0)
-    x, weight, bias, slope = torch.randn(2, 5, 7), torch.randn(11, 7), torch.randn(11), torch.randn(2, 5, 11)
+    x, weight, bias, slope = (
+        torch.randn(2, 5, 7),
+        torch.randn(11, 7),
+        torch.randn(11),
+        torch.randn(2, 5, 11),
+    )
     weight = weight.T.contiguous().T if turned else weight
     results = []
-    for dtype, function in ((torch.float32, products.linear), (torch.float64, nn.functional.linear)):
+    for dtype, function in (
+        (torch.float32, products.linear),
+        (torch.float64, nn.functional.linear),
+    ):
         given = [t.detach().to(dtype, copy=True).requires_grad_() for t in (x, weight, bias)]
         out = function(*given[: 3 if biased else 2])
         (out * slope.to(dtype)).sum().backward()
@@ -59,7 +71,10 @@ def test_a_frozen_weight_gets_no_product_of_its_own(counted):
 def test_other_products_are_left_to_torch(counted, monkeypatch):
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     for dtype in (torch.bfloat16, torch.float64):
-        assert torch.equal(products.linear(x.to(dtype), weight.to(dtype)), nn.functional.linear(x.to(dtype), weight.to(dtype)))
+        assert torch.equal(
+            products.linear(x.to(dtype), weight.to(dtype)),
+            nn.functional.linear(x.to(dtype), weight.to(dtype)),
+        )
     with torch.autocast("cpu", torch.bfloat16):
         assert products.linear(x, weight).dtype == torch.bfloat16
     with products.products_in(torch.bfloat16):
@@ -70,15 +85,26 @@ def test_other_products_are_left_to_torch(counted, monkeypatch):
 
 
 def test_a_loaded_model_uses_them_and_saves_what_it_loaded(counted, tmp_path):
-    model, plain = models.load_model("tiny"), AutoModelForCausalLM.from_pretrained(models.resolve("tiny")).eval()
+    model, plain = (
+        models.load_model("tiny"),
+        AutoModelForCausalLM.from_pretrained(models.resolve("tiny")).eval(),
+    )
     ids = torch.randint(1024, (2, 9), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-5)
     assert len(counted) == 2 * 7 + 1  # two blocks, and the head
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     learning = models.unfreeze_top(copy.deepcopy(model), 1).model.layers
-    assert learning[1].mlp.up_proj.weight.is_contiguous() and not learning[0].mlp.up_proj.weight.is_contiguous()
-    turned = {name for name, p in model.named_parameters() if p.dim() == 2 and not p.is_contiguous()}
-    assert len(turned) == 2 * 7 and copy.deepcopy(model).model.layers[0].mlp.up_proj.weight.stride(0) == 1
+    assert (
+        learning[1].mlp.up_proj.weight.is_contiguous()
+        and not learning[0].mlp.up_proj.weight.is_contiguous()
+    )
+    turned = {
+        name for name, p in model.named_parameters() if p.dim() == 2 and not p.is_contiguous()
+    }
+    assert (
+        len(turned) == 2 * 7
+        and copy.deepcopy(model).model.layers[0].mlp.up_proj.weight.stride(0) == 1
+    )
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in plain.state_dict().items())
@@ -94,17 +120,36 @@ def test_weights_in_onednns_order_make_the_same_products(dtype, tolerance):
         x = torch.randn(2, rows, 40).to(dtype)
         found = products.ordered(weight, bias, rows=16)(x)
         assert found.dtype == dtype
-        torch.testing.assert_close(found.double(), nn.functional.linear(x.double(), weight.double(), bias.double()), rtol=tolerance, atol=20 * tolerance)
+        torch.testing.assert_close(
+            found.double(),
+            nn.functional.linear(x.double(), weight.double(), bias.double()),
+            rtol=tolerance,
+            atol=20 * tolerance,
+        )
 
 
 def test_other_weights_have_no_order_of_their_own(monkeypatch):
-    assert not products.can_order(torch.zeros(1, device="meta"), torch.bfloat16) and not products.can_order(torch.zeros(1), torch.float64)
+    assert not products.can_order(
+        torch.zeros(1, device="meta"), torch.bfloat16
+    ) and not products.can_order(torch.zeros(1), torch.float64)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert not products.can_order(torch.zeros(1), torch.float32)
 
 
-@pytest.mark.parametrize("name, avx512, expected", [("AMD EPYC", True, True), ("AMD Ryzen", False, False), ("Intel Xeon", True, False), ("", False, False)])
+@pytest.mark.parametrize(
+    "name, avx512, expected",
+    [
+        ("AMD EPYC", True, True),
+        ("AMD Ryzen", False, False),
+        ("Intel Xeon", True, False),
+        ("", False, False),
+    ],
+)
 def test_which_processors_prefer_onednn_is_known_not_measured(name, avx512, expected, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name, "avx512_f": avx512} if name else {})
+    monkeypatch.setattr(
+        torch.cpu,
+        "get_capabilities",
+        lambda: {"cpu_name": name, "avx512_f": avx512} if name else {},
+    )
     monkeypatch.setattr(products.time, "perf_counter", lambda: pytest.fail("measured"))
     assert PREFERS_ONEDNN() is expected

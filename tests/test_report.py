@@ -24,16 +24,29 @@ def raw(text: str) -> list[str]:
 
 
 def described(answers: list[str], hostile: str, reward: float) -> list[dict]:
-    items = [{"prompt": f"p {hostile} {n}", "category": f"c {hostile} {n % 2}", "key_points": ["four"]} for n in range(4)]
+    items = [
+        {"prompt": f"p {hostile} {n}", "category": f"c {hostile} {n % 2}", "key_points": ["four"]}
+        for n in range(4)
+    ]
     return [dict(row, reward=reward) for row in evaluate.describe_answers(items, answers)]
 
 
 def page_of(hostile: str, run: str = "demo", pairs: list[dict] | None = None) -> str:
     sft = described([f"a {hostile} {n}" for n in range(4)], hostile, 0.0)
     ppo = described([f"b {hostile} four {n}." for n in range(4)], hostile, 1.0)
-    results = evaluate.compare(sft, ppo, torch.ones(4)) | {"time.sft_s": 60.0, "odd": hostile, "reward_model.accuracy": 0.8, "reward_model.ceiling": 0.9}
+    results = evaluate.compare(sft, ppo, torch.ones(4)) | {
+        "time.sft_s": 60.0,
+        "odd": hostile,
+        "reward_model.accuracy": 0.8,
+        "reward_model.ceiling": 0.9,
+    }
     pairs = pairs or evaluate.examples(sft, ppo)
-    figures = [plots.rubric_bars(results), plots.ppo_progress([]), plots.distributions(sft, ppo, [1.0] * 4), plots.gain_by_prompt(pairs)]
+    figures = [
+        plots.rubric_bars(results),
+        plots.ppo_progress([]),
+        plots.distributions(sft, ppo, [1.0] * 4),
+        plots.gain_by_prompt(pairs),
+    ]
     return report.build(run, results, pairs, figures, {"run": run, "note": hostile})
 
 
@@ -49,13 +62,16 @@ def test_report_escapes_every_text(hostile):
 
 def test_report_holds_everything_itself():
     page = page_of("plain")
-    assert "src=\"http" not in page and "<link" not in page and "plotly" in page
+    assert 'src="http' not in page and "<link" not in page and "plotly" in page
     assert page.count("class='pair") == 4 and page.count("<div class=figure>") == 4
     assert "80%" in page and "label noise allows 90%" in page and "1 min" in page
 
 
 def test_side_by_side_marks_wins_and_losses():
-    better, worse = {"gold": 4.0, "reward": 1.0, "response": "x"}, {"gold": 2.0, "reward": 0.0, "response": "y"}
+    better, worse = (
+        {"gold": 4.0, "reward": 1.0, "response": "x"},
+        {"gold": 2.0, "reward": 0.0, "response": "y"},
+    )
     pair = {"prompt": "p", "category": "c", "sft": worse, "ppo": better, "gain": 2.0}
     won, lost = page_of("plain", pairs=[pair]), page_of("plain", pairs=[pair | {"gain": -1.0}])
     assert "pair win" in won and "· made worse" not in won
@@ -82,7 +98,10 @@ def test_tables_escape(hostile):
 @pytest.mark.parametrize("hostile", HOSTILE + ["<b>bold</b>", "x" * 295 + SCRIPT])
 def test_hover_escapes(hostile):
     text = plots.hover(hostile)
-    assert "<" not in text.replace("<br>", "") and html.unescape(text.replace("<br>", " "))[:20] == hostile[:20]
+    assert (
+        "<" not in text.replace("<br>", "")
+        and html.unescape(text.replace("<br>", " "))[:20] == hostile[:20]
+    )
 
 
 def test_hover_wraps_and_cuts():
@@ -96,7 +115,9 @@ def test_figures_carry_no_tags_of_the_data(hostile):
     answers = [f"a {n}" for n in range(4)]
     pairs = evaluate.examples(described(answers, hostile, 0.0), described(answers, hostile, 1.0))
     drawn = plots.gain_by_prompt(pairs).to_plotly_json()["data"]
-    texts = [text for trace in drawn for text in (trace.get("name"), *(trace.get("text") or [])) if text]
+    texts = [
+        text for trace in drawn for text in (trace.get("name"), *(trace.get("text") or [])) if text
+    ]
     assert len(texts) == 2 + 4 and all("<" not in text.replace("<br>", "") for text in texts)
 
 
@@ -116,7 +137,14 @@ def press(box) -> None:
 
 
 def items(hostile: str = "") -> list[dict]:
-    return [{"id": str(n), "prompt": f"p{n} {hostile}", "responses": [f"r{i} {hostile}" for i in range(3)]} for n in range(3)]
+    return [
+        {
+            "id": str(n),
+            "prompt": f"p{n} {hostile}",
+            "responses": [f"r{i} {hostile}" for i in range(3)],
+        }
+        for n in range(3)
+    ]
 
 
 def form(store, name: str = "me", hostile: str = ""):
@@ -139,15 +167,27 @@ def test_form_stores_what_was_chosen(store):
     """The numbers belong to the answers as shown; what is stored belongs to the answers as given."""
     box = form(store)
     for item in items():
-        texts, numbers = [w.value for w in of_kind(box, "HTML")[1:4]], of_kind(box, "BoundedIntText")
+        texts, numbers = (
+            [w.value for w in of_kind(box, "HTML")[1:4]],
+            of_kind(box, "BoundedIntText"),
+        )
         for place, number in enumerate(numbers):
             number.value = place + 1
         press(box)
         row = store.rows()[-1]
         shown = [next(i for i in range(3) if f"r{i} " in text) for text in texts]
-        assert (row["item_id"], row["annotator"], row["session"], row["shown_order"]) == (item["id"], "me", "form", shown)
-        assert [row["ranks"][index] for index in shown] == [1, 2, 3] and row["shown_at"] <= row["submitted_at"]
-    assert len({tuple(row["shown_order"]) for row in store.rows()}) > 1  # not always in the same order
+        assert (row["item_id"], row["annotator"], row["session"], row["shown_order"]) == (
+            item["id"],
+            "me",
+            "form",
+            shown,
+        )
+        assert [row["ranks"][index] for index in shown] == [1, 2, 3] and row["shown_at"] <= row[
+            "submitted_at"
+        ]
+    assert (
+        len({tuple(row["shown_order"]) for row in store.rows()}) > 1
+    )  # not always in the same order
 
 
 def test_form_stores_ties(store):
@@ -162,8 +202,12 @@ def test_form_goes_on_and_ends(store):
     assert "p1" in of_kind(box, "HTML")[0].value
     press(box)
     press(box)
-    assert "All 3 are judged" in of_kind(box, "HTML")[0].value and [row["item_id"] for row in store.rows()] == ["0", "1", "2"]
-    assert "0 of 3" in of_kind(form(store, "you"), "HTML")[0].value  # another person has all before them
+    assert "All 3 are judged" in of_kind(box, "HTML")[0].value and [
+        row["item_id"] for row in store.rows()
+    ] == ["0", "1", "2"]
+    assert (
+        "0 of 3" in of_kind(form(store, "you"), "HTML")[0].value
+    )  # another person has all before them
 
 
 def test_a_double_click_is_one_judgement(store):
@@ -172,12 +216,21 @@ def test_a_double_click_is_one_judgement(store):
     button = of_kind(box, "Button")[0]
     button.click()
     button.click()
-    assert [row["item_id"] for row in store.rows()] == ["0"] and "p1" in of_kind(box, "HTML")[0].value
+    assert [row["item_id"] for row in store.rows()] == ["0"] and "p1" in of_kind(box, "HTML")[
+        0
+    ].value
 
 
 def test_form_shows_why_nothing_was_stored(store, monkeypatch):
     box = form(store)
-    monkeypatch.setattr(store, "add", lambda *args, **kw: (_ for _ in ()).throw(OSError(f"disk full {SCRIPT}")))
+    monkeypatch.setattr(
+        store, "add", lambda *args, **kw: (_ for _ in ()).throw(OSError(f"disk full {SCRIPT}"))
+    )
     press(box)
     message = of_kind(box, "HTML")[-1].value
-    assert "Not saved" in message and "disk full" in message and raw(message) == [] and "p0" in of_kind(box, "HTML")[0].value
+    assert (
+        "Not saved" in message
+        and "disk full" in message
+        and raw(message) == []
+        and "p0" in of_kind(box, "HTML")[0].value
+    )

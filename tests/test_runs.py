@@ -11,22 +11,44 @@ import pytest
 from rlhf_utils import runs
 from rlhf_utils.runs import RunError, Stage, check_parameters, convert, digest, run_dir
 
-PARAMETERS_CELL = '''run: str = "demo"  # folder
+PARAMETERS_CELL = """run: str = "demo"  # folder
 seed: int = 0  # of everything random
 learning_rate: float = 1e-3  # of AdamW
-resume: bool = False  # go on'''
+resume: bool = False  # go on"""
 
 
 def notebook(injected: str = "", **values) -> dict:
     """The namespace of a notebook whose parameters cell and papermill's injected one were executed."""
-    cells = ["", "import torch", PARAMETERS_CELL] + ([f"# Parameters\n{injected}"] if injected else [])
+    cells = ["", "import torch", PARAMETERS_CELL] + (
+        [f"# Parameters\n{injected}"] if injected else []
+    )
     return {"In": cells, "run": "demo", "seed": 0, "learning_rate": 1e-3, "resume": False} | values
 
 
 # --- names and parameters
 
 
-@pytest.mark.parametrize("name", ["../x", "..", ".", "a/b", "/etc", "a\\b", "", " ", ".hidden", "-p", "x" * 65, "a b", "a\n", "é", None, 7])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "..",
+        ".",
+        "a/b",
+        "/etc",
+        "a\\b",
+        "",
+        " ",
+        ".hidden",
+        "-p",
+        "x" * 65,
+        "a b",
+        "a\n",
+        "é",
+        None,
+        7,
+    ],
+)
 def test_run_names_that_leave_outputs_or_are_none(outputs, name):
     with pytest.raises(RunError, match=re.escape(f"run={name!r}")):
         run_dir(name)
@@ -37,31 +59,77 @@ def test_run_names(outputs, name):
     assert run_dir(name).resolve().parent == outputs.resolve() and not run_dir(name).exists()
 
 
-@pytest.mark.parametrize(("value", "kind", "wanted"), [
-    ("1e-4", "float", 1e-4), (3, "float", 3.0), ("3", "float", 3.0), (0.5, "float", 0.5), ("-2", "int", -2), (3.0, "int", 3), ("1e3", "int", 1000),
-    ("true", "bool", True), ("False", "bool", False), (True, "bool", True), ("x", "str", "x"), ("", "str", ""),
-    (9007199254740993, "int", 9007199254740993), ("9007199254740993", "int", 9007199254740993),  # more digits than a float holds
-])
+@pytest.mark.parametrize(
+    ("value", "kind", "wanted"),
+    [
+        ("1e-4", "float", 1e-4),
+        (3, "float", 3.0),
+        ("3", "float", 3.0),
+        (0.5, "float", 0.5),
+        ("-2", "int", -2),
+        (3.0, "int", 3),
+        ("1e3", "int", 1000),
+        ("true", "bool", True),
+        ("False", "bool", False),
+        (True, "bool", True),
+        ("x", "str", "x"),
+        ("", "str", ""),
+        (9007199254740993, "int", 9007199254740993),
+        ("9007199254740993", "int", 9007199254740993),  # more digits than a float holds
+    ],
+)
 def test_convert_loses_nothing(value, kind, wanted):
     converted = convert("x", value, kind)
     assert converted == wanted and type(converted) is type(wanted)
 
 
-@pytest.mark.parametrize(("value", "kind"), [
-    ("many", "int"), (2.5, "int"), ("2.5", "int"), (True, "int"), (True, "float"), (1, "bool"), ("yes", "bool"), (None, "str"), (3, "str"), ([1], "float"),
-    (None, "float"), ("", "int"), ("inf", "int"), ("nan", "int"), (10**400, "float"), (float("nan"), "float"), (float("inf"), "float"),
-])
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("many", "int"),
+        (2.5, "int"),
+        ("2.5", "int"),
+        (True, "int"),
+        (True, "float"),
+        (1, "bool"),
+        ("yes", "bool"),
+        (None, "str"),
+        (3, "str"),
+        ([1], "float"),
+        (None, "float"),
+        ("", "int"),
+        ("inf", "int"),
+        ("nan", "int"),
+        (10**400, "float"),
+        (float("nan"), "float"),
+        (float("inf"), "float"),
+    ],
+)
 def test_convert_refuses_with_name_value_and_type(value, kind):
     with pytest.raises(RunError) as error:
         convert("my_parameter", value, kind)
-    assert f"my_parameter={value!r}" in str(error.value) and f"type {kind}" in str(error.value) and type(value).__name__ in str(error.value)
+    assert (
+        f"my_parameter={value!r}" in str(error.value)
+        and f"type {kind}" in str(error.value)
+        and type(value).__name__ in str(error.value)
+    )
 
 
 def test_check_parameters_converts_in_the_namespace():
-    namespace = notebook('learning_rate = "1e-4"\nresume = "true"\nseed = 7.0\n', learning_rate="1e-4", resume="true", seed=7.0, other="not a parameter")
+    namespace = notebook(
+        'learning_rate = "1e-4"\nresume = "true"\nseed = 7.0\n',
+        learning_rate="1e-4",
+        resume="true",
+        seed=7.0,
+        other="not a parameter",
+    )
     values = check_parameters(namespace)
     assert values == {"run": "demo", "seed": 7, "learning_rate": 1e-4, "resume": True}
-    assert namespace["learning_rate"] == 1e-4 and namespace["resume"] is True and namespace["other"] == "not a parameter"
+    assert (
+        namespace["learning_rate"] == 1e-4
+        and namespace["resume"] is True
+        and namespace["other"] == "not a parameter"
+    )
 
 
 def test_check_parameters_names_what_nobody_knows():
@@ -78,7 +146,13 @@ def test_check_parameters_lets_a_profile_serve_all_notebooks():
     check_parameters(notebook("kl_coef = 0.1\n", kl_coef=0.1))  # a parameter of 04
 
 
-@pytest.mark.parametrize(("changes", "told"), [({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0"), ({"seed": -1}, "seed=-1 must not be negative")])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0"),
+        ({"seed": -1}, "seed=-1 must not be negative"),
+    ],
+)
 def test_check_parameters_names_what_is_out_of_range(changes, told):
     with pytest.raises(RunError, match=told):
         check_parameters(notebook(**changes))
@@ -86,7 +160,10 @@ def test_check_parameters_names_what_is_out_of_range(changes, told):
 
 def test_check_parameters_knows_the_dtypes():
     with pytest.raises(RunError, match="dtype='float16' must be 'auto', 'float32' or 'bfloat16'"):
-        check_parameters(notebook(dtype="float16") | {"In": [PARAMETERS_CELL + '\ndtype: str = "auto"  # of weights']})
+        check_parameters(
+            notebook(dtype="float16")
+            | {"In": [PARAMETERS_CELL + '\ndtype: str = "auto"  # of weights']}
+        )
 
 
 # --- a stage and its manifest
@@ -94,7 +171,10 @@ def test_check_parameters_knows_the_dtypes():
 
 def test_stage_whose_input_is_missing_names_the_notebook(outputs):
     stage = Stage("ppo", notebook(run="mine"))
-    with pytest.raises(RunError, match="reward_model/head.safetensors is missing in run 'mine': run notebook 03_reward_model with run='mine'"):
+    with pytest.raises(
+        RunError,
+        match="reward_model/head.safetensors is missing in run 'mine': run notebook 03_reward_model with run='mine'",
+    ):
         stage.needs("reward_model/head.safetensors")
 
 
@@ -110,7 +190,9 @@ def made(outputs, stage: str, name: str, text: str, inputs: dict | None = None) 
 def test_stage_refuses_an_unfinished_input(outputs):
     path = made(outputs, "sft", "weights", "w")
     path.with_name("manifest.json").unlink()
-    with pytest.raises(RunError, match="sft/weights is unfinished in run 'demo': run notebook 01_sft"):
+    with pytest.raises(
+        RunError, match="sft/weights is unfinished in run 'demo': run notebook 01_sft"
+    ):
         Stage("preferences", notebook()).needs("sft/weights")
 
 
@@ -122,7 +204,10 @@ def test_stage_refuses_an_input_made_from_what_has_changed_since(outputs):
     assert stage.needs("ppo/adapter").is_file()
     for change in (lambda: weights.write_text("new"), weights.unlink):
         change()
-        with pytest.raises(RunError, match="ppo/adapter was made from another sft/weights than .* run notebook 04_ppo with run='demo' again"):
+        with pytest.raises(
+            RunError,
+            match="ppo/adapter was made from another sft/weights than .* run notebook 04_ppo with run='demo' again",
+        ):
             Stage("evaluation", notebook()).needs("ppo/adapter")
 
 
@@ -138,13 +223,38 @@ def test_manifest(outputs, monkeypatch):
     text = (outputs / "demo" / "preferences" / "manifest.json").read_text()
     manifest = json.loads(text)
     assert manifest == json.loads(json.dumps(returned))
-    assert set(manifest) == {"stage", "run", "parameters", "seed", "inputs", "data", "results", "wall_s", "peak_memory_gb", "versions", "python", "machine",
-                             "device", "finished_at"}
-    assert manifest["parameters"] == {"run": "demo", "seed": 5, "learning_rate": 1e-3, "resume": False} and manifest["seed"] == 5
-    assert manifest["inputs"] == {"sft/weights": digest(path)} and manifest["results"] == {"preferences.pairs": 12}
+    assert set(manifest) == {
+        "stage",
+        "run",
+        "parameters",
+        "seed",
+        "inputs",
+        "data",
+        "results",
+        "wall_s",
+        "peak_memory_gb",
+        "versions",
+        "python",
+        "machine",
+        "device",
+        "finished_at",
+    }
+    assert (
+        manifest["parameters"] == {"run": "demo", "seed": 5, "learning_rate": 1e-3, "resume": False}
+        and manifest["seed"] == 5
+    )
+    assert manifest["inputs"] == {"sft/weights": digest(path)} and manifest["results"] == {
+        "preferences.pairs": 12
+    }
     assert len(manifest["data"]["prompts"]) == 64
-    assert manifest["wall_s"] >= 0 and manifest["peak_memory_gb"] > 0.05 and manifest["versions"]["torch"]
-    assert "secret-of-" not in text and str(outputs) not in text and str(Path.home()) + "/" not in text
+    assert (
+        manifest["wall_s"] >= 0
+        and manifest["peak_memory_gb"] > 0.05
+        and manifest["versions"]["torch"]
+    )
+    assert (
+        "secret-of-" not in text and str(outputs) not in text and str(Path.home()) + "/" not in text
+    )
 
 
 def test_work_that_begins_takes_the_old_manifest_away(outputs):
@@ -153,13 +263,18 @@ def test_work_that_begins_takes_the_old_manifest_away(outputs):
     stage = Stage("sft", notebook())
     assert runs.collect_results(outputs / "demo")["sft.loss"] == 1.0
     stage.progress("step", 1, 2)
-    assert not (stage.dir / "manifest.json").exists() and runs.collect_results(outputs / "demo") == {}
+    assert (
+        not (stage.dir / "manifest.json").exists() and runs.collect_results(outputs / "demo") == {}
+    )
 
 
 def test_progress_is_there_while_it_runs(outputs):
     stage = Stage("sft", notebook())
     seen = [runs.read_json(stage.dir / "progress.json") for _ in stage.track(["a", "b"], "reading")]
-    assert seen == [{"what": "reading", "done": 0, "total": 2}, {"what": "reading", "done": 1, "total": 2}]
+    assert seen == [
+        {"what": "reading", "done": 0, "total": 2},
+        {"what": "reading", "done": 1, "total": 2},
+    ]
     stage.finish({})
     assert not (stage.dir / "progress.json").exists()
 
@@ -168,7 +283,14 @@ def test_collect_results(outputs):
     Stage("sft", notebook()).finish({"sft.loss_heldout": 1.5})
     Stage("ppo", notebook()).finish({"ppo.kl": 3.0})
     results = runs.collect_results(outputs / "demo")
-    assert set(results) == {"sft.loss_heldout", "ppo.kl", "time.sft_s", "memory.sft_peak_gb", "time.ppo_s", "memory.ppo_peak_gb"}
+    assert set(results) == {
+        "sft.loss_heldout",
+        "ppo.kl",
+        "time.sft_s",
+        "memory.sft_peak_gb",
+        "time.ppo_s",
+        "memory.ppo_peak_gb",
+    }
     assert results["sft.loss_heldout"] == 1.5 and results["ppo.kl"] == 3.0
 
 
@@ -183,14 +305,30 @@ def folder_of(path: Path, files: dict[str, str]) -> Path:
 
 
 def test_digest_changes_with_names_contents_and_number_of_files(tmp_path):
-    cases = [{"a": "x"}, {"a": "y"}, {"b": "x"}, {"a": "x", "b": "x"}, {"a": "x", "b": "y"}, {"a": "y", "b": "x"}]
+    cases = [
+        {"a": "x"},
+        {"a": "y"},
+        {"b": "x"},
+        {"a": "x", "b": "x"},
+        {"a": "x", "b": "y"},
+        {"a": "y", "b": "x"},
+    ]
     folders = [folder_of(tmp_path / str(number), files) for number, files in enumerate(cases)]
     assert len({digest(folder) for folder in folders}) == len(cases)
     assert digest(folders[0] / "a") == digest(folders[3] / "a") != digest(folders[1] / "a")
-    assert digest(folder_of(tmp_path / "again", {"b": "x", "a": "x"})) == digest(folders[3])  # not with the order of writing
+    assert digest(folder_of(tmp_path / "again", {"b": "x", "a": "x"})) == digest(
+        folders[3]
+    )  # not with the order of writing
 
 
-@pytest.mark.parametrize(("one", "other"), [({"a": "xb"}, {"ax": "b"}), ({"a": "x", "b": ""}, {"a": "xb"}), ({"a": "x", "b": "x"}, {"a": "x", "c/b": "x"})])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": "xb"}, {"ax": "b"}),
+        ({"a": "x", "b": ""}, {"a": "xb"}),
+        ({"a": "x", "b": "x"}, {"a": "x", "c/b": "x"}),
+    ],
+)
 def test_digest_knows_where_names_end_and_in_which_folder_they_are(tmp_path, one, other):
     assert digest(folder_of(tmp_path / "1", one)) != digest(folder_of(tmp_path / "2", other))
 

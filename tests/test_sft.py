@@ -11,8 +11,16 @@ ROWS = data.load_rows("builtin", "demonstrations")
 
 def trainer(folder, dtype=torch.float32, **settings):
     model, tokenizer = models.load_model("tiny", dtype), models.load_tokenizer("tiny")
-    defaults = dict(num_train_epochs=1, learning_rate=1e-2, per_device_train_batch_size=4, gradient_accumulation_steps=2, lora_r=4,
-                    num_trainable_layers=0, max_length=512, seed=0)
+    defaults = dict(
+        num_train_epochs=1,
+        learning_rate=1e-2,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        lora_r=4,
+        num_trainable_layers=0,
+        max_length=512,
+        seed=0,
+    )
     torch.manual_seed(0)
     made = sft.make_trainer(model, tokenizer, ROWS[:32], ROWS[32:40], folder, **defaults | settings)
     for name, parameter in made.model.named_parameters():
@@ -35,7 +43,10 @@ def test_the_loss_is_trls(tmp_path, dtype, tolerance, layers, count):
     made = trainer(tmp_path, dtype, num_trainable_layers=layers)
     batch = next(iter(made.get_train_dataloader()))
     assert (batch["labels"] == -100).any() and (batch["attention_mask"] == 0).any()
-    (ours, our_gradients), (theirs, their_gradients) = (loss_and_gradients(made, kind.compute_loss, batch, count) for kind in (sft.Trainer, SFTTrainer))
+    (ours, our_gradients), (theirs, their_gradients) = (
+        loss_and_gradients(made, kind.compute_loss, batch, count)
+        for kind in (sft.Trainer, SFTTrainer)
+    )
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=0)
     assert len(our_gradients) == len(their_gradients) > 0 and all(g.any() for g in our_gradients)
     for our, their in zip(our_gradients, their_gradients):
@@ -45,7 +56,10 @@ def test_the_loss_is_trls(tmp_path, dtype, tolerance, layers, count):
 def test_a_batch_without_an_answer_costs_nothing(tmp_path):
     made = trainer(tmp_path)
     batch = next(iter(made.get_train_dataloader()))
-    assert made.compute_loss(made.model, batch | {"labels": torch.full_like(batch["labels"], -100)}) == 0
+    assert (
+        made.compute_loss(made.model, batch | {"labels": torch.full_like(batch["labels"], -100)})
+        == 0
+    )
 
 
 def test_training_lowers_the_heldout_loss_and_is_repeatable(tmp_path):

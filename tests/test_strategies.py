@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from rlhf_utils import data, models
-from rlhf_utils.strategies import Uncertainty, answer_features, fit_head, information, principal_components
+from rlhf_utils.strategies import (
+    Uncertainty,
+    answer_features,
+    fit_head,
+    information,
+    principal_components,
+)
 
 
 def test_fit_head_finds_the_optimum_that_gradient_descent_finds():
@@ -17,7 +23,9 @@ def test_fit_head_finds_the_optimum_that_gradient_descent_finds():
 
     def closure():
         optimizer.zero_grad()
-        loss = (weights * torch.nn.functional.softplus(-differences @ slow)).sum() + 0.5 * 5 * (slow - prior).square().sum()
+        loss = (weights * torch.nn.functional.softplus(-differences @ slow)).sum() + 0.5 * 5 * (
+            slow - prior
+        ).square().sum()
         loss.backward()
         return loss
 
@@ -30,7 +38,9 @@ def test_information_by_hand():
     margins = torch.tensor([[0.0, 9.0, 40.0, 1.0], [0.0, 9.0, -40.0, -1.0]])
     p = 1 / (1 + math.exp(-1))
     entropy = -(p * math.log(p) + (1 - p) * math.log(1 - p))
-    assert information(margins).tolist() == pytest.approx([0, 0, math.log(2), math.log(2) - entropy], abs=1e-5)
+    assert information(margins).tolist() == pytest.approx(
+        [0, 0, math.log(2), math.log(2) - entropy], abs=1e-5
+    )
 
 
 def test_principal_components_keep_distances_where_nothing_is_cut():
@@ -63,14 +73,27 @@ def test_without_labels_every_order_is_as_good():
 
 def test_answer_features_are_those_of_each_text_alone():
     tokenizer, model = models.load_tokenizer("tiny"), models.load_model("tiny")
-    items = [{"id": "0", "prompt": "Why?", "responses": ["a", "because it is so"]}, {"id": "1", "prompt": "How do plants drink?", "responses": ["Roots.", "Roots."]}]
+    items = [
+        {"id": "0", "prompt": "Why?", "responses": ["a", "because it is so"]},
+        {"id": "1", "prompt": "How do plants drink?", "responses": ["Roots.", "Roots."]},
+    ]
     found = answer_features(model, tokenizer, items)
     for item in items:
         for own, answer in zip(found[item["id"]], item["responses"]):
             asked = data.chat_prompt(tokenizer, item["prompt"])
-            ids = tokenizer(asked + answer + tokenizer.eos_token, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            ids = tokenizer(
+                asked + answer + tokenizer.eos_token, add_special_tokens=False, return_tensors="pt"
+            )["input_ids"]
             before = len(tokenizer(asked, add_special_tokens=False)["input_ids"]) - 1
             with torch.no_grad():
                 states = model.model(ids).last_hidden_state[0]
-            wanted = torch.cat([states[-1], states[before], states[min(before + 3, len(states) - 1)], states[before + 1 :].mean(0), states[: before + 1].mean(0)])
+            wanted = torch.cat(
+                [
+                    states[-1],
+                    states[before],
+                    states[min(before + 3, len(states) - 1)],
+                    states[before + 1 :].mean(0),
+                    states[: before + 1].mean(0),
+                ]
+            )
             assert torch.allclose(own, wanted, atol=1e-4)

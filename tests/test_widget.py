@@ -10,7 +10,10 @@ from rlhf_utils.labelling import LabelQueue
 from rlhf_utils.labels import KINDS, LabelStore
 from rlhf_utils.widget import Desk, RankingWidget, live_readout, rank, ranking_form
 
-ITEMS = [{"id": str(n), "prompt": f"p{n} <b>", "responses": [f"{n}a<script>", f"{n}b", f"{n}c"]} for n in range(4)]
+ITEMS = [
+    {"id": str(n), "prompt": f"p{n} <b>", "responses": [f"{n}a<script>", f"{n}b", f"{n}c"]}
+    for n in range(4)
+]
 
 
 @pytest.fixture
@@ -21,13 +24,42 @@ def queue(tmp_path):
 def test_a_message_becomes_a_row_in_the_order_of_the_responses(queue):
     ranker = RankingWidget(Desk(queue))
     order = ranker.desk.turn.shown_order
-    assert ranker.state["item"]["responses"] == [ITEMS[0]["responses"][i] for i in order] and "id" in ranker.state["item"]
-    ranker._received(None, {"type": "rank", "uid": "u1", "turn": 0, "ranks": [3, 1, 2], "seconds": 5.0, "flags": ["flagged"], "note": "n", "confidence": 1}, [])
+    assert (
+        ranker.state["item"]["responses"] == [ITEMS[0]["responses"][i] for i in order]
+        and "id" in ranker.state["item"]
+    )
+    ranker._received(
+        None,
+        {
+            "type": "rank",
+            "uid": "u1",
+            "turn": 0,
+            "ranks": [3, 1, 2],
+            "seconds": 5.0,
+            "flags": ["flagged"],
+            "note": "n",
+            "confidence": 1,
+        },
+        [],
+    )
     (row,) = queue.store.rows()
-    assert [row["ranks"][i] for i in order] == [3, 1, 2] and row["shown_order"] == order and row["session"] == "widget"
-    assert (row["flags"], row["note"], row["confidence"], row["uid"]) == (["flagged"], "n", 1.0, "u1")
+    assert (
+        [row["ranks"][i] for i in order] == [3, 1, 2]
+        and row["shown_order"] == order
+        and row["session"] == "widget"
+    )
+    assert (row["flags"], row["note"], row["confidence"], row["uid"]) == (
+        ["flagged"],
+        "n",
+        1.0,
+        "u1",
+    )
     assert row["submitted_at"] - row["shown_at"] == pytest.approx(5, abs=0.5)
-    assert (ranker.state["saved"], ranker.state["turn"], ranker.state["progress"]["done"]) == ("u1", 1, 1)
+    assert (ranker.state["saved"], ranker.state["turn"], ranker.state["progress"]["done"]) == (
+        "u1",
+        1,
+        1,
+    )
 
 
 def test_the_same_message_twice_answers_one_question(queue):
@@ -42,20 +74,50 @@ def test_a_second_view_loses_nothing(queue):
     desk.receive({"type": "rank", "uid": "u1", "turn": 0, "ranks": [1, 2, 3]})
     state = desk.receive({"type": "rank", "uid": "u2", "turn": 0, "ranks": [3, 2, 1]})
     first, second = queue.store.rows(kinds=KINDS)
-    assert (first["item_id"], first["kind"], second["item_id"], second["kind"]) == ("0", "ranking", "0", "repeat") and state["turn"] == 1
-    assert state["saved"] == "u2" and [second["ranks"][i] for i in second["shown_order"]] == [3, 2, 1]
-    assert "no such question" in desk.receive({"type": "rank", "uid": "u3", "turn": 7, "ranks": [1, 2, 3]})["error"]["text"]
+    assert (first["item_id"], first["kind"], second["item_id"], second["kind"]) == (
+        "0",
+        "ranking",
+        "0",
+        "repeat",
+    ) and state["turn"] == 1
+    assert state["saved"] == "u2" and [second["ranks"][i] for i in second["shown_order"]] == [
+        3,
+        2,
+        1,
+    ]
+    assert (
+        "no such question"
+        in desk.receive({"type": "rank", "uid": "u3", "turn": 7, "ranks": [1, 2, 3]})["error"][
+            "text"
+        ]
+    )
 
 
-@pytest.mark.parametrize(("message", "told"), [
-    ({"ranks": [1, 2]}, "2 ranks came for 3 answers"), ({"ranks": [0, 1, 2]}, "must be 3 whole numbers"), ({"ranks": [1, 2, "3"]}, "must be 3 whole numbers"),
-    ({"ranks": []}, "0 ranks came"), ({"ranks": [1, 2, 3], "confidence": "high"}, "high"), ({"ranks": 7}, "TypeError"),
-])
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ({"ranks": [1, 2]}, "2 ranks came for 3 answers"),
+        ({"ranks": [0, 1, 2]}, "must be 3 whole numbers"),
+        ({"ranks": [1, 2, "3"]}, "must be 3 whole numbers"),
+        ({"ranks": []}, "0 ranks came"),
+        ({"ranks": [1, 2, 3], "confidence": "high"}, "high"),
+        ({"ranks": 7}, "TypeError"),
+    ],
+)
 def test_what_cannot_be_stored_keeps_the_question(queue, message, told):
     desk = Desk(queue)
     state = desk.receive({"type": "rank", "uid": "u", "turn": 0} | message)
-    assert told in state["error"]["text"] and state["error"]["uid"] == "u" and state["turn"] == 0 and state["saved"] is None
-    assert queue.store.rows(kinds=KINDS) == [] and desk.receive({"type": "rank", "uid": "u", "turn": 0, "ranks": [1, 2, 3]})["saved"] == "u"
+    assert (
+        told in state["error"]["text"]
+        and state["error"]["uid"] == "u"
+        and state["turn"] == 0
+        and state["saved"] is None
+    )
+    assert (
+        queue.store.rows(kinds=KINDS) == []
+        and desk.receive({"type": "rank", "uid": "u", "turn": 0, "ranks": [1, 2, 3]})["saved"]
+        == "u"
+    )
 
 
 def test_undo_brings_the_ranking_back(queue):
@@ -63,7 +125,12 @@ def test_undo_brings_the_ranking_back(queue):
     assert "nothing to take back" in desk.receive({"type": "undo", "uid": "x"})["error"]["text"]
     desk.receive({"type": "rank", "uid": "u", "turn": 0, "ranks": [2, 1, 3], "flags": ["flagged"]})
     state = desk.receive({"type": "undo", "uid": "v"})
-    assert state["item"]["id"] == "0" and state["item"]["ranks"] == [2, 1, 3] and state["item"]["flags"] == ["flagged"] and state["progress"]["done"] == 0
+    assert (
+        state["item"]["id"] == "0"
+        and state["item"]["ranks"] == [2, 1, 3]
+        and state["item"]["flags"] == ["flagged"]
+        and state["progress"]["done"] == 0
+    )
 
 
 def test_an_undo_sent_twice_takes_one_judgement_back(queue):
@@ -80,7 +147,11 @@ def test_target_and_end(queue):
     for number in range(2):
         assert desk.state()["item"] is not None
         state = desk.receive({"type": "skip", "uid": f"u{number}", "turn": number, "ranks": []})
-    assert state["item"] is None and state["progress"]["target"] == 2 and [row["kind"] for row in queue.store.rows(kinds=KINDS)] == ["skip", "skip"]
+    assert (
+        state["item"] is None
+        and state["progress"]["target"] == 2
+        and [row["kind"] for row in queue.store.rows(kinds=KINDS)] == ["skip", "skip"]
+    )
 
 
 def test_a_new_widget_goes_on(queue, tmp_path):
@@ -90,25 +161,41 @@ def test_a_new_widget_goes_on(queue, tmp_path):
 
 
 def text_of(box) -> str:
-    return " ".join(child.value if isinstance(child, ipywidgets.HTML) else text_of(child) for child in getattr(box, "children", ()) if not isinstance(child, ipywidgets.BoundedIntText))
+    return " ".join(
+        child.value if isinstance(child, ipywidgets.HTML) else text_of(child)
+        for child in getattr(box, "children", ())
+        if not isinstance(child, ipywidgets.BoundedIntText)
+    )
 
 
 def buttons(box) -> dict:
-    found = {child.description: child for child in getattr(box, "children", ()) if isinstance(child, ipywidgets.Button)}
+    found = {
+        child.description: child
+        for child in getattr(box, "children", ())
+        if isinstance(child, ipywidgets.Button)
+    }
     for child in getattr(box, "children", ()):
         found |= buttons(child)
     return found
 
 
 def ranks_of(box) -> list:
-    found = [child for child in getattr(box, "children", ()) if isinstance(child, ipywidgets.BoundedIntText)]
+    found = [
+        child
+        for child in getattr(box, "children", ())
+        if isinstance(child, ipywidgets.BoundedIntText)
+    ]
     return found + [each for child in getattr(box, "children", ()) for each in ranks_of(child)]
 
 
 def test_the_form_asks_the_same(queue):
     desk = Desk(queue)
     form = ranking_form(desk)
-    assert "p0 &lt;b&gt;" in text_of(form) and "a&lt;script&gt;" in text_of(form) and "<script>" not in text_of(form)
+    assert (
+        "p0 &lt;b&gt;" in text_of(form)
+        and "a&lt;script&gt;" in text_of(form)
+        and "<script>" not in text_of(form)
+    )
     for choice, value in zip(ranks_of(form), (2, 1, 2)):
         choice.value = value
     buttons(form)["Save ranking"].click()
@@ -150,7 +237,11 @@ def test_the_readout_follows(queue):
     view = live_readout(queue, box, every=2)
     before = view.value
     for number in range(2):
-        box.ranker._received(None, {"type": "rank", "uid": f"u{number}", "turn": number, "ranks": [1, 2, 3], "seconds": 4}, [])
+        box.ranker._received(
+            None,
+            {"type": "rank", "uid": f"u{number}", "turn": number, "ranks": [1, 2, 3], "seconds": 4},
+            [],
+        )
     assert view.value != before and ">me</td>" in view.value
 
 

@@ -37,7 +37,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--task", choices=("ppo", "sampling", "trl_sampling"), default="ppo")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--trains", choices=("full", "blocks", "top", "lora", "lora_top"), default="blocks")
+    parser.add_argument(
+        "--trains", choices=("full", "blocks", "top", "lora", "lora_top"), default="blocks"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--updates", type=positive, default=1)
     parser.add_argument("--batch", type=positive, default=BATCH)
@@ -76,7 +78,9 @@ def peak_gb(device: str = "cpu") -> float:
     """The most memory so far in 1e9 bytes: what tensors held of a GPU's; else what this process held (ru_maxrss would begin with its parent's)."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
+    return (
+        int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
+    )
 
 
 def say(result: dict) -> None:

@@ -27,12 +27,21 @@ def constraints() -> str:
 
 def variables() -> dict[str, str]:
     """The environment variables of a child process: this checkout's code first, and no warnings."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONWARNINGS": "ignore"}
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 def child(python: Path | str, script: str, arguments: list[str]) -> dict:
     """What one measurement, in a process of its own, says in its last line. Stops the benchmark with the end of its output if it fails."""
-    done = subprocess.run([python, Path(__file__).with_name(script), *arguments], capture_output=True, text=True, env=variables())
+    done = subprocess.run(
+        [python, Path(__file__).with_name(script), *arguments],
+        capture_output=True,
+        text=True,
+        env=variables(),
+    )
     if done.returncode:
         sys.exit(f"{script} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -52,7 +61,11 @@ def trl_python() -> Path:
         file.flush()
         # Exact versions on the command line too: a plain "torch" may be taken from another source than the pinned build.
         pinned = [re.search(rf"(?m)^{name}==.*$", constraints())[0] for name in PACKAGES]
-        done = subprocess.run([python, "-m", "pip", "install", "-c", file.name, *pinned], capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-m", "pip", "install", "-c", file.name, *pinned],
+            capture_output=True,
+            text=True,
+        )
     if done.returncode:
         sys.exit(f"pip could not install trl {TRL}:\n{done.stderr[-3000:]}")
     stamp.write_text(constraints())

@@ -27,8 +27,15 @@ SIZES = (25, 50, 75, 100, 150, 200, 300, 400, 600, 800)
 
 def accuracy(table: dict[str, torch.Tensor], rows: list[dict], heldout: list[dict]) -> float:
     """The share of held-out pairs that a head, trained on rows, orders as their annotators did."""
+
     def differences(judged):
-        return torch.stack([table[pair["item_id"]][pair["chosen_at"]] - table[pair["item_id"]][pair["rejected_at"]] for pair in judged])
+        return torch.stack(
+            [
+                table[pair["item_id"]][pair["chosen_at"]]
+                - table[pair["item_id"]][pair["rejected_at"]]
+                for pair in judged
+            ]
+        )
 
     head = fit_head(differences(places(rows)), torch.ones(len(places(rows))))
     return float((differences(heldout) @ head > 0).float().mean())
@@ -39,20 +46,35 @@ def places(rows: list[dict]) -> list[dict]:
     found = []
     for row in rows:
         for pair in judgements_to_pairs([row]):
-            found.append(pair | {"chosen_at": row["responses"].index(pair["chosen"]), "rejected_at": row["responses"].index(pair["rejected"])})
+            found.append(
+                pair
+                | {
+                    "chosen_at": row["responses"].index(pair["chosen"]),
+                    "rejected_at": row["responses"].index(pair["rejected"]),
+                }
+            )
     return found
 
 
-def ask(strategy: str, items: list[dict], table: dict[str, torch.Tensor], heldout: list[dict], seed: int) -> list[float]:
+def ask(
+    strategy: str, items: list[dict], table: dict[str, torch.Tensor], heldout: list[dict], seed: int
+) -> list[float]:
     """Accuracy at each of SIZES labels, asked one by one."""
     people = itertools.cycle(annotators.simulated_annotators())
     with tempfile.TemporaryDirectory() as folder:
         store = LabelStore(Path(folder) / "labels.sqlite")
-        worth = Uncertainty({item["id"]: table[item["id"]] for item in items}, store.rows, seed=seed) if strategy == "uncertainty" else None
+        worth = (
+            Uncertainty({item["id"]: table[item["id"]] for item in items}, store.rows, seed=seed)
+            if strategy == "uncertainty"
+            else None
+        )
         queue, found = LabelQueue(items, store, "all", seed, strategy, uncertainty=worth), []
         for number in range(1, max(SIZES) + 1):
             turn = queue.next()
-            queue.submit(turn, next(people).rank(turn.item, turn.item["responses"], turn.shown_order, turn.rng))
+            queue.submit(
+                turn,
+                next(people).rank(turn.item, turn.item["responses"], turn.shown_order, turn.rng),
+            )
             if number in SIZES:
                 found.append(accuracy(table, store.rows(), heldout))
     return found
@@ -62,7 +84,11 @@ def labels_needed(curve: list[float], target: float) -> float:
     """The number of labels at which a curve over SIZES first reaches target, between two sizes in a straight line; NaN if never."""
     for (size, before), (next_size, after) in itertools.pairwise(zip(SIZES, curve)):
         if after >= target:
-            return size if before >= target else size + (next_size - size) * (target - before) / (after - before)
+            return (
+                size
+                if before >= target
+                else size + (next_size - size) * (target - before) / (after - before)
+            )
     return float("nan")
 
 
@@ -73,7 +99,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     folder = runs.run_dir(args.run)
-    items = [item for item in data.load_rows(str(folder / "preferences" / "items.jsonl"), "prompts") if item["split"] == "train"]
+    items = [
+        item
+        for item in data.load_rows(str(folder / "preferences" / "items.jsonl"), "prompts")
+        if item["split"] == "train"
+    ]
     policy = str(folder / "sft" / "policy")
     model, tokenizer = models.load_model(policy, models.pick_dtype()), models.load_tokenizer(policy)
     table = principal_components(answer_features(model, tokenizer, items, tqdm), 256)
@@ -86,22 +116,43 @@ def main() -> None:
             for number, item in enumerate(heldout):
                 queue = LabelQueue([item], store, people[number % 3].name, seed)
                 turn = queue.next()
-                queue.submit(turn, people[number % 3].rank(item, item["responses"], turn.shown_order, turn.rng))
+                queue.submit(
+                    turn,
+                    people[number % 3].rank(item, item["responses"], turn.shown_order, turn.rng),
+                )
             judged = places(store.rows())
         for strategy, found in curves.items():
             found.append(ask(strategy, train, table, judged, seed))
-            print(f"seed {seed}, {strategy}: " + " ".join(f"{size}: {value:.3f}" for size, value in zip(SIZES, found[-1])), flush=True)
+            print(
+                f"seed {seed}, {strategy}: "
+                + " ".join(f"{size}: {value:.3f}" for size, value in zip(SIZES, found[-1])),
+                flush=True,
+            )
     means = {name: [mean(values) for values in zip(*found)] for name, found in curves.items()}
     for size, value in zip(SIZES, means["random"]):
         needed = labels_needed(means["uncertainty"], value)
-        print(f"random reaches {value:.3f} with {size} labels, uncertainty with {needed:.0f}: {1 - needed / size:+.0%} fewer")
+        print(
+            f"random reaches {value:.3f} with {size} labels, uncertainty with {needed:.0f}: {1 - needed / size:+.0%} fewer"
+        )
     print(json.dumps(means))
     if args.plot:
         import plotly.graph_objects as go
 
-        figure = go.Figure([go.Scatter(x=SIZES, y=[100 * v for v in values], name=name, mode="lines+markers") for name, values in means.items()])
-        figure.update_layout(template="plotly_white", margin={"t": 50, "r": 20, "b": 50}, xaxis_title="rankings", yaxis_title="held-out pairs ordered right, %", width=720, height=420,
-                             title=f"Asking at random or where the heads disagree, {args.seeds} seeds")
+        figure = go.Figure(
+            [
+                go.Scatter(x=SIZES, y=[100 * v for v in values], name=name, mode="lines+markers")
+                for name, values in means.items()
+            ]
+        )
+        figure.update_layout(
+            template="plotly_white",
+            margin={"t": 50, "r": 20, "b": 50},
+            xaxis_title="rankings",
+            yaxis_title="held-out pairs ordered right, %",
+            width=720,
+            height=420,
+            title=f"Asking at random or where the heads disagree, {args.seeds} seeds",
+        )
         figure.write_image(str(args.plot), scale=2)
 
 

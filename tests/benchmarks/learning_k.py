@@ -23,47 +23,107 @@ def train(folder: Path, k: int, seed: int, args) -> list[dict]:
     """The metrics of each update with the top k layers learning (0: all)."""
     device, dtype = models.pick_device(), getattr(torch, args.dtype)
     batch = min(64, args.episodes // 2)
-    config = ppo.PPOConfig(total_episodes=args.episodes, batch_size=batch, learning_rate=args.learning_rate, per_device_train_batch_size=min(8, batch // 2))
+    config = ppo.PPOConfig(
+        total_episodes=args.episodes,
+        batch_size=batch,
+        learning_rate=args.learning_rate,
+        per_device_train_batch_size=min(8, batch // 2),
+    )
     generator = runs.seed_everything(seed)
-    policy = ppo.make_policy(models.load_model(str(folder / "sft/policy"), dtype, device), args.lora_r, k)
-    reward = load_reward("reward_model", lambda: folder / "reward_model", dtype, device, trunk_of=policy.model)
-    tokenizer, optimizer = models.load_tokenizer(str(folder / "sft/policy")), torch.optim.Adam(policy.trainable().values(), lr=config.learning_rate, eps=1e-5, fused=True)
+    policy = ppo.make_policy(
+        models.load_model(str(folder / "sft/policy"), dtype, device), args.lora_r, k
+    )
+    reward = load_reward(
+        "reward_model", lambda: folder / "reward_model", dtype, device, trunk_of=policy.model
+    )
+    tokenizer, optimizer = (
+        models.load_tokenizer(str(folder / "sft/policy")),
+        torch.optim.Adam(
+            policy.trainable().values(), lr=config.learning_rate, eps=1e-5, fused=True
+        ),
+    )
     order, log = data.Endless(data.load_rows("builtin", "prompts"), seed), []
     for index in range(config.num_updates):
         optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
-        rollout = ppo.collect(policy, tokenizer, order.batch(index * batch, batch), reward, config, config.kl_coef, generator)
-        log.append(ppo.rollout_metrics(rollout, config, config.kl_coef) | ppo.update(policy, optimizer, rollout, config, generator))
-        print(f"k={k or 'N'} seed {seed} update {index + 1}: reward {log[-1]['objective/scores']:.3f}, KL {log[-1]['objective/kl_full']:.2f}", flush=True)
+        rollout = ppo.collect(
+            policy,
+            tokenizer,
+            order.batch(index * batch, batch),
+            reward,
+            config,
+            config.kl_coef,
+            generator,
+        )
+        log.append(
+            ppo.rollout_metrics(rollout, config, config.kl_coef)
+            | ppo.update(policy, optimizer, rollout, config, generator)
+        )
+        print(
+            f"k={k or 'N'} seed {seed} update {index + 1}: reward {log[-1]['objective/scores']:.3f}, KL {log[-1]['objective/kl_full']:.2f}",
+            flush=True,
+        )
     return log
 
 
 def curve(logs: list[list[dict]], name: str) -> go.Scatter:
     """Mean reward against mean KL, update by update."""
-    points = list(zip(*([(row["objective/kl_full"], row["objective/scores"]) for row in log] for log in logs)))
+    points = list(
+        zip(*([(row["objective/kl_full"], row["objective/scores"]) for row in log] for log in logs))
+    )
     kl, score = ([[point[axis] for point in update] for update in points] for axis in (0, 1))
-    return go.Scatter(x=[mean(v) for v in kl], y=[mean(v) for v in score], name=name, mode="lines+markers",
-                      error_x={"array": [pstdev(v) for v in kl]}, error_y={"array": [pstdev(v) for v in score]})
+    return go.Scatter(
+        x=[mean(v) for v in kl],
+        y=[mean(v) for v in score],
+        name=name,
+        mode="lines+markers",
+        error_x={"array": [pstdev(v) for v in kl]},
+        error_y={"array": [pstdev(v) for v in score]},
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="a run below outputs/ that 03 has finished")
-    parser.add_argument("--layers", type=int, nargs="+", default=[8, 0], help="numbers of top layers that learn; 0: all")
+    parser.add_argument(
+        "--layers",
+        type=int,
+        nargs="+",
+        default=[8, 0],
+        help="numbers of top layers that learn; 0: all",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=320)
-    parser.add_argument("--lora-r", type=int, default=16, help="0: whole layers, for which --learning-rate should be some 2e-5")
+    parser.add_argument(
+        "--lora-r",
+        type=int,
+        default=16,
+        help="0: whole layers, for which --learning-rate should be some 2e-5",
+    )
     parser.add_argument("--learning-rate", type=float, default=6e-4)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--plot", type=Path, metavar="FILE.html")
     args = parser.parse_args()
     runs.quiet_libraries()
-    found = {k: [train(runs.run_dir(args.run), k, seed, args) for seed in range(args.seeds)] for k in args.layers}
+    found = {
+        k: [train(runs.run_dir(args.run), k, seed, args) for seed in range(args.seeds)]
+        for k in args.layers
+    }
     for k, logs in found.items():
-        last = {name: [log[-1][name] for log in logs] for name in ("objective/scores", "objective/kl_full")}
-        print(f"k={k or 'N'}, last batch: " + ", ".join(f"{name} {mean(v):.3f} ± {pstdev(v):.3f}" for name, v in last.items()))
+        last = {
+            name: [log[-1][name] for log in logs]
+            for name in ("objective/scores", "objective/kl_full")
+        }
+        print(
+            f"k={k or 'N'}, last batch: "
+            + ", ".join(f"{name} {mean(v):.3f} ± {pstdev(v):.3f}" for name, v in last.items())
+        )
     if args.plot:
         figure = go.Figure([curve(logs, f"k = {k or 'N'}") for k, logs in found.items()])
-        figure.update_layout(title=f"{args.episodes} episodes, {args.seeds} seeds", xaxis_title="KL, nats a response", yaxis_title="reward").write_html(args.plot)
+        figure.update_layout(
+            title=f"{args.episodes} episodes, {args.seeds} seeds",
+            xaxis_title="KL, nats a response",
+            yaxis_title="reward",
+        ).write_html(args.plot)
         args.plot.with_suffix(".json").write_text(json.dumps(found, indent=1))
 
 

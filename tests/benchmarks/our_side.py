@@ -65,9 +65,15 @@ class TopReward:
 
     def __init__(self, policy: ppo.Policy):
         torch.manual_seed(1)
-        self.trunk = Trunk(policy.model)  # now: within `swapped` nothing learns that would tell the cut
+        self.trunk = Trunk(
+            policy.model
+        )  # now: within `swapped` nothing learns that would tell the cut
         self.swapped = self.trunk.frozen_copy()
-        self.head = make_head(policy.model.config.hidden_size, "linear").requires_grad_(False).to(policy.model.device)
+        self.head = (
+            make_head(policy.model.config.hidden_size, "linear")
+            .requires_grad_(False)
+            .to(policy.model.device)
+        )
 
     @torch.no_grad()
     def score_samples(self, samples: Samples, **columns) -> list[float]:
@@ -84,28 +90,59 @@ def measure_ppo(args) -> dict:
     policy, phases = make_policy(args), Phases(args)
     judge = TopReward(policy)
     config = ppo.PPOConfig(
-        total_episodes=args.batch * (args.updates + 1), batch_size=args.batch, num_mini_batches=1, per_device_train_batch_size=args.batch,
-        num_ppo_epochs=EPOCHS, response_length=LENGTH, temperature=TEMPERATURE, learning_rate=LEARNING_RATE, kl_coef=KL_COEF,
-        missing_eos_penalty=0, target_kl=0, max_kl=0)
-    optimizer = torch.optim.Adam(policy.trainable().values(), lr=LEARNING_RATE, eps=1e-5, fused=True)
+        total_episodes=args.batch * (args.updates + 1),
+        batch_size=args.batch,
+        num_mini_batches=1,
+        per_device_train_batch_size=args.batch,
+        num_ppo_epochs=EPOCHS,
+        response_length=LENGTH,
+        temperature=TEMPERATURE,
+        learning_rate=LEARNING_RATE,
+        kl_coef=KL_COEF,
+        missing_eos_penalty=0,
+        target_kl=0,
+        max_kl=0,
+    )
+    optimizer = torch.optim.Adam(
+        policy.trainable().values(), lr=LEARNING_RATE, eps=1e-5, fused=True
+    )
     generator = torch.Generator(args.device).manual_seed(0)
-    ppo.sample, ppo.score_tokens = phases.timed("sampling", ppo.sample), phases.timed("scoring", ppo.score_tokens)
-    judge.score_samples, update = phases.timed("reward", judge.score_samples), phases.timed("training", ppo.update)
+    ppo.sample, ppo.score_tokens = (
+        phases.timed("sampling", ppo.sample),
+        phases.timed("scoring", ppo.score_tokens),
+    )
+    judge.score_samples, update = (
+        phases.timed("reward", judge.score_samples),
+        phases.timed("training", ppo.update),
+    )
     for index in range(args.updates + 1):
         if index == 1:  # the first update warms up
             phases.seconds.clear()
             start = now(args)
         optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
         rollout = ppo.collect(policy, tokenizer, rows, judge, config, KL_COEF, generator)
-        metrics = ppo.rollout_metrics(rollout, config, KL_COEF) | update(policy, optimizer, rollout, config, generator)
+        metrics = ppo.rollout_metrics(rollout, config, KL_COEF) | update(
+            policy, optimizer, rollout, config, generator
+        )
     seconds, peak = now(args) - start, peak_gb(args.device)
-    assert rollout.mask.shape == (args.batch, LENGTH) and bool(rollout.mask.all()) and not metrics["val/early_stop"]
+    assert (
+        rollout.mask.shape == (args.batch, LENGTH)
+        and bool(rollout.mask.all())
+        and not metrics["val/early_stop"]
+    )
     phases.seconds["rest"] = seconds - sum(phases.seconds.values())
     counted = count_flops(policy, rollout)
-    return {"episodes_per_s": args.updates * args.batch / seconds, "peak_memory_gb": peak,
-            "share": {name: value / seconds for name, value in phases.seconds.items()},
-            "gflops": {name: args.updates * counted[name] / phases.seconds[name] / 1e9 for name in counted},
-            "matmul_gflops": {dtype: matmul_gflops(getattr(torch, dtype), args) for dtype in {"float32", args.dtype}}}
+    return {
+        "episodes_per_s": args.updates * args.batch / seconds,
+        "peak_memory_gb": peak,
+        "share": {name: value / seconds for name, value in phases.seconds.items()},
+        "gflops": {
+            name: args.updates * counted[name] / phases.seconds[name] / 1e9 for name in counted
+        },
+        "matmul_gflops": {
+            dtype: matmul_gflops(getattr(torch, dtype), args) for dtype in {"float32", args.dtype}
+        },
+    }
 
 
 def flops(weights: int, tokens: int, trained: int | None = None) -> float:
@@ -120,7 +157,12 @@ def flops(weights: int, tokens: int, trained: int | None = None) -> float:
 
 def size(modules, learning: bool = False) -> int:
     """How many numbers the weights of some modules have, or those of them that learn."""
-    return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad or not learning)
+    return sum(
+        p.numel()
+        for module in modules
+        for p in module.parameters()
+        if p.requires_grad or not learning
+    )
 
 
 def count_flops(policy: ppo.Policy, rollout: ppo.Rollout) -> dict[str, float]:
@@ -129,10 +171,13 @@ def count_flops(policy: ppo.Policy, rollout: ppo.Rollout) -> dict[str, float]:
     top = trunk.blocks[trunk.cut :]
     read, answered = int(rollout.samples.predicting.sum()), int(rollout.mask.sum())
     logits = flops(head, answered)
-    return {"sampling": flops(size(trunk.blocks), read) + logits,
-            "scoring": 2 * (flops(size(top), read) + logits),  # policy and reference
-            "reward": flops(size(top), int(rollout.samples.attention_mask.sum())),
-            "training": EPOCHS * (flops(size(top), read, size(top, learning=True)) + flops(head, answered, 0))}
+    return {
+        "sampling": flops(size(trunk.blocks), read) + logits,
+        "scoring": 2 * (flops(size(top), read) + logits),  # policy and reference
+        "reward": flops(size(top), int(rollout.samples.attention_mask.sum())),
+        "training": EPOCHS
+        * (flops(size(top), read, size(top, learning=True)) + flops(head, answered, 0)),
+    }
 
 
 def matmul_gflops(dtype: torch.dtype, args) -> float:
@@ -161,10 +206,27 @@ def decoding_floor(model, args) -> float:
     target = torch.empty_like(source)
     rate = 2 * source.nbytes / seconds_of(lambda: target.copy_(source), args)
     trunk, config = Trunk(model), model.config
-    weights = sum(p.numel() for block in trunk.blocks for p in block.parameters()) * getattr(torch, args.dtype).itemsize + 4 * model.get_output_embeddings().weight.numel()  # the head in float32
+    weights = (
+        sum(p.numel() for block in trunk.blocks for p in block.parameters())
+        * getattr(torch, args.dtype).itemsize
+        + 4 * model.get_output_embeddings().weight.numel()
+    )  # the head in float32
     tokenizer = models.load_tokenizer(args.model)
-    length = LENGTH / 2 + sum(len(tokenizer(chat_prompt(tokenizer, row["prompt"]))["input_ids"]) for row in prompt_rows(args.batch)) / args.batch
-    a_token = 2 * config.num_key_value_heads * config.hidden_size // config.num_attention_heads * getattr(torch, args.dtype).itemsize
+    length = (
+        LENGTH / 2
+        + sum(
+            len(tokenizer(chat_prompt(tokenizer, row["prompt"]))["input_ids"])
+            for row in prompt_rows(args.batch)
+        )
+        / args.batch
+    )
+    a_token = (
+        2
+        * config.num_key_value_heads
+        * config.hidden_size
+        // config.num_attention_heads
+        * getattr(torch, args.dtype).itemsize
+    )
     return (weights + len(trunk.blocks) * args.batch * length * a_token) / rate
 
 
@@ -172,13 +234,23 @@ def measure_sampling(args) -> dict:
     """Tokens/s of `sample`, which also gives log-probabilities and the states at the cut of k top blocks; the share of the time that reading takes."""
     model = models.load_model(args.model, getattr(torch, args.dtype), args.device)
     models.unfreeze_top(model, top_layers(model))
-    tokenizer, generator = Endless(models.load_tokenizer(args.model)), torch.Generator(args.device).manual_seed(0)
+    tokenizer, generator = (
+        Endless(models.load_tokenizer(args.model)),
+        torch.Generator(args.device).manual_seed(0),
+    )
     prompts = [row["prompt"] for row in prompt_rows(args.batch)]
     with Trunk(model).mixed():  # as PPO samples
         samples = sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator)
-        assert samples.response_ids.shape == (args.batch, LENGTH) and bool(samples.response_mask.all())
-        rate = sampling_rate(lambda: sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator), args)
-    return {"tokens_per_s": rate, "bandwidth_fraction": decoding_floor(model, args) * rate / args.batch}
+        assert samples.response_ids.shape == (args.batch, LENGTH) and bool(
+            samples.response_mask.all()
+        )
+        rate = sampling_rate(
+            lambda: sample(model, tokenizer, prompts, LENGTH, TEMPERATURE, generator), args
+        )
+    return {
+        "tokens_per_s": rate,
+        "bandwidth_fraction": decoding_floor(model, args) * rate / args.batch,
+    }
 
 
 if __name__ == "__main__":

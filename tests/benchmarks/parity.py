@@ -18,7 +18,10 @@ from rlhf_utils.sampling import Samples
 from rlhf_utils.trunk import Trunk
 
 TOLERANCE = 1e-5  # of any number, of weights for each optimizer step; and, as some are small, a share of the largest of their kind:
-SHARE, SHARE_OF_CHANGE = 1e-4, 1e-2  # the latter for weights, of their largest change: Adam makes much of gradients near 0
+SHARE, SHARE_OF_CHANGE = (
+    1e-4,
+    1e-2,
+)  # the latter for weights, of their largest change: Adam makes much of gradients near 0
 SWITCHES = """Documented differences, and how each is switched to match:
  1. the score lands one place after the last token, whose value TRL also learns; ours on the last token, V = 0 after it
     -> TRL: one line of train() set to `sequence_lengths_p1 = sequence_lengths` (not where all responses have full length)
@@ -34,9 +37,18 @@ Not compared, statistics only: TRL's approxkl, entropy and ratio average over pa
 fractions count where the clipped loss is the larger (ours where the ratio or value left its range); its objective/entropy is
 -log pi of the sampled tokens (ours exact); its ratio_var is over minibatches (ours over tokens)."""
 
-CASES = [Case("responses of full length: TRL's train() as it is", ends_early=False),
-         Case("responses of many lengths", ends_early=True),
-         Case("the same with k3, whitened rewards and 4 epochs", True, "k3", True, epochs=4, learning_rate=5e-3)]
+CASES = [
+    Case("responses of full length: TRL's train() as it is", ends_early=False),
+    Case("responses of many lengths", ends_early=True),
+    Case(
+        "the same with k3, whitened rewards and 4 epochs",
+        True,
+        "k3",
+        True,
+        epochs=4,
+        learning_rate=5e-3,
+    ),
+]
 
 
 def fixed_samples(model, tokenizer, ends_early: bool) -> Samples:
@@ -47,9 +59,18 @@ def fixed_samples(model, tokenizer, ends_early: bool) -> Samples:
     ids, query_mask = fixed_responses(tokenizer, ends_early), batch["attention_mask"].bool()
     mask = ids != tokenizer.pad_token_id
     whole, whole_mask = torch.cat([batch["input_ids"], ids], 1), torch.cat([query_mask, mask], 1)
-    return Samples(prompts=prompts, query_ids=batch["input_ids"], query_mask=query_mask, response_ids=ids, response_mask=mask,
-                   logprobs=torch.zeros(ids.shape), ended=(ids == tokenizer.eos_token_id).any(1), responses=[""] * BATCH,
-                   trunk=Trunk(model).lower(whole[:, :-1], whole_mask[:, :-1]), cut=Trunk(model).cut)
+    return Samples(
+        prompts=prompts,
+        query_ids=batch["input_ids"],
+        query_mask=query_mask,
+        response_ids=ids,
+        response_mask=mask,
+        logprobs=torch.zeros(ids.shape),
+        ended=(ids == tokenizer.eos_token_id).any(1),
+        responses=[""] * BATCH,
+        trunk=Trunk(model).lower(whole[:, :-1], whole_mask[:, :-1]),
+        cut=Trunk(model).cut,
+    )
 
 
 def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
@@ -60,18 +81,48 @@ def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
     shake(model, 2, 0.02)
     policy.value_head.weight.data = value_weight(model.config.hidden_size)
     config = ppo.PPOConfig(
-        total_episodes=BATCH, batch_size=BATCH, num_mini_batches=1, per_device_train_batch_size=BATCH, num_ppo_epochs=case.epochs,
-        response_length=LENGTH, temperature=TEMPERATURE, kl_coef=KL_COEF, kl_estimator=case.kl_estimator, gamma=1.0, lam=0.95,
-        whiten_rewards=case.whiten_rewards, missing_eos_penalty=PENALTY, learning_rate=case.learning_rate, vf_coef=0.1,
-        cliprange=0.2, cliprange_value=0.2, max_grad_norm=1e6, target_kl=0, ratio_threshold=1e6, max_kl=0)
+        total_episodes=BATCH,
+        batch_size=BATCH,
+        num_mini_batches=1,
+        per_device_train_batch_size=BATCH,
+        num_ppo_epochs=case.epochs,
+        response_length=LENGTH,
+        temperature=TEMPERATURE,
+        kl_coef=KL_COEF,
+        kl_estimator=case.kl_estimator,
+        gamma=1.0,
+        lam=0.95,
+        whiten_rewards=case.whiten_rewards,
+        missing_eos_penalty=PENALTY,
+        learning_rate=case.learning_rate,
+        vf_coef=0.1,
+        cliprange=0.2,
+        cliprange_value=0.2,
+        max_grad_norm=1e6,
+        target_kl=0,
+        ratio_threshold=1e6,
+        max_kl=0,
+    )
     optimizer = torch.optim.Adam(policy.trainable().values(), lr=case.learning_rate, eps=1e-5)
     gradients: dict[str, torch.Tensor] = {}
     watch_gradients(optimizer, policy.trainable(), gradients)
-    generator, start = torch.Generator().manual_seed(0), {name: p.detach().clone() for name, p in policy.trainable().items()}
-    with mock.patch.object(ppo, "sample", lambda *_: fixed_samples(model, tokenizer, case.ends_early)):
-        rollout = ppo.collect(policy, tokenizer, prompt_rows(), lambda **_: raw_scores, config, KL_COEF, generator)
-    return {"rollout": rollout, "metrics": ppo.update(policy, optimizer, rollout, config, generator), "gradients": gradients,
-            "weights": {name: p.detach() for name, p in policy.trainable().items()}, "start": start}
+    generator, start = (
+        torch.Generator().manual_seed(0),
+        {name: p.detach().clone() for name, p in policy.trainable().items()},
+    )
+    with mock.patch.object(
+        ppo, "sample", lambda *_: fixed_samples(model, tokenizer, case.ends_early)
+    ):
+        rollout = ppo.collect(
+            policy, tokenizer, prompt_rows(), lambda **_: raw_scores, config, KL_COEF, generator
+        )
+    return {
+        "rollout": rollout,
+        "metrics": ppo.update(policy, optimizer, rollout, config, generator),
+        "gradients": gradients,
+        "weights": {name: p.detach() for name, p in policy.trainable().items()},
+        "start": start,
+    }
 
 
 def largest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
@@ -85,17 +136,41 @@ def compare(case: Case, name: str) -> dict[str, tuple[float, float]]:
     theirs = run_trl(case, name)
     ours = run_ours(case, name, theirs["raw_scores"])
     rollout, metrics, found = ours["rollout"], ours["metrics"], {}
-    for field in ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns", "scores"):
+    for field in (
+        "logprobs",
+        "ref_logprobs",
+        "values",
+        "rewards",
+        "advantages",
+        "returns",
+        "scores",
+    ):
         mask = rollout.mask if getattr(rollout, field).dim() == 2 else ...
         mine, other = getattr(rollout, field)[mask], theirs[field][mask]
         found[field] = float((mine - other).abs().max()), float(mine.abs().max())
-    for what, trl_name, size in (("loss/policy_avg", "pg_loss_stats", found["advantages"][1]), ("loss/value_avg", "vf_loss_stats", metrics["loss/value_avg"])):
-        found[what] = abs(metrics[what] - float(theirs[trl_name].mean())), size  # the mean of whitened advantages is 0
-    found["gradients"] = largest(ours["gradients"], theirs["gradients"]), max(float(t.abs().max()) for t in ours["gradients"].values())
-    found["weights"] = largest(ours["weights"], theirs["weights"]), largest(ours["weights"], ours["start"])
-    clipped = {name: float(theirs[name].mean()) for name in ("pg_clipfrac_stats", "vf_clipfrac_stats")}
-    print(f"\n{case.name}: policy loss clipped at {clipped['pg_clipfrac_stats']:.0%} of the tokens, "
-          f"value loss at {clipped['vf_clipfrac_stats']:.0%}")
+    for what, trl_name, size in (
+        ("loss/policy_avg", "pg_loss_stats", found["advantages"][1]),
+        ("loss/value_avg", "vf_loss_stats", metrics["loss/value_avg"]),
+    ):
+        found[what] = (
+            abs(metrics[what] - float(theirs[trl_name].mean())),
+            size,
+        )  # the mean of whitened advantages is 0
+    found["gradients"] = (
+        largest(ours["gradients"], theirs["gradients"]),
+        max(float(t.abs().max()) for t in ours["gradients"].values()),
+    )
+    found["weights"] = (
+        largest(ours["weights"], theirs["weights"]),
+        largest(ours["weights"], ours["start"]),
+    )
+    clipped = {
+        name: float(theirs[name].mean()) for name in ("pg_clipfrac_stats", "vf_clipfrac_stats")
+    }
+    print(
+        f"\n{case.name}: policy loss clipped at {clipped['pg_clipfrac_stats']:.0%} of the tokens, "
+        f"value loss at {clipped['vf_clipfrac_stats']:.0%}"
+    )
     return found
 
 
@@ -106,11 +181,17 @@ def main() -> int:
     failed = 0
     for case in CASES:
         for what, (difference, size) in compare(case, models.resolve("tiny")).items():
-            steps, share = (case.epochs, SHARE_OF_CHANGE) if what == "weights" else (1, SHARE)  # what steps differ by adds up
+            steps, share = (
+                (case.epochs, SHARE_OF_CHANGE) if what == "weights" else (1, SHARE)
+            )  # what steps differ by adds up
             good = difference <= min(steps * TOLERANCE, size * share)
             failed += not good
-            print(f"  {what:16} differs by {difference:.1e} at most, largest {size:.3g}{'' if good else '   FAILED'}")
-    print(f"\nparity: {'all within' if not failed else f'{failed} numbers beyond'} {TOLERANCE:g} and their share")
+            print(
+                f"  {what:16} differs by {difference:.1e} at most, largest {size:.3g}{'' if good else '   FAILED'}"
+            )
+    print(
+        f"\nparity: {'all within' if not failed else f'{failed} numbers beyond'} {TOLERANCE:g} and their share"
+    )
     return int(failed > 0)
 
 

@@ -26,12 +26,25 @@ class Notes(TrainerCallback):
         frame = inspect.currentframe()
         while frame.f_code.co_name != "train":
             frame = frame.f_back
-        kept = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns", "scores", "pg_loss_stats", "vf_loss_stats",
-                "pg_clipfrac_stats", "vf_clipfrac_stats")
+        kept = (
+            "logprobs",
+            "ref_logprobs",
+            "values",
+            "rewards",
+            "advantages",
+            "returns",
+            "scores",
+            "pg_loss_stats",
+            "vf_loss_stats",
+            "pg_clipfrac_stats",
+            "vf_clipfrac_stats",
+        )
         self.found = {name: frame.f_locals[name].detach().clone() for name in kept}
 
 
-def watch_gradients(optimizer, named: dict[str, nn.Parameter], kept: dict[str, torch.Tensor]) -> None:
+def watch_gradients(
+    optimizer, named: dict[str, nn.Parameter], kept: dict[str, torch.Tensor]
+) -> None:
     """Copies the gradients of the first optimizer step."""
 
     def copy(*_):
@@ -45,15 +58,24 @@ def train_with(old: str, new: str):
     source = textwrap.dedent(inspect.getsource(PPOTrainer.train))
     assert source.count(old) == 1, f"TRL's train() has not one line {old!r}"
     found: dict = {}
-    exec(compile(source.replace(old, new), "train() with a line exchanged", "exec"), ppo_trainer.__dict__, found)
+    exec(
+        compile(source.replace(old, new), "train() with a line exchanged", "exec"),
+        ppo_trainer.__dict__,
+        found,
+    )
     return found["train"]
 
 
 def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
     """One update by PPOTrainer: its tensors, its raw scores, the first step's gradients and the weights after the last."""
     tokenizer = models.load_tokenizer(name)
-    policy, reference = (AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32) for _ in range(2))
-    reward, value = (AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, num_labels=1) for _ in range(2))
+    policy, reference = (
+        AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32) for _ in range(2)
+    )
+    reward, value = (
+        AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, num_labels=1)
+        for _ in range(2)
+    )
     torch.manual_seed(5)
     reward.score.weight.data = torch.randn_like(reward.score.weight)
     policy.requires_grad_(False)
@@ -63,7 +85,11 @@ def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
     value.model, value.score = policy.model, nn.Linear(policy.config.hidden_size, 1)
     value.score.weight.data = value_weight(policy.config.hidden_size)
     nn.init.zeros_(value.score.bias)
-    learning = {f"model.{k}": p for k, p in policy.named_parameters() if ".layers." in k or k.startswith("model.norm")}
+    learning = {
+        f"model.{k}": p
+        for k, p in policy.named_parameters()
+        if ".layers." in k or k.startswith("model.norm")
+    }
     learning |= {f"value_head.{k}": p for k, p in value.score.named_parameters()}
     for parameter in learning.values():
         parameter.requires_grad_(True)
@@ -72,7 +98,9 @@ def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
 
     def generation(model, queries, *_):
         both = torch.cat([queries, responses], dim=1)
-        logits = ppo_trainer.forward(model, both, tokenizer.pad_token_id).logits[:, queries.shape[1] - 1 : -1]
+        logits = ppo_trainer.forward(model, both, tokenizer.pad_token_id).logits[
+            :, queries.shape[1] - 1 : -1
+        ]
         return both, logits / (TEMPERATURE + 1e-7)
 
     def scored(model, *rest, real=ppo_trainer.get_reward):
@@ -85,20 +113,61 @@ def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
     rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
     notes, gradients = Notes(), {}
     biased = functools.partial(ppo_trainer.masked_var, unbiased=False)
-    replaced = mock.patch.multiple(ppo_trainer, batch_generation=generation, get_reward=scored, masked_var=biased)
+    replaced = mock.patch.multiple(
+        ppo_trainer, batch_generation=generation, get_reward=scored, masked_var=biased
+    )
     with tempfile.TemporaryDirectory() as folder, replaced:
         config = PPOConfig(
-            output_dir=folder, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, num_sample_generations=0, bf16=False,
-            gradient_checkpointing=False, total_episodes=BATCH, per_device_train_batch_size=BATCH, gradient_accumulation_steps=1,
-            num_mini_batches=1, num_ppo_epochs=case.epochs, response_length=LENGTH, temperature=TEMPERATURE, kl_coef=KL_COEF,
-            kl_estimator=case.kl_estimator, whiten_rewards=case.whiten_rewards, missing_eos_penalty=PENALTY, stop_token="eos",
-            learning_rate=case.learning_rate, adam_epsilon=1e-5, weight_decay=0.0)
-        trainer = PPOTrainer(config, tokenizer, policy, reference, reward, rows, value, eval_dataset=rows, callbacks=[notes])
+            output_dir=folder,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            num_sample_generations=0,
+            bf16=False,
+            gradient_checkpointing=False,
+            total_episodes=BATCH,
+            per_device_train_batch_size=BATCH,
+            gradient_accumulation_steps=1,
+            num_mini_batches=1,
+            num_ppo_epochs=case.epochs,
+            response_length=LENGTH,
+            temperature=TEMPERATURE,
+            kl_coef=KL_COEF,
+            kl_estimator=case.kl_estimator,
+            whiten_rewards=case.whiten_rewards,
+            missing_eos_penalty=PENALTY,
+            stop_token="eos",
+            learning_rate=case.learning_rate,
+            adam_epsilon=1e-5,
+            weight_decay=0.0,
+        )
+        trainer = PPOTrainer(
+            config,
+            tokenizer,
+            policy,
+            reference,
+            reward,
+            rows,
+            value,
+            eval_dataset=rows,
+            callbacks=[notes],
+        )
         # In the order of our rows; the trainer's own loader shuffles.
-        trainer.dataloader = torch.utils.data.DataLoader(rows, BATCH, collate_fn=trainer.data_collator)
+        trainer.dataloader = torch.utils.data.DataLoader(
+            rows, BATCH, collate_fn=trainer.data_collator
+        )
         watch_gradients(trainer.optimizer.optimizer, learning, gradients)
         line = "sequence_lengths_p1 = sequence_lengths + 1"
-        train = train_with(line, "sequence_lengths_p1 = sequence_lengths") if case.ends_early else PPOTrainer.train
+        train = (
+            train_with(line, "sequence_lengths_p1 = sequence_lengths")
+            if case.ends_early
+            else PPOTrainer.train
+        )
         with contextlib.redirect_stdout(io.StringIO()):
             train(trainer)
-    return notes.found | {"raw_scores": raw["scores"], "gradients": gradients, "weights": {k: p.detach() for k, p in learning.items()}}
+    return notes.found | {
+        "raw_scores": raw["scores"],
+        "gradients": gradients,
+        "weights": {k: p.detach() for k, p in learning.items()},
+    }

@@ -24,22 +24,42 @@ def wins(judged: np.ndarray, gold: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", default="demo", help="a finished run below outputs/")
     folder = runs.run_dir(parser.parse_args().run)
     if not (folder / "reward_model" / "manifest.json").is_file():
-        parser.error(f"--run {folder.name}: {folder} holds no finished 03_reward_model; run `rlhf run --run {folder.name}` first.")
+        parser.error(
+            f"--run {folder.name}: {folder} holds no finished 03_reward_model; run `rlhf run --run {folder.name}` first."
+        )
     settings = runs.read_json(folder / "reward_model" / "manifest.json")["parameters"]
-    pairs, _ = report_card.usable_pairs(data.load_rows(str(folder / "preferences" / "pairs.jsonl"), "preferences"))
-    _, heldout = data.split_by_prompt([row for row in pairs if row.get("split") != "ood"], settings["heldout_fraction"], settings["seed"])
+    pairs, _ = report_card.usable_pairs(
+        data.load_rows(str(folder / "preferences" / "pairs.jsonl"), "preferences")
+    )
+    _, heldout = data.split_by_prompt(
+        [row for row in pairs if row.get("split") != "ood"],
+        settings["heldout_fraction"],
+        settings["seed"],
+    )
     prompts = {row["prompt"] for row in heldout}
-    items = [item for item in data.load_rows(str(folder / "preferences" / "items.jsonl"), "prompts") if item["prompt"] in prompts]
+    items = [
+        item
+        for item in data.load_rows(str(folder / "preferences" / "items.jsonl"), "prompts")
+        if item["prompt"] in prompts
+    ]
     answers = [(item, answer) for item in items for answer in item["responses"]]
-    rewards = reward.load_reward_model(folder / "reward_model").raw([item["prompt"] for item, _ in answers], [answer for _, answer in answers])
-    gold = np.array([annotators.gold_score(item, answer) for item, answer in answers]).reshape(len(items), -1)
+    rewards = reward.load_reward_model(folder / "reward_model").raw(
+        [item["prompt"] for item, _ in answers], [answer for _, answer in answers]
+    )
+    gold = np.array([annotators.gold_score(item, answer) for item, answer in answers]).reshape(
+        len(items), -1
+    )
     count = gold.shape[1] - 1
-    print(f"{len(items)} prompts: the best of {count} by the reward model wins {wins(rewards.numpy().reshape(gold.shape), gold):.1%}, "
-          f"the best of {count} by the rubric {wins(gold, gold):.1%}")
+    print(
+        f"{len(items)} prompts: the best of {count} by the reward model wins {wins(rewards.numpy().reshape(gold.shape), gold):.1%}, "
+        f"the best of {count} by the rubric {wins(gold, gold):.1%}"
+    )
 
 
 if __name__ == "__main__":

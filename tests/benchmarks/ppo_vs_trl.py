@@ -45,7 +45,10 @@ class Run:
     def __str__(self) -> str:
         if self.task == "ppo":
             return f"{'ours' if self.side == 'our' else f'TRL {TRL}'} {self.trains} {self.dtype}"
-        return {"our": "our sampling", "trl": "transformers' generate" if self.task == "sampling" else f"TRL {TRL}'s sampling"}[self.side] + f" {self.dtype}"
+        return {
+            "our": "our sampling",
+            "trl": "transformers' generate" if self.task == "sampling" else f"TRL {TRL}'s sampling",
+        }[self.side] + f" {self.dtype}"
 
 
 @dataclass
@@ -60,18 +63,31 @@ class Config:
 def config(trains: str, dtype: str) -> Config:
     full = Run("trl", "full", dtype)
     if trains == "lora":
-        return Config(Run("our", trains, dtype), [Run("trl", trains, dtype), full], Run("trl", "lora_top", dtype))
+        return Config(
+            Run("our", trains, dtype),
+            [Run("trl", trains, dtype), full],
+            Run("trl", "lora_top", dtype),
+        )
     return Config(Run("our", trains, dtype), [full], Run("trl", trains, dtype))
 
 
-CONFIGS = {"k8_full_fp32": config("top", "float32"), "k8_lora_fp32": config("lora", "float32"), "kN_full_fp32": config("blocks", "float32"),
-           "k8_full_bf16": config("top", "bfloat16"), "k8_lora_bf16": config("lora", "bfloat16")}
+CONFIGS = {
+    "k8_full_fp32": config("top", "float32"),
+    "k8_lora_fp32": config("lora", "float32"),
+    "kN_full_fp32": config("blocks", "float32"),
+    "k8_full_bf16": config("top", "bfloat16"),
+    "k8_lora_bf16": config("lora", "bfloat16"),
+}
 
 
 def sampling_runs(device: str) -> list[Run]:
     """generate, TRL's and ours, in float32 on a CPU and in bfloat16 on a GPU."""
     dtype = "float32" if device == "cpu" else "bfloat16"
-    return [Run("trl", "full", dtype, "sampling"), Run("our", "top", dtype, "sampling"), Run("trl", "full", dtype, "trl_sampling")]
+    return [
+        Run("trl", "full", dtype, "sampling"),
+        Run("our", "top", dtype, "sampling"),
+        Run("trl", "full", dtype, "trl_sampling"),
+    ]
 
 
 @dataclass
@@ -93,15 +109,38 @@ class Results:
 
 def schedule(names: list[str]) -> list[Run]:
     """The runs of one round, each once although configs share some, TRL's and ours by turns."""
-    runs = dict.fromkeys(run for name in names for run in (*CONFIGS[name].trl, CONFIGS[name].ours, CONFIGS[name].frozen) if run)
+    runs = dict.fromkeys(
+        run
+        for name in names
+        for run in (*CONFIGS[name].trl, CONFIGS[name].ours, CONFIGS[name].frozen)
+        if run
+    )
     sides = ([run for run in runs if run.side == side] for side in ("trl", "our"))
     return [run for pair in zip_longest(*sides) for run in pair if run]
 
 
 def measure(run: Run, python: Path, model: str, args) -> dict:
-    return child(python, f"{run.side}_side.py", ["--task", run.task, "--model", model, "--trains", run.trains, "--dtype", run.dtype,
-                                                 "--updates", str(args.updates), "--batch", str(args.batch), "--device", args.device,
-                                                 *(["--tuned"] if run.side == "trl" and args.tuned else [])])
+    return child(
+        python,
+        f"{run.side}_side.py",
+        [
+            "--task",
+            run.task,
+            "--model",
+            model,
+            "--trains",
+            run.trains,
+            "--dtype",
+            run.dtype,
+            "--updates",
+            str(args.updates),
+            "--batch",
+            str(args.batch),
+            "--device",
+            args.device,
+            *(["--tuned"] if run.side == "trl" and args.tuned else []),
+        ],
+    )
 
 
 def each(values: list[float], digits: int) -> str:
@@ -116,28 +155,53 @@ def report_config(name: str, results: Results) -> dict[str, float]:
     print(f"\n{name:34}  episodes/s (each round)      peak GB (each round)")
     for run in dict.fromkeys([this.ours, *this.trl, *([this.frozen] if this.frozen else [])]):
         apart = "  (apart)" if run == this.frozen else ""
-        print(f"  {str(run) + apart:36} {results.median(run, speed):8.3f} ({each(results.values(run, speed), 3)})"
-              f"   {results.median(run, memory):6.2f} ({each(results.values(run, memory), 2)})")
-    flat = {speed: results.median(this.ours, speed), f"{speed}_ratio": results.ratio(this.ours, fastest, speed),
-            memory: results.median(this.ours, memory), "memory_ratio": results.ratio(this.ours, leanest, memory),
-            f"trl_fastest_{speed}": results.median(fastest, speed), f"trl_leanest_{memory}": results.median(leanest, memory)}
-    print(f"  ratio to {fastest}: {flat[f'{speed}_ratio']:.2f} times the episodes/s; "
-          f"to {leanest}: {flat['memory_ratio']:.2f} times the memory")
+        print(
+            f"  {str(run) + apart:36} {results.median(run, speed):8.3f} ({each(results.values(run, speed), 3)})"
+            f"   {results.median(run, memory):6.2f} ({each(results.values(run, memory), 2)})"
+        )
+    flat = {
+        speed: results.median(this.ours, speed),
+        f"{speed}_ratio": results.ratio(this.ours, fastest, speed),
+        memory: results.median(this.ours, memory),
+        "memory_ratio": results.ratio(this.ours, leanest, memory),
+        f"trl_fastest_{speed}": results.median(fastest, speed),
+        f"trl_leanest_{memory}": results.median(leanest, memory),
+    }
+    print(
+        f"  ratio to {fastest}: {flat[f'{speed}_ratio']:.2f} times the episodes/s; "
+        f"to {leanest}: {flat['memory_ratio']:.2f} times the memory"
+    )
     if this.frozen:
         for figure, ratio in ((speed, f"{speed}_ratio"), (memory, "memory_ratio")):
-            flat |= {f"trl_frozen_{figure}": results.median(this.frozen, figure), f"{ratio}_frozen": results.ratio(this.ours, this.frozen, figure)}
-        print(f"  to TRL with the same layers frozen: {flat[f'{speed}_ratio_frozen']:.2f} times the episodes/s, {flat['memory_ratio_frozen']:.2f} times the memory")
-    return {f"{name}.{key}": value for key, value in (flat | report_phases(this.ours, results)).items()}
+            flat |= {
+                f"trl_frozen_{figure}": results.median(this.frozen, figure),
+                f"{ratio}_frozen": results.ratio(this.ours, this.frozen, figure),
+            }
+        print(
+            f"  to TRL with the same layers frozen: {flat[f'{speed}_ratio_frozen']:.2f} times the episodes/s, {flat['memory_ratio_frozen']:.2f} times the memory"
+        )
+    return {
+        f"{name}.{key}": value for key, value in (flat | report_phases(this.ours, results)).items()
+    }
 
 
 def report_phases(run: Run, results: Results) -> dict[str, float]:
     """Prints where our side's time went, with the FLOP/s reached beside the machine's, and returns it as flat keys."""
     last = results.found[run][-1]
-    rates = ", ".join(f"{rate:.0f} in {dtype}" for dtype, rate in sorted(last["matmul_gflops"].items()))
-    shares = ", ".join(f"{phase} {share:.0%}" + (f" at {last['gflops'][phase]:.0f} GFLOP/s" if phase in last["gflops"] else "")
-                       for phase, share in last["share"].items())
+    rates = ", ".join(
+        f"{rate:.0f} in {dtype}" for dtype, rate in sorted(last["matmul_gflops"].items())
+    )
+    shares = ", ".join(
+        f"{phase} {share:.0%}"
+        + (f" at {last['gflops'][phase]:.0f} GFLOP/s" if phase in last["gflops"] else "")
+        for phase, share in last["share"].items()
+    )
     print(f"  our time, last round: {shares}; matrix products run at {rates}")
-    return {f"{group}.{key}": value for group in ("share", "gflops", "matmul_gflops") for key, value in last[group].items()}
+    return {
+        f"{group}.{key}": value
+        for group in ("share", "gflops", "matmul_gflops")
+        for key, value in last[group].items()
+    }
 
 
 def report_sampling(runs: list[Run], results: Results) -> dict[str, float]:
@@ -145,31 +209,65 @@ def report_sampling(runs: list[Run], results: Results) -> dict[str, float]:
     name = "tokens_per_s"
     print(f"\n{'sampling':34}  tokens/s (each round)")
     for run in runs:
-        print(f"  {str(run):36} {results.median(run, name):8.1f} ({each(results.values(run, name), 1)})")
-    flat = {name: results.median(ours, name), f"generate_{name}": results.median(generate, name), f"trl_{name}": results.median(trl, name),
-            f"{name}_ratio": results.ratio(ours, generate, name), f"trl_{name}_ratio": results.ratio(ours, trl, name),
-            "bandwidth_fraction": results.median(ours, "bandwidth_fraction")}
-    print(f"  ratio to generate {flat[f'{name}_ratio']:.2f}, to TRL's {flat[f'trl_{name}_ratio']:.2f}; reading weights, keys and values alone "
-          f"would take {flat['bandwidth_fraction']:.0%} of our time")
+        print(
+            f"  {str(run):36} {results.median(run, name):8.1f} ({each(results.values(run, name), 1)})"
+        )
+    flat = {
+        name: results.median(ours, name),
+        f"generate_{name}": results.median(generate, name),
+        f"trl_{name}": results.median(trl, name),
+        f"{name}_ratio": results.ratio(ours, generate, name),
+        f"trl_{name}_ratio": results.ratio(ours, trl, name),
+        "bandwidth_fraction": results.median(ours, "bandwidth_fraction"),
+    }
+    print(
+        f"  ratio to generate {flat[f'{name}_ratio']:.2f}, to TRL's {flat[f'trl_{name}_ratio']:.2f}; reading weights, keys and values alone "
+        f"would take {flat['bandwidth_fraction']:.0%} of our time"
+    )
     return {f"sampling.{key}": value for key, value in flat.items()}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2-135m", help="built-in name or folder of a Llama model")
-    parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), metavar="CONFIG", help=f"of {', '.join(CONFIGS)}; all, or those in bfloat16 on a GPU")
+    parser.add_argument(
+        "--model", default="smollm2-135m", help="built-in name or folder of a Llama model"
+    )
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        choices=list(CONFIGS),
+        metavar="CONFIG",
+        help=f"of {', '.join(CONFIGS)}; all, or those in bfloat16 on a GPU",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--batch", type=positive, default=BATCH, help="episodes of an update, and rows of the sampling comparison")
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        default=BATCH,
+        help="episodes of an update, and rows of the sampling comparison",
+    )
     parser.add_argument("--rounds", type=positive, default=2, help="how often each is measured")
-    parser.add_argument("--updates", type=positive, default=1, help="timed updates of a measurement")
-    parser.add_argument("--tuned", action="store_true", help="give TRL our attention and memory settings, which make it faster")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as flat keys")
+    parser.add_argument(
+        "--updates", type=positive, default=1, help="timed updates of a measurement"
+    )
+    parser.add_argument(
+        "--tuned",
+        action="store_true",
+        help="give TRL our attention and memory settings, which make it faster",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures there, as flat keys"
+    )
     parser.add_argument("--only-sampling", action="store_true", help="compare sampling only")
-    parser.add_argument("--parity", action="store_true", help="compare numbers with TRL's instead of speed")
+    parser.add_argument(
+        "--parity", action="store_true", help="compare numbers with TRL's instead of speed"
+    )
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here.")
-    args.configs = args.configs or [name for name in CONFIGS if args.device == "cpu" or name.endswith("bf16")]
+    args.configs = args.configs or [
+        name for name in CONFIGS if args.device == "cpu" or name.endswith("bf16")
+    ]
     return args
 
 
@@ -180,14 +278,19 @@ def main() -> int:
         return subprocess.run([python, HERE / "parity.py"], env=variables()).returncode
     names, model = [] if args.only_sampling else args.configs, models.resolve(args.model)
     place = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
-    print(f"{args.model} on {place}, batch {args.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}; rounds {args.rounds}, "
-          f"timed updates {args.updates}", flush=True)
+    print(
+        f"{args.model} on {place}, batch {args.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}; rounds {args.rounds}, "
+        f"timed updates {args.updates}",
+        flush=True,
+    )
     results, sampling = Results(), sampling_runs(args.device)
     for number in range(args.rounds):
         for run in [*schedule(names), *sampling]:
             found = measure(run, python, model, args)
             results.found.setdefault(run, []).append(found)
-            figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if isinstance(value, float))
+            figures = ", ".join(
+                f"{name} {value:.3f}" for name, value in found.items() if isinstance(value, float)
+            )
             print(f"round {number + 1}: {run}: {figures}", flush=True)
     flat = {}
     for name in names:

@@ -17,7 +17,9 @@ from common import peak_gb, say
 from reward_common import child_arguments, rows_of, split
 from rlhf_utils import data, evaluate, models
 
-os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)  # a setting of ours, from `models`: TRL runs as its users have it
+os.environ.pop(
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY", None
+)  # a setting of ours, from `models`: TRL runs as its users have it
 
 
 class Clock(TrainerCallback):
@@ -31,7 +33,9 @@ class Clock(TrainerCallback):
 
 
 def token_ids(tokenizer, rows: list[dict], side: str, max_length: int) -> list[list[int]]:
-    texts = [data.chat_prompt(tokenizer, row["prompt"]) + row[side] + tokenizer.eos_token for row in rows]
+    texts = [
+        data.chat_prompt(tokenizer, row["prompt"]) + row[side] + tokenizer.eos_token for row in rows
+    ]
     return [ids[-max_length:] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
@@ -54,19 +58,55 @@ def main() -> None:
     train, validation, heldout = split(rows_of(args.name, args.folder), args.seed, args)
     tokenizer, half = models.load_tokenizer(args.model), args.dtype == "bfloat16"
     torch.manual_seed(args.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(models.resolve(args.model), num_labels=1, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        models.resolve(args.model), num_labels=1, dtype=torch.float32
+    )
     model.config.pad_token_id = tokenizer.pad_token_id
-    rows = Dataset.from_dict({f"{side}_ids": token_ids(tokenizer, train, side, args.max_length) for side in ("chosen", "rejected")})
+    rows = Dataset.from_dict(
+        {
+            f"{side}_ids": token_ids(tokenizer, train, side, args.max_length)
+            for side in ("chosen", "rejected")
+        }
+    )
     with tempfile.TemporaryDirectory() as folder:
-        config = RewardConfig(output_dir=folder, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, bf16=half, seed=args.seed,
-                              gradient_checkpointing=bool(args.checkpointing), per_device_train_batch_size=args.batch, num_train_epochs=args.epochs,
-                              learning_rate=args.learning_rate, max_length=args.max_length, dataloader_pin_memory=False)
-        RewardTrainer(model=model, args=config, processing_class=tokenizer, train_dataset=rows, callbacks=[clock]).train()
+        config = RewardConfig(
+            output_dir=folder,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            bf16=half,
+            seed=args.seed,
+            gradient_checkpointing=bool(args.checkpointing),
+            per_device_train_batch_size=args.batch,
+            num_train_epochs=args.epochs,
+            learning_rate=args.learning_rate,
+            max_length=args.max_length,
+            dataloader_pin_memory=False,
+        )
+        RewardTrainer(
+            model=model,
+            args=config,
+            processing_class=tokenizer,
+            train_dataset=rows,
+            callbacks=[clock],
+        ).train()
     memory, judged = peak_gb(), heldout if args.judge == "heldout" else validation
-    chosen, rejected = (rewards(model.eval(), tokenizer, token_ids(tokenizer, judged, side, args.max_length), half) for side in ("chosen", "rejected"))
-    say({"accuracy": float(evaluate.correct(chosen - rejected).mean()), "ece_raw": evaluate.calibration(chosen - rejected)["ece"],
-         "epoch_s": (clock.end - clock.start) / args.epochs, "run_s": clock.end - clock.start, "peak_memory_gb": memory, "pairs": len(train),
-         "judged": len(judged)})
+    chosen, rejected = (
+        rewards(model.eval(), tokenizer, token_ids(tokenizer, judged, side, args.max_length), half)
+        for side in ("chosen", "rejected")
+    )
+    say(
+        {
+            "accuracy": float(evaluate.correct(chosen - rejected).mean()),
+            "ece_raw": evaluate.calibration(chosen - rejected)["ece"],
+            "epoch_s": (clock.end - clock.start) / args.epochs,
+            "run_s": clock.end - clock.start,
+            "peak_memory_gb": memory,
+            "pairs": len(train),
+            "judged": len(judged),
+        }
+    )
 
 
 if __name__ == "__main__":

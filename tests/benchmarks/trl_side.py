@@ -18,7 +18,12 @@ import tempfile
 import torch
 from datasets import Dataset
 from peft import PeftModel  # noqa: F401  its import is no part of an update
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    TrainerCallback,
+)
 
 from common import EPOCHS, LENGTH, LORA_R, TEMPERATURE
 from common import arguments, now, peak_gb, prompt_rows, sampling_rate, say, top_layers
@@ -50,7 +55,11 @@ def freeze_below(model, k: int) -> None:
     """Leaves only the top k blocks, the norm after them and a value head to learn."""
     base = getattr(model, model.base_model_prefix)
     model.requires_grad_(False)
-    for module in [*base.layers[-k:], base.norm, *([model.score] if hasattr(model, "score") else [])]:
+    for module in [
+        *base.layers[-k:],
+        base.norm,
+        *([model.score] if hasattr(model, "score") else []),
+    ]:
         module.requires_grad_(True)
 
 
@@ -76,12 +85,35 @@ def make_trainer(args, folder: str, clock: Clock):
     texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
     rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
     config = PPOConfig(
-        output_dir=folder, report_to="none", save_strategy="no", use_cpu=args.device == "cpu", disable_tqdm=True, num_sample_generations=0,
-        bf16=half, gradient_checkpointing=False, total_episodes=args.batch * (args.updates + 1), per_device_train_batch_size=args.batch,
-        gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=EPOCHS, response_length=LENGTH, temperature=TEMPERATURE)
+        output_dir=folder,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=args.device == "cpu",
+        disable_tqdm=True,
+        num_sample_generations=0,
+        bf16=half,
+        gradient_checkpointing=False,
+        total_episodes=args.batch * (args.updates + 1),
+        per_device_train_batch_size=args.batch,
+        gradient_accumulation_steps=1,
+        num_mini_batches=1,
+        num_ppo_epochs=EPOCHS,
+        response_length=LENGTH,
+        temperature=TEMPERATURE,
+    )
     peft_config = models.lora_config(policy, LORA_R, top_layers(policy)) if lora else None
-    trainer = PPOTrainer(config, tokenizer, policy, reference, reward, rows, value, eval_dataset=rows, callbacks=[clock],
-                         peft_config=peft_config)
+    trainer = PPOTrainer(
+        config,
+        tokenizer,
+        policy,
+        reference,
+        reward,
+        rows,
+        value,
+        eval_dataset=rows,
+        callbacks=[clock],
+        peft_config=peft_config,
+    )
     assert trainer.accelerator.mixed_precision == ("bf16" if half else "no")
     return trainer
 
@@ -106,7 +138,10 @@ def measure_ppo(args) -> dict:
     check_lengths(args)
     with tempfile.TemporaryDirectory() as folder:
         make_trainer(args, folder, clock).train()
-    return {"episodes_per_s": args.updates * args.batch / (clock.ends[-1] - clock.ends[0]), "peak_memory_gb": peak_gb(args.device)}
+    return {
+        "episodes_per_s": args.updates * args.batch / (clock.ends[-1] - clock.ends[0]),
+        "peak_memory_gb": peak_gb(args.device),
+    }
 
 
 @torch.no_grad()
@@ -116,15 +151,27 @@ def measure_sampling(args) -> dict:
 
     tokenizer = models.load_tokenizer(args.model)
     model = load(args, AutoModelForCausalLM, getattr(torch, args.dtype), 0).to(args.device).eval()
-    settings = GenerationConfig(do_sample=True, temperature=TEMPERATURE, top_k=0, top_p=1.0, max_new_tokens=LENGTH,
-                                pad_token_id=tokenizer.pad_token_id)  # no eos_token_id: nothing ends early
+    settings = GenerationConfig(
+        do_sample=True,
+        temperature=TEMPERATURE,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=LENGTH,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # no eos_token_id: nothing ends early
     model.generation_config = settings
     texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
-    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(args.device)
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(
+        args.device
+    )
     ids, mask = batch["input_ids"], batch["attention_mask"]
     torch.manual_seed(0)
-    calls = {"sampling": lambda: model.generate(input_ids=ids, attention_mask=mask),
-             "trl_sampling": lambda: batch_generation(model, ids, args.batch, tokenizer.pad_token_id, settings)[0]}
+    calls = {
+        "sampling": lambda: model.generate(input_ids=ids, attention_mask=mask),
+        "trl_sampling": lambda: batch_generation(
+            model, ids, args.batch, tokenizer.pad_token_id, settings
+        )[0],
+    }
     found = calls[args.task]()
     assert found.shape == (args.batch, ids.shape[1] + LENGTH), found.shape
     return {"tokens_per_s": sampling_rate(calls[args.task], args)}
