@@ -4,7 +4,7 @@ BIN = .venv/bin
 .PHONY: setup demo smoke test lab
 
 setup:
-	@$(PYTHON) rlhf_utils/bootstrap.py
+	@$(PYTHON) rlhf_utils/run/bootstrap.py
 
 demo: setup  ## the whole of RLHF on the built-in model, into outputs/demo/
 	@$(BIN)/rlhf run --run demo --profile demo

@@ -13,16 +13,18 @@ import pytest
 import yaml
 from papermill import execute_notebook
 
-from rlhf_utils import data, runs
+from rlhf_utils import files
+from rlhf_utils.data.rows import load_rows
+from rlhf_utils.run.stage import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name, _ in runs.STAGES.values()]
+NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name, _ in STAGES.values()]
 SMOKE = ROOT / "notebooks" / "profiles" / "smoke.yaml"
 
 
 def rlhf_run(folder, *options):
     """The console command, with the smoke profile."""
-    command = [sys.executable, "-m", "rlhf_utils.cli", "run", "--profile", "smoke", *options]
+    command = [sys.executable, "-m", "rlhf_utils.run.cli", "run", "--profile", "smoke", *options]
     result = subprocess.run(
         command,
         cwd=ROOT,
@@ -58,14 +60,14 @@ def test_every_stage_leaves_what_the_next_one_needs(smoke):
         "evaluation/samples.jsonl",
     ):
         assert (smoke / relative).stat().st_size > 0, relative
-    for stage in runs.STAGES:
-        manifest = runs.read_json(smoke / stage / "manifest.json")
+    for stage in STAGES:
+        manifest = files.read_json(smoke / stage / "manifest.json")
         assert (
             manifest["wall_s"] > 0
             and manifest["peak_memory_gb"] > 0.1
             and manifest["parameters"]["run"] == "smoke"
         )
-    pairs = data.load_rows(str(smoke / "preferences/pairs.jsonl"), "preferences")
+    pairs = load_rows(str(smoke / "preferences/pairs.jsonl"), "preferences")
     assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
     assert "learn in float32; 40 prompts" in (smoke / "04_ppo.ipynb").read_text(), (
         "04 asks what 02 ranked, less the 8 of other categories"
@@ -73,7 +75,7 @@ def test_every_stage_leaves_what_the_next_one_needs(smoke):
 
 
 def test_results_have_the_contract_keys(smoke):
-    results = runs.read_json(smoke / "evaluation/results.json")
+    results = files.read_json(smoke / "evaluation/results.json")
     wanted = [
         "sft.loss_heldout",
         "reward_model.accuracy",
@@ -92,9 +94,7 @@ def test_results_have_the_contract_keys(smoke):
         for side in ("sft", "ppo")
     ]
     wanted += [
-        f"{kind}"
-        for stage in runs.STAGES
-        for kind in (f"time.{stage}_s", f"memory.{stage}_peak_gb")
+        f"{kind}" for stage in STAGES for kind in (f"time.{stage}_s", f"memory.{stage}_peak_gb")
     ]
     assert not [key for key in wanted if key not in results]
 
@@ -143,7 +143,7 @@ def test_whole_top_blocks_are_saved_merged_resumed_and_evaluated(smoke, tmp_path
     assert [json.loads(row)["eps"] > 0 for row in first[2].splitlines()] == [True, True]
     rlhf_run(tmp_path, *options, "-p", "resume=true")
     assert [(ppo / name).read_bytes() for name in names] == first, "nothing was left to learn"
-    assert runs.read_json(tmp_path / "whole/evaluation/results.json")["eval.kl"] > 0
+    assert files.read_json(tmp_path / "whole/evaluation/results.json")["eval.kl"] > 0
 
 
 def test_nbval(smoke, tmp_path):
@@ -188,21 +188,21 @@ def test_prompts_that_a_stage_has_learned_from_are_no_held_out_ones(
 ):
     """Of 02's prompts, the demonstrations and the built-in prompts one each, of which PPO asks 02's or all; the other two were not among the few that 02 took."""
     shutil.copytree(smoke, tmp_path / "smoke")
-    manifest = runs.read_json(tmp_path / "smoke/ppo/manifest.json")
-    runs.write_json(
+    manifest = files.read_json(tmp_path / "smoke/ppo/manifest.json")
+    files.write_json(
         tmp_path / "smoke/ppo/manifest.json",
         manifest | {"parameters": manifest["parameters"] | {"prompts": asked_by_ppo}},
     )
     ranked = {
         row["prompt"]
-        for row in data.load_rows(str(smoke / "preferences/items.jsonl"), "prompts")
+        for row in load_rows(str(smoke / "preferences/items.jsonl"), "prompts")
         if row["split"] == "train"
     }
     fresh = [
-        next(row for row in data.load_rows("builtin", kind) if row["prompt"] not in ranked)
+        next(row for row in load_rows("builtin", kind) if row["prompt"] not in ranked)
         for kind in ("demonstrations", "prompts")
     ]
-    data.write_jsonl(
+    files.write_jsonl(
         tmp_path / "mine.jsonl",
         [
             {"prompt": prompt}

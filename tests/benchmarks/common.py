@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from rlhf_utils import data
+from rlhf_utils.data.rows import load_rows, pick
 
 BATCH = 16  # episodes of one update, in one minibatch, where --batch says nothing else
 LENGTH = 32  # tokens of every response
@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
 
 def prompt_rows(count: int = BATCH) -> list[dict]:
     """The same different built-in prompts for both sides and for every update, `count` of them."""
-    return data.pick(data.load_rows("builtin", "prompts"), count, seed=0)
+    return pick(load_rows("builtin", "prompts"), count, seed=0)
 
 
 def top_layers(model) -> int:

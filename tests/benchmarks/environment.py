@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rlhf_utils import models
+from rlhf_utils.models import builtin
 
 ROOT = Path(__file__).resolve().parents[2]
 TRL = "1.12.0"
@@ -49,7 +49,7 @@ def child(python: Path | str, script: str, arguments: list[str]) -> dict:
 
 def trl_python() -> Path:
     """The Python of the environment, which is made at the first call and whenever constraints.txt has changed (1.5 GB, a minute)."""
-    folder = models.cache_dir() / f"trl-{TRL}"
+    folder = builtin.cache_dir() / f"trl-{TRL}"
     python, stamp = folder / "bin" / "python", folder / "installed"
     if stamp.exists() and stamp.read_text() == constraints():
         return python

@@ -15,37 +15,40 @@ from statistics import mean, pstdev
 import plotly.graph_objects as go
 import torch
 
-from rlhf_utils import data, models, ppo, runs
-from rlhf_utils.rewards import load_reward
+from rlhf_utils.data.rows import Endless, load_rows
+from rlhf_utils.models.load import load_model, load_tokenizer, pick_device
+from rlhf_utils.ppo import loop
+from rlhf_utils.ppo.config import PPOConfig
+from rlhf_utils.ppo.policy import make_policy
+from rlhf_utils.reward.functions import load_reward
+from rlhf_utils.run.stage import quiet_libraries, run_dir, seed_everything
 
 
 def train(folder: Path, k: int, seed: int, args) -> list[dict]:
     """The metrics of each update with the top k layers learning (0: all)."""
-    device, dtype = models.pick_device(), getattr(torch, args.dtype)
+    device, dtype = pick_device(), getattr(torch, args.dtype)
     batch = min(64, args.episodes // 2)
-    config = ppo.PPOConfig(
+    config = PPOConfig(
         total_episodes=args.episodes,
         batch_size=batch,
         learning_rate=args.learning_rate,
         per_device_train_batch_size=min(8, batch // 2),
     )
-    generator = runs.seed_everything(seed)
-    policy = ppo.make_policy(
-        models.load_model(str(folder / "sft/policy"), dtype, device), args.lora_r, k
-    )
+    generator = seed_everything(seed)
+    policy = make_policy(load_model(str(folder / "sft/policy"), dtype, device), args.lora_r, k)
     reward = load_reward(
         "reward_model", lambda: folder / "reward_model", dtype, device, trunk_of=policy.model
     )
     tokenizer, optimizer = (
-        models.load_tokenizer(str(folder / "sft/policy")),
+        load_tokenizer(str(folder / "sft/policy")),
         torch.optim.Adam(
             policy.trainable().values(), lr=config.learning_rate, eps=1e-5, fused=True
         ),
     )
-    order, log = data.Endless(data.load_rows("builtin", "prompts"), seed), []
+    order, log = Endless(load_rows("builtin", "prompts"), seed), []
     for index in range(config.num_updates):
-        optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
-        rollout = ppo.collect(
+        optimizer.param_groups[0]["lr"] = loop.learning_rate_at(config, index)
+        rollout = loop.collect(
             policy,
             tokenizer,
             order.batch(index * batch, batch),
@@ -55,8 +58,8 @@ def train(folder: Path, k: int, seed: int, args) -> list[dict]:
             generator,
         )
         log.append(
-            ppo.rollout_metrics(rollout, config, config.kl_coef)
-            | ppo.update(policy, optimizer, rollout, config, generator)
+            loop.rollout_metrics(rollout, config, config.kl_coef)
+            | loop.update(policy, optimizer, rollout, config, generator)
         )
         print(
             f"k={k or 'N'} seed {seed} update {index + 1}: reward {log[-1]['objective/scores']:.3f}, KL {log[-1]['objective/kl_full']:.2f}",
@@ -103,9 +106,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--plot", type=Path, metavar="FILE.html")
     args = parser.parse_args()
-    runs.quiet_libraries()
+    quiet_libraries()
     found = {
-        k: [train(runs.run_dir(args.run), k, seed, args) for seed in range(args.seeds)]
+        k: [train(run_dir(args.run), k, seed, args) for seed in range(args.seeds)]
         for k in args.layers
     }
     for k, logs in found.items():

@@ -1,6 +1,6 @@
 """One measurement of this suite's engine, as a process of its own, so that its peak of memory is its own; prints one JSON line.
 
-Embeddings and head stay frozen whatever learns (`models.unfreeze_top`), where TRL's full run trains them. The reward is another top of
+Embeddings and head stay frozen whatever learns (`adapters.unfreeze_top`), where TRL's full run trains them. The reward is another top of
 the same trunk, a frozen copy of the top blocks with a linear head, which reads the last token as TRL's does; with
 k = N it is a whole second model.
 
@@ -9,15 +9,31 @@ and every response has LENGTH tokens. That is what TRL's `stop_token=None` does.
 """
 
 import torch
+from common import (
+    EPOCHS,
+    KL_COEF,
+    LEARNING_RATE,
+    LENGTH,
+    LORA_R,
+    TEMPERATURE,
+    arguments,
+    now,
+    peak_gb,
+    prompt_rows,
+    sampling_rate,
+    say,
+    top_layers,
+)
 
-from common import EPOCHS, KL_COEF, LEARNING_RATE, LENGTH, LORA_R, TEMPERATURE
-from common import arguments, now, peak_gb, prompt_rows, sampling_rate, say, top_layers
-from rlhf_utils import models, ppo
-from rlhf_utils.data import chat_prompt
-from rlhf_utils.heads import make_head
-from rlhf_utils.products import product_rate, products_in
-from rlhf_utils.sampling import Samples, sample
-from rlhf_utils.trunk import Trunk
+from rlhf_utils.fast.matmul import product_rate, products_in
+from rlhf_utils.fast.trunk import Trunk
+from rlhf_utils.models import adapters
+from rlhf_utils.models.load import chat_prompt, load_model, load_tokenizer
+from rlhf_utils.models.sampling import Samples, sample
+from rlhf_utils.ppo import loop
+from rlhf_utils.ppo.config import PPOConfig
+from rlhf_utils.ppo.policy import Policy, make_policy
+from rlhf_utils.reward.model import make_head
 
 
 class Endless:
@@ -53,17 +69,17 @@ class Phases:
         return wrapped
 
 
-def make_policy(args) -> ppo.Policy:
+def make_policy(args) -> Policy:
     """The policy of notebook 04: adapters, or whole top blocks."""
-    model = models.load_model(args.model, getattr(torch, args.dtype), args.device)
+    model = load_model(args.model, getattr(torch, args.dtype), args.device)
     k = 0 if args.trains == "blocks" else top_layers(model)  # 0: all
-    return ppo.make_policy(model, LORA_R if args.trains == "lora" else 0, k)
+    return make_policy(model, LORA_R if args.trains == "lora" else 0, k)
 
 
 class TopReward:
     """A frozen copy of the policy's top blocks, and a random linear head that reads the state of the last token."""
 
-    def __init__(self, policy: ppo.Policy):
+    def __init__(self, policy: Policy):
         torch.manual_seed(1)
         self.trunk = Trunk(
             policy.model
@@ -86,10 +102,10 @@ class TopReward:
 def measure_ppo(args) -> dict:
     """Episodes/s over the timed updates, peak memory, and seconds and FLOP/s of each phase."""
     torch.manual_seed(0)
-    tokenizer, rows = Endless(models.load_tokenizer(args.model)), prompt_rows(args.batch)
+    tokenizer, rows = Endless(load_tokenizer(args.model)), prompt_rows(args.batch)
     policy, phases = make_policy(args), Phases(args)
     judge = TopReward(policy)
-    config = ppo.PPOConfig(
+    config = PPOConfig(
         total_episodes=args.batch * (args.updates + 1),
         batch_size=args.batch,
         num_mini_batches=1,
@@ -113,15 +129,15 @@ def measure_ppo(args) -> dict:
     )
     judge.score_samples, update = (
         phases.timed("reward", judge.score_samples),
-        phases.timed("training", ppo.update),
+        phases.timed("training", loop.update),
     )
     for index in range(args.updates + 1):
         if index == 1:  # the first update warms up
             phases.seconds.clear()
             start = now(args)
-        optimizer.param_groups[0]["lr"] = ppo.learning_rate_at(config, index)
-        rollout = ppo.collect(policy, tokenizer, rows, judge, config, KL_COEF, generator)
-        metrics = ppo.rollout_metrics(rollout, config, KL_COEF) | update(
+        optimizer.param_groups[0]["lr"] = loop.learning_rate_at(config, index)
+        rollout = loop.collect(policy, tokenizer, rows, judge, config, KL_COEF, generator)
+        metrics = loop.rollout_metrics(rollout, config, KL_COEF) | update(
             policy, optimizer, rollout, config, generator
         )
     seconds, peak = now(args) - start, peak_gb(args.device)
@@ -165,7 +181,7 @@ def size(modules, learning: bool = False) -> int:
     )
 
 
-def count_flops(policy: ppo.Policy, rollout: ppo.Rollout) -> dict[str, float]:
+def count_flops(policy: Policy, rollout: loop.Rollout) -> dict[str, float]:
     """FLOP of each phase of one update: the passes that the engine makes, over real tokens only."""
     trunk, head = Trunk(policy.model), policy.model.get_output_embeddings().weight.numel()
     top = trunk.blocks[trunk.cut :]
@@ -211,7 +227,7 @@ def decoding_floor(model, args) -> float:
         * getattr(torch, args.dtype).itemsize
         + 4 * model.get_output_embeddings().weight.numel()
     )  # the head in float32
-    tokenizer = models.load_tokenizer(args.model)
+    tokenizer = load_tokenizer(args.model)
     length = (
         LENGTH / 2
         + sum(
@@ -232,10 +248,10 @@ def decoding_floor(model, args) -> float:
 
 def measure_sampling(args) -> dict:
     """Tokens/s of `sample`, which also gives log-probabilities and the states at the cut of k top blocks; the share of the time that reading takes."""
-    model = models.load_model(args.model, getattr(torch, args.dtype), args.device)
-    models.unfreeze_top(model, top_layers(model))
+    model = load_model(args.model, getattr(torch, args.dtype), args.device)
+    adapters.unfreeze_top(model, top_layers(model))
     tokenizer, generator = (
-        Endless(models.load_tokenizer(args.model)),
+        Endless(load_tokenizer(args.model)),
         torch.Generator(args.device).manual_seed(0),
     )
     prompts = [row["prompt"] for row in prompt_rows(args.batch)]

@@ -8,14 +8,18 @@ import sys
 from unittest import mock
 
 import torch
-from transformers.utils import logging
-
 from common import BATCH, KL_COEF, LENGTH, TEMPERATURE, prompt_rows
 from parity_case import PENALTY, Case, fixed_responses, shake, value_weight
 from parity_trl import run_trl, watch_gradients
-from rlhf_utils import data, models, ppo
-from rlhf_utils.sampling import Samples
-from rlhf_utils.trunk import Trunk
+from transformers.utils import logging
+
+from rlhf_utils.fast.trunk import Trunk
+from rlhf_utils.models import adapters
+from rlhf_utils.models.load import chat_prompt, load_model, load_tokenizer, resolve
+from rlhf_utils.models.sampling import Samples
+from rlhf_utils.ppo import loop
+from rlhf_utils.ppo.config import PPOConfig
+from rlhf_utils.ppo.policy import Policy
 
 TOLERANCE = 1e-5  # of any number, of weights for each optimizer step; and, as some are small, a share of the largest of their kind:
 SHARE, SHARE_OF_CHANGE = (
@@ -54,7 +58,7 @@ CASES = [
 def fixed_samples(model, tokenizer, ends_early: bool) -> Samples:
     """What `sample` would give, had it drawn the fixed responses."""
     prompts = [row["prompt"] for row in prompt_rows()]
-    texts = [data.chat_prompt(tokenizer, prompt) for prompt in prompts]
+    texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     ids, query_mask = fixed_responses(tokenizer, ends_early), batch["attention_mask"].bool()
     mask = ids != tokenizer.pad_token_id
@@ -75,12 +79,12 @@ def fixed_samples(model, tokenizer, ends_early: bool) -> Samples:
 
 def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
     """The same update by this engine, its responses scored as TRL's reward model scored them."""
-    tokenizer, model = models.load_tokenizer(name), models.load_model(name)
+    tokenizer, model = load_tokenizer(name), load_model(name)
     shake(model, 1, 0.05)
-    policy = ppo.Policy(models.unfreeze_top(model))  # copies the reference
+    policy = Policy(adapters.unfreeze_top(model))  # copies the reference
     shake(model, 2, 0.02)
     policy.value_head.weight.data = value_weight(model.config.hidden_size)
-    config = ppo.PPOConfig(
+    config = PPOConfig(
         total_episodes=BATCH,
         batch_size=BATCH,
         num_mini_batches=1,
@@ -113,12 +117,12 @@ def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
     with mock.patch.object(
         ppo, "sample", lambda *_: fixed_samples(model, tokenizer, case.ends_early)
     ):
-        rollout = ppo.collect(
+        rollout = loop.collect(
             policy, tokenizer, prompt_rows(), lambda **_: raw_scores, config, KL_COEF, generator
         )
     return {
         "rollout": rollout,
-        "metrics": ppo.update(policy, optimizer, rollout, config, generator),
+        "metrics": loop.update(policy, optimizer, rollout, config, generator),
         "gradients": gradients,
         "weights": {name: p.detach() for name, p in policy.trainable().items()},
         "start": start,
@@ -180,7 +184,7 @@ def main() -> int:
     print(SWITCHES)
     failed = 0
     for case in CASES:
-        for what, (difference, size) in compare(case, models.resolve("tiny")).items():
+        for what, (difference, size) in compare(case, resolve("tiny")).items():
             steps, share = (
                 (case.epochs, SHARE_OF_CHANGE) if what == "weights" else (1, SHARE)
             )  # what steps differ by adds up

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-
 from common import BATCH, LENGTH
 
 PENALTY = 0.5  # for a missing end, in reward points

@@ -9,14 +9,14 @@ import textwrap
 from unittest import mock
 
 import torch
+from common import BATCH, KL_COEF, LENGTH, TEMPERATURE, prompt_rows
 from datasets import Dataset
+from parity_case import PENALTY, Case, fixed_responses, shake, value_weight
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
-from common import BATCH, KL_COEF, LENGTH, TEMPERATURE, prompt_rows
-from parity_case import PENALTY, Case, fixed_responses, shake, value_weight
-from rlhf_utils import data, models
+from rlhf_utils.models.load import chat_prompt, load_tokenizer
 
 
 class Notes(TrainerCallback):
@@ -68,7 +68,7 @@ def train_with(old: str, new: str):
 
 def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
     """One update by PPOTrainer: its tensors, its raw scores, the first step's gradients and the weights after the last."""
-    tokenizer = models.load_tokenizer(name)
+    tokenizer = load_tokenizer(name)
     policy, reference = (
         AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32) for _ in range(2)
     )
@@ -109,7 +109,7 @@ def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
             raw["scores"] = found[1].clone()
         return found
 
-    texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows()]
+    texts = [chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows()]
     rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
     notes, gradients = Notes(), {}
     biased = functools.partial(ppo_trainer.masked_var, unbiased=False)

@@ -10,7 +10,12 @@ import argparse
 
 import numpy as np
 
-from rlhf_utils import annotators, data, evaluate, report_card, reward, runs
+from rlhf_utils import files, stats
+from rlhf_utils.data.rows import load_rows, split_by_prompt
+from rlhf_utils.preferences import rubric
+from rlhf_utils.preferences.pairs import usable_pairs
+from rlhf_utils.reward.model import load_reward_model
+from rlhf_utils.run.stage import run_dir
 
 
 def wins(judged: np.ndarray, gold: np.ndarray) -> float:
@@ -19,7 +24,7 @@ def wins(judged: np.ndarray, gold: np.ndarray) -> float:
     for left in range(gold.shape[1]):
         others = np.delete(np.arange(gold.shape[1]), left)
         best = others[judged[:, others].argmax(1)]
-        found.append(evaluate.correct(gold[rows, best] - gold[:, left]))
+        found.append(stats.correct(gold[rows, best] - gold[:, left]))
     return float(np.mean(found))
 
 
@@ -28,16 +33,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", default="demo", help="a finished run below outputs/")
-    folder = runs.run_dir(parser.parse_args().run)
+    folder = run_dir(parser.parse_args().run)
     if not (folder / "reward_model" / "manifest.json").is_file():
         parser.error(
             f"--run {folder.name}: {folder} holds no finished 03_reward_model; run `rlhf run --run {folder.name}` first."
         )
-    settings = runs.read_json(folder / "reward_model" / "manifest.json")["parameters"]
-    pairs, _ = report_card.usable_pairs(
-        data.load_rows(str(folder / "preferences" / "pairs.jsonl"), "preferences")
-    )
-    _, heldout = data.split_by_prompt(
+    settings = files.read_json(folder / "reward_model" / "manifest.json")["parameters"]
+    pairs, _ = usable_pairs(load_rows(str(folder / "preferences" / "pairs.jsonl"), "preferences"))
+    _, heldout = split_by_prompt(
         [row for row in pairs if row.get("split") != "ood"],
         settings["heldout_fraction"],
         settings["seed"],
@@ -45,14 +48,14 @@ def main() -> None:
     prompts = {row["prompt"] for row in heldout}
     items = [
         item
-        for item in data.load_rows(str(folder / "preferences" / "items.jsonl"), "prompts")
+        for item in load_rows(str(folder / "preferences" / "items.jsonl"), "prompts")
         if item["prompt"] in prompts
     ]
     answers = [(item, answer) for item in items for answer in item["responses"]]
-    rewards = reward.load_reward_model(folder / "reward_model").raw(
+    rewards = load_reward_model(folder / "reward_model").raw(
         [item["prompt"] for item, _ in answers], [answer for _, answer in answers]
     )
-    gold = np.array([annotators.gold_score(item, answer) for item, answer in answers]).reshape(
+    gold = np.array([rubric.gold_score(item, answer) for item, answer in answers]).reshape(
         len(items), -1
     )
     count = gold.shape[1] - 1

@@ -25,10 +25,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
-
 from common import BATCH, positive
 from environment import TRL, child, trl_python, variables
-from rlhf_utils import models
+
+from rlhf_utils.models.load import resolve
 
 HERE = Path(__file__).resolve().parent
 
@@ -276,7 +276,7 @@ def main() -> int:
     python = trl_python()
     if args.parity:
         return subprocess.run([python, HERE / "parity.py"], env=variables()).returncode
-    names, model = [] if args.only_sampling else args.configs, models.resolve(args.model)
+    names, model = [] if args.only_sampling else args.configs, resolve(args.model)
     place = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
     print(
         f"{args.model} on {place}, batch {args.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}; rounds {args.rounds}, "

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 from common import positive
-from rlhf_utils import data
-from rlhf_utils.report_card import usable_pairs
+
+from rlhf_utils.data.rows import load_rows, split_by_prompt
+from rlhf_utils.preferences.pairs import usable_pairs
 
 FILES = {"hh": "hh_harmless.jsonl.gz", "instructions": "instructions_with_preferences.jsonl"}
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -68,7 +69,7 @@ def rows_of(name: str, folder: Path) -> list[dict]:
             f"There is no {path}: give the folder of {FILES[name]} with --folder, or leave {name!r} out of --data."
         )
     return usable_pairs(
-        data.load_rows(str(path), "preferences")
+        load_rows(str(path), "preferences")
         if name == "hh"
         else [instruction(json.loads(line)) for line in path.open(encoding="utf-8")]
     )[0]
@@ -84,8 +85,8 @@ def instruction(row: dict) -> dict:
 
 def split(rows: list[dict], seed: int, args) -> tuple[list[dict], list[dict], list[dict]]:
     """(training, validation, held-out) rows, each prompt on one side; both sides of the benchmark learn from the same training rows."""
-    learned, heldout = data.split_by_prompt(rows, HELDOUT, seed)
-    train, validation = data.split_by_prompt(learned, args.validation, seed)
+    learned, heldout = split_by_prompt(rows, HELDOUT, seed)
+    train, validation = split_by_prompt(learned, args.validation, seed)
     return train[: args.pairs], validation, heldout[: args.heldout]
 
 

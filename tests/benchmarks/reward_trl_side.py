@@ -10,12 +10,14 @@ import tempfile
 import time
 
 import torch
+from common import peak_gb, say
 from datasets import Dataset
+from reward_common import child_arguments, rows_of, split
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from common import peak_gb, say
-from reward_common import child_arguments, rows_of, split
-from rlhf_utils import data, evaluate, models
+from rlhf_utils import stats
+from rlhf_utils.models.load import chat_prompt, load_tokenizer, resolve
+from rlhf_utils.reward import report_card
 
 os.environ.pop(
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY", None
@@ -34,7 +36,7 @@ class Clock(TrainerCallback):
 
 def token_ids(tokenizer, rows: list[dict], side: str, max_length: int) -> list[list[int]]:
     texts = [
-        data.chat_prompt(tokenizer, row["prompt"]) + row[side] + tokenizer.eos_token for row in rows
+        chat_prompt(tokenizer, row["prompt"]) + row[side] + tokenizer.eos_token for row in rows
     ]
     return [ids[-max_length:] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
@@ -56,10 +58,10 @@ def main() -> None:
 
     args, clock = child_arguments(), Clock()
     train, validation, heldout = split(rows_of(args.name, args.folder), args.seed, args)
-    tokenizer, half = models.load_tokenizer(args.model), args.dtype == "bfloat16"
+    tokenizer, half = load_tokenizer(args.model), args.dtype == "bfloat16"
     torch.manual_seed(args.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
-        models.resolve(args.model), num_labels=1, dtype=torch.float32
+        resolve(args.model), num_labels=1, dtype=torch.float32
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     rows = Dataset.from_dict(
@@ -98,8 +100,8 @@ def main() -> None:
     )
     say(
         {
-            "accuracy": float(evaluate.correct(chosen - rejected).mean()),
-            "ece_raw": evaluate.calibration(chosen - rejected)["ece"],
+            "accuracy": float(stats.correct(chosen - rejected).mean()),
+            "ece_raw": report_card.calibration(chosen - rejected)["ece"],
             "epoch_s": (clock.end - clock.start) / args.epochs,
             "run_s": clock.end - clock.start,
             "peak_memory_gb": memory,

@@ -20,11 +20,12 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-
 from environment import child
 from reward_common import FILES, arguments, rows_of, split
-from rlhf_utils import evaluate
-from rlhf_utils.report_card import bag_of_words
+
+from rlhf_utils import stats
+from rlhf_utils.reward import report_card
+from rlhf_utils.reward.report_card import bag_of_words
 
 SHARED = (
     "model",
@@ -83,8 +84,8 @@ def baselines(name: str, seed: int, args) -> dict:
     train, validation, heldout = split(rows_of(name, args.folder), seed, args)
     judged = heldout if args.judge == "heldout" else validation
     return {
-        "length": float(evaluate.correct(evaluate.longer_of_pairs(judged)).mean()),
-        "bag_of_words": float(evaluate.correct(bag_of_words(train, judged)).mean()),
+        "length": float(stats.correct(report_card.longer_of_pairs(judged)).mean()),
+        "bag_of_words": float(stats.correct(bag_of_words(train, judged)).mean()),
     }
 
 

@@ -7,7 +7,7 @@ reference model then: TRL switches the adapters off) and trains, as TRL does, th
 bfloat16: `bf16=True` alone changes nothing, because trl 1.12.0 makes its Accelerator without it; ACCELERATE_MIXED_PRECISION, which
 `accelerate launch` would set, makes it work. As on our side, models that stay frozen are loaded in bfloat16, others in float32.
 
-With `stop_token=None` EOS is a token like any other, so every response has LENGTH tokens. --tuned gives TRL what `models.load_model`
+With `stop_token=None` EOS is a token like any other, so every response has LENGTH tokens. --tuned gives TRL what `load_model`
 gives ours: attention whose backward pass is fast on a CPU, and glibc's memory settings. All else is at the defaults, among them fused
 AdamW. Gradient checkpointing, which PPOTrainer ignores, is said to be off.
 """
@@ -16,6 +16,19 @@ import os
 import tempfile
 
 import torch
+from common import (
+    EPOCHS,
+    LENGTH,
+    LORA_R,
+    TEMPERATURE,
+    arguments,
+    now,
+    peak_gb,
+    prompt_rows,
+    sampling_rate,
+    say,
+    top_layers,
+)
 from datasets import Dataset
 from peft import PeftModel  # noqa: F401  its import is no part of an update
 from transformers import (
@@ -25,9 +38,9 @@ from transformers import (
     TrainerCallback,
 )
 
-from common import EPOCHS, LENGTH, LORA_R, TEMPERATURE
-from common import arguments, now, peak_gb, prompt_rows, sampling_rate, say, top_layers
-from rlhf_utils import data, models
+from rlhf_utils.fast import memory
+from rlhf_utils.models import adapters
+from rlhf_utils.models.load import chat_prompt, load_tokenizer
 
 
 class Clock(TrainerCallback):
@@ -45,7 +58,7 @@ def load(args, auto_class, dtype: torch.dtype, seed: int, **options):
     torch.manual_seed(seed)
     model = auto_class.from_pretrained(args.model, dtype=dtype, **options)
     if args.tuned:
-        models.keep_freed_memory()
+        memory.keep_freed_memory()
         if args.device == "cpu":
             model.set_attn_implementation("grouped")
     return model
@@ -70,7 +83,7 @@ def make_trainer(args, folder: str, clock: Clock):
     frozen = getattr(torch, args.dtype)
     if half:
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
-    tokenizer = models.load_tokenizer(args.model)
+    tokenizer = load_tokenizer(args.model)
     lora = args.trains.startswith("lora")
     policy = load(args, AutoModelForCausalLM, frozen if lora else torch.float32, 0)
     reference = None if lora else load(args, AutoModelForCausalLM, frozen, 0)
@@ -82,7 +95,7 @@ def make_trainer(args, folder: str, clock: Clock):
         freeze_below(value, k)
     elif args.trains == "lora_top":
         freeze_below(value, top_layers(value))
-    texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
+    texts = [chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
     rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
     config = PPOConfig(
         output_dir=folder,
@@ -101,7 +114,7 @@ def make_trainer(args, folder: str, clock: Clock):
         response_length=LENGTH,
         temperature=TEMPERATURE,
     )
-    peft_config = models.lora_config(policy, LORA_R, top_layers(policy)) if lora else None
+    peft_config = adapters.lora_config(policy, LORA_R, top_layers(policy)) if lora else None
     trainer = PPOTrainer(
         config,
         tokenizer,
@@ -149,7 +162,7 @@ def measure_sampling(args) -> dict:
     """Tokens/s of transformers' generate, which gives tokens only, or of the sampler of TRL's trainer, which stacks all logits."""
     from trl.experimental.ppo.ppo_trainer import batch_generation
 
-    tokenizer = models.load_tokenizer(args.model)
+    tokenizer = load_tokenizer(args.model)
     model = load(args, AutoModelForCausalLM, getattr(torch, args.dtype), 0).to(args.device).eval()
     settings = GenerationConfig(
         do_sample=True,
@@ -160,7 +173,7 @@ def measure_sampling(args) -> dict:
         pad_token_id=tokenizer.pad_token_id,
     )  # no eos_token_id: nothing ends early
     model.generation_config = settings
-    texts = [data.chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
+    texts = [chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(
         args.device
     )

@@ -1,0 +1,73 @@
+"""The loss of SFT on a CPU against TRL's own, gradients included, and a training that it drives."""
+
+import pytest
+import torch
+from trl import SFTTrainer
+
+from rlhf_utils.data.rows import load_rows
+from rlhf_utils.models import sft
+from rlhf_utils.models.load import load_model, load_tokenizer
+
+ROWS = load_rows("builtin", "demonstrations")
+
+
+def trainer(folder, dtype=torch.float32, **settings):
+    model, tokenizer = load_model("tiny", dtype), load_tokenizer("tiny")
+    defaults = dict(
+        num_train_epochs=1,
+        learning_rate=1e-2,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        lora_r=4,
+        num_trainable_layers=0,
+        max_length=512,
+        seed=0,
+    )
+    torch.manual_seed(0)
+    made = sft.make_trainer(model, tokenizer, ROWS[:32], ROWS[32:40], folder, **defaults | settings)
+    for name, parameter in made.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+def loss_and_gradients(made, compute_loss, batch, count):
+    made.model.zero_grad()
+    loss = compute_loss(made, made.model, dict(batch), num_items_in_batch=count)
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in made.model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("count", [None, 100])
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_the_loss_is_trls(tmp_path, dtype, tolerance, layers, count):
+    made = trainer(tmp_path, dtype, num_trainable_layers=layers)
+    batch = next(iter(made.get_train_dataloader()))
+    assert (batch["labels"] == -100).any() and (batch["attention_mask"] == 0).any()
+    (ours, our_gradients), (theirs, their_gradients) = (
+        loss_and_gradients(made, kind.compute_loss, batch, count)
+        for kind in (sft.Trainer, SFTTrainer)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=0)
+    assert len(our_gradients) == len(their_gradients) > 0 and all(g.any() for g in our_gradients)
+    for our, their in zip(our_gradients, their_gradients):
+        assert (our - their).norm() <= 3 * tolerance * their.norm()
+
+
+def test_a_batch_without_an_answer_costs_nothing(tmp_path):
+    made = trainer(tmp_path)
+    batch = next(iter(made.get_train_dataloader()))
+    assert (
+        made.compute_loss(made.model, batch | {"labels": torch.full_like(batch["labels"], -100)})
+        == 0
+    )
+
+
+def test_training_lowers_the_heldout_loss_and_is_repeatable(tmp_path):
+    losses = []
+    for name in ("one", "two"):
+        made = trainer(tmp_path / name, num_train_epochs=3)
+        made.train()
+        losses.append([row["eval_loss"] for row in made.state.log_history if "eval_loss" in row])
+    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0] - 0.05

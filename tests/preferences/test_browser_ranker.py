@@ -1,0 +1,389 @@
+"""The widget's module alone, in a real browser, against a mock of anywidget's model whose kernel is this file's Python."""
+
+import json
+
+import pytest
+
+from rlhf_utils.preferences.label_queue import LabelQueue
+from rlhf_utils.preferences.store import KINDS, LabelStore
+from rlhf_utils.preferences.widget import GUIDELINES, MODULE, STYLE, Desk
+
+PAGE = """<!doctype html><meta charset="utf-8"><style>%s</style><body><input id="before"><div id="el"></div><script type="module">
+const listeners = {};
+const traits = {state: %s, guidelines: %s};
+window.model = {get: (name) => traits[name], send: (message) => window.toKernel(JSON.stringify(message)),
+  on: (event, call) => { (listeners[event] ??= []).push(call); }, off: () => {},
+  set: (name, value) => { traits[name] = value; (listeners["change:" + name] ?? []).forEach((call) => call()); }};
+const url = URL.createObjectURL(new Blob([%s], {type: "text/javascript"}));
+const module = await import(url);
+window.ranker = module;
+module.default.render({model: window.model, el: document.getElementById("el")});
+window.ready = true;
+</script>"""
+
+
+def make_items(count=5, k=4):
+    return [
+        {
+            "id": f"{n:03d}",
+            "prompt": f"Question {n}?",
+            "responses": [f"answer {n} {'abcdef'[i]}" for i in range(k)],
+        }
+        for n in range(count)
+    ]
+
+
+class Bench:
+    """A page with the widget, and the desk that answers it; `hold` keeps the kernel silent."""
+
+    def __init__(self, context, path, items, **options):
+        self.queue = LabelQueue(items, LabelStore(path), "me", **options.pop("queue", {}))
+        self.desk, self.page, self.hold, self.held = (
+            Desk(self.queue, **options),
+            context.new_page(),
+            False,
+            [],
+        )
+        self.errors = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.errors.append("a dialog: " + dialog.message))
+        self.page.expose_function("toKernel", self.receive)
+        self.load()
+
+    def load(self):
+        state = self.desk.state()
+        self.page.set_content(
+            PAGE
+            % (
+                STYLE,
+                json.dumps(state).replace("<", "\\u003c"),
+                json.dumps(GUIDELINES),
+                json.dumps(MODULE).replace("</", "<\\/"),
+            )
+        )
+        self.page.wait_for_function("window.ready")
+
+    def receive(self, text):
+        message = json.loads(text)
+        if message["type"] == "hello":
+            return
+        if self.hold:
+            self.held.append(message)
+        else:
+            self.answer(message)
+
+    def answer(self, message):
+        self.page.evaluate(
+            "state => { window.model.set('state', state); }", self.desk.receive(message)
+        )
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def settle(self, number):
+        """Waits until the front end shows the question of that number."""
+        self.page.wait_for_function(
+            "n => window.model.get('state').turn === n && !document.querySelector('.rk[aria-busy]')",
+            arg=number,
+        )
+
+    def rows(self):
+        return self.queue.store.rows(kinds=KINDS)
+
+    def shown(self, row):
+        """The ranks as the annotator saw the cards."""
+        return [row["ranks"][index] for index in row["shown_order"]]
+
+
+@pytest.fixture
+def bench(chromium, tmp_path):
+    contexts, benches = [], []
+
+    def make(items=None, name="labels.sqlite", **options):
+        contexts.append(chromium.new_context(viewport={"width": 1280, "height": 800}))
+        benches.append(Bench(contexts[-1], tmp_path / name, items or make_items(), **options))
+        return benches[-1]
+
+    yield make
+    assert [error for each in benches for error in each.errors] == []
+    for context in contexts:
+        context.close()
+
+
+def test_browser_five_keys_rank_four(bench):
+    b = bench()
+    b.press(
+        "3", "1", "4", "2", "Enter"
+    )  # no click before: the widget takes the focus where it is first shown
+    b.settle(1)
+    (row,) = b.rows()
+    assert (
+        b.shown(row) == [2, 4, 1, 3]
+        and row["kind"] == "ranking"
+        and row["shown_at"] < row["submitted_at"]
+    )
+
+
+def test_browser_ties_by_the_same_key_and_by_t(bench):
+    b = bench()
+    b.press("2", "1", "1", "3", "4", "t", "Enter")
+    b.settle(1)
+    assert b.shown(b.rows()[0]) == [1, 1, 3, 3]
+    b.press("2", "1", "1", "1", "3", "4", "Enter")  # the third press unties
+    b.settle(2)
+    assert b.shown(b.rows()[1]) == [2, 1, 3, 4]
+
+
+def test_browser_backspace_skip_flag_and_undo(bench):
+    b = bench()
+    b.press("1", "2", "Backspace", "3", "Enter")
+    assert "have no rank yet" in b.page.inner_text(".rk-status") and b.rows() == []
+    b.press("2", "4", "f", "Enter")
+    b.settle(1)
+    assert b.shown(b.rows()[0]) == [1, 3, 2, 4] and b.rows()[0]["flags"] == ["flagged"]
+    b.press("s")
+    b.settle(2)
+    assert (b.rows()[1]["kind"], b.rows()[1]["ranks"]) == ("skip", [])
+    b.press("u", "u")
+    b.settle(4)
+    assert b.rows() == [] and b.page.inner_text(".rk-prompt") == "Question 0?"
+    assert b.page.locator(".rk-place").all_inner_texts() == [
+        "1st",
+        "3rd",
+        "2nd",
+        "4th",
+    ]  # what was taken back is there to be mended
+    b.press("Enter")
+    b.settle(5)
+    assert b.shown(b.rows()[0]) == [1, 3, 2, 4]
+
+
+def test_browser_click_and_drag(bench):
+    b = bench()
+    for place in (3, 0, 1, 2):
+        b.page.locator(".rk-card").nth(place).click()
+    b.page.click("text=submit")
+    b.settle(1)
+    assert b.shown(b.rows()[0]) == [2, 3, 4, 1]
+    lane = b.page.locator(".rk-lane")
+    for place in (1, 0, 2):
+        b.page.locator(".rk-head").nth(place).drag_to(lane, target_position={"x": 900, "y": 15})
+    b.page.locator(".rk-head").nth(3).drag_to(
+        b.page.locator(".rk-tier").first, target_position={"x": 2, "y": 8}
+    )  # before the best
+    assert b.page.locator(".rk-place").all_inner_texts() == ["3rd", "2nd", "4th", "1st"]
+    tier = b.page.locator(".rk-tier").nth(1)
+    b.page.locator(".rk-chip", has_text="3").drag_to(
+        tier, target_position={"x": tier.bounding_box()["width"] / 2, "y": 8}
+    )  # a tie
+    b.press("Enter")
+    b.settle(2)
+    assert b.shown(b.rows()[1]) == [4, 2, 2, 1]
+
+
+def test_browser_two_answers(bench):
+    b = bench(make_items(4, 2))
+    b.press("ArrowRight", "Enter")
+    b.settle(1)
+    b.press("ArrowLeft", "Enter")
+    b.settle(2)
+    b.press("b", "Enter")
+    b.settle(3)
+    assert [b.shown(row) for row in b.rows()] == [[2, 1], [1, 2], [1, 1]] and b.rows()[2][
+        "flags"
+    ] == ["both_bad"]
+    assert [row["margin"] for row in b.rows()] == [None] * 3
+
+
+def test_browser_strength_becomes_the_margin(bench):
+    b = bench(make_items(3, 2), strength=True)
+    b.press("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowLeft", "Enter")
+    b.settle(1)
+    b.page.click("[aria-label='Answer 2 better']")
+    b.press("Enter")
+    b.settle(2)
+    assert [(b.shown(row), row["margin"]) for row in b.rows()] == [([1, 2], 3), ([2, 1], 2)]
+    b.press("u")
+    b.settle(3)
+    assert b.page.locator("[aria-checked=true]").get_attribute("aria-label") == "Answer 2 better"
+
+
+def test_browser_confidence_and_note(bench):
+    b = bench()
+    b.press("1", "2", "3", "4", "c", "c", "n")
+    b.page.keyboard.type("1 is skewed; f")  # letters of a note rank nothing
+    b.press("Enter", "Enter")
+    b.settle(1)
+    (row,) = b.rows()
+    assert (row["confidence"], row["note"], row["flags"], b.shown(row)) == (
+        0.67,
+        "1 is skewed; f",
+        [],
+        [1, 2, 3, 4],
+    )
+
+
+def test_browser_keys_stay_inside(bench):
+    b = bench()
+    b.page.evaluate(
+        "window.escaped = []; document.addEventListener('keydown', (event) => window.escaped.push(event.key))"
+    )
+    b.press("b", "x", "1", "d", "Enter")
+    assert b.page.evaluate("window.escaped") == []
+    b.press("Escape", "z")
+    assert b.page.evaluate("window.escaped") == ["z"]
+
+
+def test_browser_differences_are_marked(bench):
+    b = bench(
+        [
+            {
+                "id": "0",
+                "prompt": "p",
+                "responses": ["the cat sat on the mat", "the dog sat on a mat"],
+            }
+        ]
+    )
+    b.press("Shift+1", "Shift+2")
+    assert sorted(
+        " ".join(card.locator("mark").all_inner_texts())
+        for card in b.page.locator(".rk-card").all()
+    ) == ["cat the", "dog a"]
+    assert b.page.evaluate("window.ranker.differences('a  b', 'b')") == [
+        ["a", True],
+        ["  ", False],
+        ["b", False],
+    ]
+
+
+def test_browser_a_failed_save_keeps_the_judgement(bench):
+    b = bench()
+    path, store = b.queue.store.path, b.queue.store
+    store.path = path.parent / "gone" / "labels.sqlite"  # the folder vanished
+    b.press("1", "2", "3", "4", "Enter")
+    b.page.wait_for_selector("text=Not saved: unable to open database file. Your answer is kept.")
+    assert b.page.locator(".rk-place").all_inner_texts() == ["1st", "2nd", "3rd", "4th"]
+    store.path = path
+    b.page.click("text=Try again")
+    b.settle(1)
+    assert [b.shown(row) for row in b.rows()] == [[1, 2, 3, 4]]
+
+
+def test_browser_waits_for_a_busy_kernel_and_stores_once(bench):
+    b = bench()
+    b.hold = True
+    b.press("1", "2", "3", "4", "Enter")
+    b.page.wait_for_selector("text=Waiting for the kernel")
+    b.press("4", "3")  # pressed while it says that it waits: for nothing
+    b.page.click("text=Send again")
+    b.page.wait_for_function("!document.querySelector('.rk-alarm button')")
+    assert len(b.held) == 2 and b.held[0] == b.held[1]
+    b.hold = False
+    for message in b.held:
+        b.answer(message)
+    b.settle(1)
+    assert len(b.rows()) == 1 and b.page.locator(".rk-place").all_inner_texts() == [""] * 4
+
+
+def test_browser_a_draft_survives_a_reload(bench):
+    b = bench()
+    b.page.goto("about:blank")
+    b.page.route(
+        "http://localhost:9/", lambda route: route.fulfill(body="<p>", content_type="text/html")
+    )
+    b.page.goto("http://localhost:9/")
+    b.load()
+    b.press("2", "3")
+    b.page.reload()
+    b.load()
+    assert b.page.locator(".rk-place").all_inner_texts() == ["", "1st", "2nd", ""]
+
+
+def test_browser_500_labels_at_full_speed(bench):
+    b = bench(make_items(500))
+    orders = [["1", "2", "3", "4"], ["4", "3", "2", "1"], ["2", "1", "4", "3"]]
+    for number in range(500):
+        b.press(*orders[number % 3], "Enter")  # without waiting for anything
+    b.settle(500)
+    wanted = [[1, 2, 3, 4], [4, 3, 2, 1], [2, 1, 4, 3]]
+    assert [row["item_id"] for row in b.rows()] == [f"{n:03d}" for n in range(500)]
+    assert [b.shown(row) for row in b.rows()] == [wanted[n % 3] for n in range(500)]
+    assert "All 500 are judged" in b.page.inner_text(".rk-done")
+
+
+HOSTILE = [
+    "<script>alert(1)</script><img src=x onerror=alert(2)><svg onload=alert(3)>",
+    "[click](javascript:alert(4)) <a href='javascript:alert(5)'>x</a> ${alert(6)} {{7}}",
+    "a" * 100_000,
+    "word " * 20_000,
+    "\u202eright to left\u202c שלום \u2066x",
+    "Z" + "\u0351" * 300,
+    "nul\0nul \ud83d lone",
+    "\"'`--></textarea></style>",
+]
+
+
+def test_browser_hostile_text_is_text(bench):
+    """In prompts, answers and guidelines: shown as it is, nothing runs, the page keeps its shape, and labels go on."""
+    items = [
+        {
+            "id": str(n),
+            "prompt": HOSTILE[n].replace("\ud83d", ""),
+            "responses": [HOSTILE[n], HOSTILE[n - 1], "plain"],
+        }
+        for n in range(len(HOSTILE))
+    ]
+    b = bench(items)
+    b.page.evaluate("text => window.model.set('guidelines', {[text]: text})", HOSTILE[0])
+    for number, item in enumerate(items):
+        assert b.page.evaluate("document.querySelector('.rk-prompt').textContent") == item["prompt"]
+        shown = b.page.evaluate(
+            "[...document.querySelectorAll('.rk-text')].map((node) => node.textContent)"
+        )
+        assert sorted(len(text) for text in shown) == sorted(
+            len(text) for text in item["responses"]
+        )
+        b.press("Shift+1", "Shift+2")
+        assert (
+            b.page.evaluate(
+                "document.querySelectorAll('.rk script, .rk img, .rk svg, .rk a, .rk iframe').length"
+            )
+            == 0
+        )
+        assert b.page.evaluate("document.documentElement.scrollWidth") <= 1280
+        b.press("1", "2", "3", "Enter")
+        b.settle(number + 1)
+    assert [row["responses"] for row in b.rows()] == [item["responses"] for item in items]
+
+
+def test_browser_is_usable_by_a_screen_reader_and_at_200_percent(bench):
+    b = bench()
+    tree = b.page.locator(".rk").aria_snapshot()
+    for part in (
+        'region "Rank answers"',
+        'button "Answer 1, not ranked"',
+        'list "Your ranking, best first"',
+        "progressbar",
+        'combobox "Confidence"',
+        "status",
+        "alert",
+    ):
+        assert part in tree, part
+    b.press("2")
+    assert 'button "Answer 2, ranked 1st"' in b.page.locator(
+        ".rk"
+    ).aria_snapshot() and "Answer 2 is 1st." in b.page.inner_text("[aria-live=polite]")
+    b.page.set_viewport_size({"width": 640, "height": 400})  # 1280 × 800 at 200%
+    cards = [box.bounding_box() for box in b.page.locator(".rk-card").all()]
+    assert (
+        b.page.evaluate("document.documentElement.scrollWidth") <= 640
+        and cards[1]["y"] > cards[0]["y"]
+    )  # one below the other
+    b.page.keyboard.press("Tab")
+    assert (
+        b.page.evaluate(
+            "document.activeElement.closest('.rk') !== null && getComputedStyle(document.activeElement).outlineStyle"
+        )
+        == "solid"
+    )
