@@ -1,10 +1,10 @@
-"""Errors whose message says what was wrong and what to do."""
+"""Errors whose message says in one sentence what was wrong and what to do."""
 
 
 class ExplainedError(Exception):
-    """In a notebook it ends a cell with its one sentence, not with a traceback through the suite."""
+    """Ends a notebook's cell with its one sentence, without a traceback through the package."""
 
-    def _render_traceback_(self) -> list[str]:  # IPython asks for it
+    def _render_traceback_(self) -> list[str]:  # IPython calls this
         return [f"{type(self).__name__}: {self}"]
 
 
@@ -17,7 +17,7 @@ class DataError(ExplainedError, ValueError):
 
 
 class ModelError(ExplainedError, RuntimeError):
-    """A model that cannot be had or used."""
+    """A model that is missing or cannot be used."""
 
 
 class RunError(ExplainedError, RuntimeError):
@@ -25,7 +25,7 @@ class RunError(ExplainedError, RuntimeError):
 
 
 class PPOError(ExplainedError, RuntimeError):
-    """Training that must not go on; `metrics` holds the numbers of the step, where there are any."""
+    """Training that must not go on; `metrics` holds the numbers of the step, if there are any."""
 
     def __init__(self, message: str, metrics: dict | None = None):
         super().__init__(message)

@@ -1,64 +1,63 @@
-"""TODO: purpose."""
+"""Shares, intervals and the check that scores are finite numbers; nothing here knows of models."""
 
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import torch
+from scipy.stats import bootstrap
 
 from .errors import PPOError
 
 
-def wilson(successes: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a proportion (Wilson 1927); (0, 1) where nothing was counted."""
+def wilson(successes: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a proportion (Wilson 1927); (0, 1) where nothing was counted.
+
+    By hand because ties count half, and scipy's binomtest wants whole successes.
+    """
     if count == 0:
         return 0.0, 1.0
-    share, spread = successes / count, z * z / count
-    middle, half = (
-        share + spread / 2,
-        z * np.sqrt(share * (1 - share) / count + spread / (4 * count)),
-    )
+    z = 1.96
+    share = successes / count
+    spread = z * z / count
+    middle = share + spread / 2
+    half = z * np.sqrt(share * (1 - share) / count + spread / (4 * count))
     return float((middle - half) / (1 + spread)), float((middle + half) / (1 + spread))
 
 
 def clustered_interval(
     successes: list[float], counts: list[int], seed: int = 0, draws: int = 1000
 ) -> tuple[float, float]:
-    """The 95% bootstrap interval of Σ successes / Σ counts over items, whose pairs hang together; (0, 1) for fewer than two items."""
-    if sum(count > 0 for count in counts) < 2:
+    """The 95% percentile interval of Σ successes / Σ counts, drawing whole items with replacement.
+
+    Item i holds counts[i] pairs, which hang together. An item without pairs says nothing and is
+    left out. Fewer than two items give (0, 1).
+    """
+    counts = np.asarray(counts, dtype=float)
+    counted = counts > 0
+    if counted.sum() < 2:
         return 0.0, 1.0
-    drawn = np.random.default_rng(seed).integers(len(counts), size=(draws, len(counts)))
-    sums = np.array(counts, float)[drawn].sum(1)
-    shares = np.array(successes, float)[drawn].sum(1)[sums > 0] / sums[sums > 0]
-    return float(np.quantile(shares, 0.025)), float(np.quantile(shares, 0.975))
+    found = bootstrap(
+        (np.asarray(successes, dtype=float)[counted], counts[counted]),
+        lambda successes, counts, axis: successes.sum(axis) / counts.sum(axis),
+        paired=True,
+        method="percentile",
+        n_resamples=draws,
+        batch=100,  # all draws at once would need draws × items numbers
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def as_scores(found, count: int, who: str = "The reward") -> torch.Tensor:
-    """(count,) float32 from what a reward gave. Raises PPOError, saying who gave it, unless that is one finite number for each answer."""
-    found = found.tolist() if hasattr(found, "tolist") else found
-    scores = list(found) if isinstance(found, Iterable) else []
-    bad = [i for i, score in enumerate(scores) if not _is_finite(score)]
-    if len(scores) != count or bad:
-        what = (
-            f"{scores[bad[0]]!r} for answer {bad[0] + 1}"
-            if bad
-            else f"{len(scores)} of them"
-            if isinstance(found, Iterable)
-            else repr(found)
-        )
-        raise PPOError(
-            f"{who} must give one finite number for each of {count} answers, but gave {what}."
-        )
-    return torch.tensor([float(score) for score in scores], dtype=torch.float32)
+def bootstrap_by_prompt(
+    values, prompts: list[str], draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95% percentile interval of the mean of `values` (N,), drawing whole prompts.
 
-
-def _is_finite(score) -> bool:
-    try:
-        return (
-            abs(float(score)) <= torch.finfo(torch.float32).max
-        )  # also numpy's and torch's scalars
-    except (TypeError, ValueError, OverflowError):
-        return False
+    prompts: (N,) the prompt of each value. Fewer than two different prompts give (0, 1).
+    """
+    values = pd.Series(np.asarray(values, dtype=float))
+    by_prompt = values.groupby(list(prompts), sort=False)
+    return clustered_interval(by_prompt.sum(), by_prompt.size(), seed, draws)
 
 
 def correct(margins) -> np.ndarray:
@@ -67,13 +66,33 @@ def correct(margins) -> np.ndarray:
     return (margins > 0) + 0.5 * (margins == 0)
 
 
-def bootstrap_by_prompt(
-    values, prompts: list[str], draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95% percentile interval of the mean of `values`, drawing whole prompts with replacement; (0, 1) for fewer than two prompts."""
-    found = (
-        pd.DataFrame({"value": np.asarray(values, dtype=float), "prompt": prompts})
-        .groupby("prompt", sort=False)["value"]
-        .agg(["sum", "size"])
+def finite_scores(found, count: int, who: str = "The reward") -> list[float]:
+    """What a reward gave (a tensor, an array, a list), as `count` floats.
+
+    Raises PPOError, which says who gave it, unless it is one finite number for each answer.
+    """
+    if hasattr(found, "tolist"):
+        found = found.tolist()
+    if not isinstance(found, Iterable):
+        raise _no_scores(who, count, repr(found))
+    scores = list(found)
+    for number, score in enumerate(scores, 1):
+        if not _is_finite(score):
+            raise _no_scores(who, count, f"{score!r} for answer {number}")
+    if len(scores) != count:
+        raise _no_scores(who, count, f"{len(scores)} of them")
+    return [float(score) for score in scores]
+
+
+def _no_scores(who: str, count: int, gave: str) -> PPOError:
+    return PPOError(
+        f"{who} must give one finite number for each of {count} answers, but gave {gave}."
     )
-    return clustered_interval(found["sum"].tolist(), found["size"].tolist(), seed, draws)
+
+
+def _is_finite(score) -> bool:
+    """Whether float32 holds it; also for the scalars of numpy and torch."""
+    try:
+        return abs(float(score)) <= float(np.finfo(np.float32).max)
+    except (TypeError, ValueError, OverflowError):
+        return False

@@ -20,6 +20,16 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path
 
 
+def write_notebook(path, parameters: str) -> None:
+    """A notebook that has a parameters cell, and nothing else."""
+    import nbformat
+
+    cell = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    nbformat.write(notebook, path)
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """A headless browser for all tests; skips, or fails in CI, where there is none."""

@@ -1,9 +1,15 @@
-"""The smoke profile through all five notebooks, as a user runs it; then nbval over them; and what the committed ones must be like."""
+"""The smoke profile through all five notebooks, as a user runs it; then nbval over them.
 
+And what the committed notebooks must be like.
+"""
+
+import ast
 import json
+import math
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +17,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from papermill import execute_notebook
+from papermill import execute_notebook, inspect_notebook
 
 from rlhf_utils import files
-from rlhf_utils.data.rows import load_rows
+from rlhf_utils.data.rows import load_demonstrations, load_prompts
+from rlhf_utils.preferences.pairs import read_items, read_pairs
+from rlhf_utils.preferences.rubric import gold_score, refuses
+from rlhf_utils.run.parameters import TYPES, parameter_types
 from rlhf_utils.run.stage import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +62,7 @@ def test_every_stage_leaves_what_the_next_one_needs(smoke):
         "preferences/agreement.json",
         "reward_model/head.safetensors",
         "reward_model/report.json",
+        "reward_model/classifier/model.safetensors",
         "ppo/policy/adapter_model.safetensors",
         "ppo/metrics.jsonl",
         "ppo/samples.jsonl",
@@ -62,92 +72,160 @@ def test_every_stage_leaves_what_the_next_one_needs(smoke):
         assert (smoke / relative).stat().st_size > 0, relative
     for stage in STAGES:
         manifest = files.read_json(smoke / stage / "manifest.json")
-        assert (
-            manifest["wall_s"] > 0
-            and manifest["peak_memory_gb"] > 0.1
-            and manifest["parameters"]["run"] == "smoke"
-        )
-    pairs = load_rows(str(smoke / "preferences/pairs.jsonl"), "preferences")
-    assert all(pair["chosen"] != pair["rejected"] for pair in pairs)
-    assert "learn in float32; 40 prompts" in (smoke / "04_ppo.ipynb").read_text(), (
-        "04 asks what 02 ranked, less the 8 of other categories"
-    )
+        assert manifest["parameters"]["run"] == "smoke" and manifest["results"]
+    pairs = read_pairs(smoke / "preferences/pairs.jsonl")
+    assert pairs and all(pair.chosen != pair.rejected for pair in pairs)
+    # 04 asks what 02 ranked, less the prompts of other categories
+    assert "learn in float32; 40 prompts" in (smoke / "04_ppo.ipynb").read_text()
 
 
-def test_results_have_the_contract_keys(smoke):
-    results = files.read_json(smoke / "evaluation/results.json")
-    wanted = [
-        "sft.loss_heldout",
-        "reward_model.accuracy",
-        "reward_model.accuracy_ci",
-        "reward_model.ece",
-        "reward_model.accuracy_ood",
-        "preferences.agreement",
-        "ppo.kl",
-        "ppo.reward_gain",
-        "eval.win_rate_vs_sft",
-        "eval.win_rate_ci",
-    ]
-    wanted += [
-        f"eval.{name}_{side}"
-        for name in ("refusal_harmful", "refusal_benign", "distinct2", "length")
-        for side in ("sft", "ppo")
-    ]
-    wanted += [
-        f"{kind}" for stage in STAGES for kind in (f"time.{stage}_s", f"memory.{stage}_peak_gb")
-    ]
-    assert not [key for key in wanted if key not in results]
+@pytest.fixture(scope="module")
+def results(smoke):
+    return files.read_json(smoke / "evaluation/results.json")
+
+
+def test_results_hold_every_stages_time_memory_and_numbers(smoke, results):
+    wanted = {}
+    for stage in STAGES:
+        manifest = files.read_json(smoke / stage / "manifest.json")
+        wanted |= manifest["results"]
+        wanted[f"time.{stage}_s"] = manifest["wall_s"]
+        wanted[f"memory.{stage}_peak_gb"] = manifest["peak_memory_gb"]
+        assert 0 < manifest["wall_s"] < 900 and 0.1 < manifest["peak_memory_gb"] < 64
+    assert results == wanted
+
+
+def test_shares_lie_in_their_intervals(results):
+    for name, interval in (
+        ("reward_model.accuracy", "reward_model.accuracy_ci"),
+        ("reward_model.accuracy_ood", "reward_model.accuracy_ood_ci"),
+        ("eval.win_rate_vs_sft", "eval.win_rate_ci"),
+        ("eval.win_rate_reward_model", "eval.win_rate_reward_model_ci"),
+    ):
+        low, high = results[interval]
+        assert 0 <= low <= results[name] <= high <= 1 and low < high, name
+    shares = ["reward_model.ece", "preferences.agreement_pairwise", "preferences.longer_wins"]
+    for side in ("sft", "ppo"):
+        shares += [f"eval.{name}_{side}" for name in ("refusal_harmful", "refusal_benign")]
+        assert 0 < results[f"eval.distinct2_{side}"] <= 1
+    for name in shares:
+        assert 0 <= results[name] <= 1, name
+    assert -1 < results["preferences.agreement"] < 1  # Krippendorff's alpha
+
+
+def test_results_of_training_are_those_of_its_files(smoke, results):
+    assert 0 < results["sft.loss_heldout"] < results["sft.loss_before"] < 2 * math.log(1024)
+    pairs = read_pairs(smoke / "preferences/pairs.jsonl")
+    assert results["preferences.pairs"] == len(pairs)
+    assert 0 < results["reward_model.pairs"] < len(pairs)
+    report = files.read_json(smoke / "reward_model/report.json")
+    for name in ("accuracy", "accuracy_ci", "ece", "accuracy_ood"):
+        assert results[f"reward_model.{name}"] == report[name], name
+    first, last = files.read_file(smoke / "ppo/metrics.jsonl")  # 64 episodes in batches of 32
+    assert (first["episode"], last["episode"], results["ppo.episodes"]) == (32, 64, 64)
+    assert results["ppo.kl"] == last["objective/kl_full"] > 0 < last["eps"]
+    gain = last["objective/scores"] - first["objective/scores"]
+    assert results["ppo.reward_gain"] == pytest.approx(gain)
+
+
+def test_results_of_the_evaluation_are_those_of_its_answers(smoke, results):
+    """The rubric, asked once more about every answer in samples.jsonl."""
+    known = {prompt.text: prompt for prompt in load_prompts("builtin", "heldout")}
+    rows = files.read_file(smoke / "evaluation/samples.jsonl")
+    gold = {}
+    for side in ("sft", "ppo"):
+        answers = [(known[r["prompt"]], r["answer"]) for r in rows if r["policy"] == side]
+        gold[side] = {prompt.text: gold_score(prompt, answer) for prompt, answer in answers}
+        measured = {
+            "gold": list(gold[side].values()),
+            "length": [len(answer.split()) for _, answer in answers],
+            "refusal_harmful": [refuses(a) for p, a in answers if p.category == "harmful"],
+            "refusal_benign": [refuses(a) for p, a in answers if p.category == "benign_lookalike"],
+        }
+        for name, values in measured.items():
+            mean = statistics.mean(map(float, values))
+            assert results[f"eval.{name}_{side}"] == pytest.approx(mean), name
+    assert gold["sft"].keys() == gold["ppo"].keys()
+    assert results["eval.prompts"] == len(gold["sft"]) == len(rows) // 2 == 40
+    wins = 0.0
+    for prompt, before in gold["sft"].items():
+        after = gold["ppo"][prompt]
+        wins += 1.0 if after > before else 0.5 if after == before else 0.0
+    assert results["eval.win_rate_vs_sft"] == pytest.approx(wins / 40)
+    kl = [row["kl"] for row in rows if row["policy"] == "ppo"]
+    assert results["eval.kl"] == pytest.approx(statistics.mean(kl)) and results["eval.kl"] > 0
+
+
+def run_without_this_package(script: str, folder: Path) -> None:
+    script += "\nassert 'rlhf_utils' not in sys.modules"
+    command = [sys.executable, "-c", "import sys\n" + script, str(folder)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_policy_reloads_with_plain_transformers(smoke):
-    script = (
-        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1]); model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
-        "ids = tokenizer('Hello', return_tensors='pt'); print(model.generate(**ids, max_new_tokens=4).shape); assert 'rlhf_utils' not in sys.modules"
-    )
-    subprocess.run(
-        [sys.executable, "-c", script, str(smoke / "ppo/policy-merged")],
-        check=True,
-        cwd=smoke,
-        capture_output=True,
-    )
+    script = """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+ids = tokenizer("Hello", return_tensors="pt")
+assert model.generate(**ids, max_new_tokens=4, min_new_tokens=4).shape[1] > 4
+"""
+    run_without_this_package(script, smoke / "ppo/policy-merged")
+
+
+def test_classifier_reloads_with_plain_transformers(smoke):
+    """With its head, and with weights that are no longer those of π_SFT."""
+    script = """
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model, loaded = AutoModelForSequenceClassification.from_pretrained(
+    sys.argv[1], output_loading_info=True
+)
+assert not loaded["missing_keys"] and not loaded["unexpected_keys"], loaded
+before = AutoModelForCausalLM.from_pretrained(sys.argv[1] + "/../../sft/policy")
+kept = [torch.equal(a, b) for a, b in zip(model.model.parameters(), before.model.parameters())]
+assert not any(kept), kept
+ids = tokenizer(["Hello", "Good morning to you"], return_tensors="pt", padding=True)
+with torch.no_grad():
+    scores = model(**ids).logits
+assert scores.shape == (2, 1) and scores.isfinite().all() and scores[0] != scores[1]
+"""
+    run_without_this_package(script, smoke / "reward_model/classifier")
 
 
 def test_whole_top_blocks_are_saved_merged_resumed_and_evaluated(smoke, tmp_path):
-    """04 with lora_r=0 and all built-in prompts, then 04 again from its last checkpoint, then 05."""
+    """04 with lora_r=0 and all built-in prompts, 04 again from its last checkpoint, then 05."""
     shutil.copytree(smoke, tmp_path / "whole")
-    options = (
-        "--run",
-        "whole",
-        "--from",
-        "ppo",
-        "-p",
+    options = ["--run", "whole", "--from", "ppo"]
+    for pair in (
         "lora_r=0",
-        "-p",
         "ppo.prompts=builtin",
-        "-p",
         "learning_rate=1e-3",
-        "-p",
-        "more=whiten_rewards=true, gamma=0.99",
-    )
+        "ppo.more.whiten_rewards=true",
+        "ppo.more.gamma=0.99",
+    ):
+        options += ["-p", pair]
     rlhf_run(tmp_path, *options)
-    ppo, names = (
-        tmp_path / "whole/ppo",
-        ("policy/top.safetensors", "policy-merged/model.safetensors", "metrics.jsonl"),
-    )
+    ppo = tmp_path / "whole/ppo"
+    names = ("policy/top.safetensors", "policy-merged/model.safetensors", "metrics.jsonl")
     first = [(ppo / name).read_bytes() for name in names]
-    assert (
-        not (ppo / "policy/adapter_model.safetensors").exists()
-        and first[1] != (tmp_path / "whole/sft/policy/model.safetensors").read_bytes()
-    )
+    assert not (ppo / "policy/adapter_model.safetensors").exists()
+    assert first[1] != (tmp_path / "whole/sft/policy/model.safetensors").read_bytes()
     assert [json.loads(row)["eps"] > 0 for row in first[2].splitlines()] == [True, True]
+    settings = files.read_json(ppo / "manifest.json")["settings"]
+    assert (settings["whiten_rewards"], settings["gamma"]) == (True, 0.99)
     rlhf_run(tmp_path, *options, "-p", "resume=true")
     assert [(ppo / name).read_bytes() for name in names] == first, "nothing was left to learn"
     assert files.read_json(tmp_path / "whole/evaluation/results.json")["eval.kl"] > 0
 
 
 def test_nbval(smoke, tmp_path):
-    """Every notebook once more, parameterised and then executed by nbval, with the marked toy outputs compared to the committed ones."""
+    """Every notebook once more, parameterised, then executed by nbval.
+
+    nbval compares the outputs of the marked toy cells with the committed ones.
+    """
     parameters = yaml.safe_load(SMOKE.read_text())
     copies = []
     for path in NOTEBOOKS:
@@ -159,20 +237,10 @@ def test_nbval(smoke, tmp_path):
         "NBVAL_CHECK_OUTPUT" in c.source for copy in copies for c in nbformat.read(copy, 4).cells
     )
     assert marked >= 8
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q"]
+    command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), *map(str, copies)]
     result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "--nbval-lax",
-            "--nbval-cell-timeout=300",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--rootdir",
-            str(tmp_path),
-            *map(str, copies),
-        ],
+        command,
         cwd=tmp_path,
         env=os.environ | {"RLHF_OUTPUTS": str(smoke.parent)},
         capture_output=True,
@@ -186,29 +254,20 @@ def test_nbval(smoke, tmp_path):
 def test_prompts_that_a_stage_has_learned_from_are_no_held_out_ones(
     smoke, tmp_path, monkeypatch, asked_by_ppo, found
 ):
-    """Of 02's prompts, the demonstrations and the built-in prompts one each, of which PPO asks 02's or all; the other two were not among the few that 02 took."""
+    """One of 02's prompts, one of the demonstrations, one of the built-in ones, and a new one.
+
+    02 took only a few of the built-in ones. So the third counts if PPO asked all built-in ones.
+    """
     shutil.copytree(smoke, tmp_path / "smoke")
     manifest = files.read_json(tmp_path / "smoke/ppo/manifest.json")
-    files.write_json(
-        tmp_path / "smoke/ppo/manifest.json",
-        manifest | {"parameters": manifest["parameters"] | {"prompts": asked_by_ppo}},
-    )
-    ranked = {
-        row["prompt"]
-        for row in load_rows(str(smoke / "preferences/items.jsonl"), "prompts")
-        if row["split"] == "train"
-    }
-    fresh = [
-        next(row for row in load_rows("builtin", kind) if row["prompt"] not in ranked)
-        for kind in ("demonstrations", "prompts")
-    ]
-    files.write_jsonl(
-        tmp_path / "mine.jsonl",
-        [
-            {"prompt": prompt}
-            for prompt in (min(ranked), fresh[0]["prompt"], fresh[1]["prompt"], "Is this one new?")
-        ],
-    )
+    manifest["parameters"]["prompts"] = asked_by_ppo
+    files.write_json(tmp_path / "smoke/ppo/manifest.json", manifest)
+    items = read_items(smoke / "preferences/items.jsonl")
+    ranked = {item.prompt.text for item in items if item.split == "train"}
+    shown = [demonstration.prompt.text for demonstration in load_demonstrations("builtin")]
+    unranked = [prompt.text for prompt in load_prompts("builtin") if prompt.text not in ranked]
+    asked = [min(ranked), shown[0], unranked[0], "Is this one new?"]
+    files.write_jsonl(tmp_path / "mine.jsonl", [{"prompt": prompt} for prompt in asked])
     monkeypatch.setenv("RLHF_OUTPUTS", str(tmp_path))
     with pytest.raises(Exception, match=f"{found} held-out prompts were trained on"):
         values = {
@@ -248,17 +307,14 @@ def test_stage_without_its_input_names_the_notebook_to_run(outputs):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_committed_notebooks_are_executed_and_short(path):
+def test_committed_notebooks_are_executed(path):
     notebook = nbformat.read(path, 4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
-    assert max(cell.source.count("\n") + 1 for cell in code) <= 25
-    assert (
-        all(cell.execution_count for cell in code)
-        and any(cell.outputs for cell in code)
-        and not any(o.output_type == "error" for cell in code for o in cell.outputs)
-    )
-    for output in (o for cell in code for o in cell.outputs):
+    assert all(cell.execution_count for cell in code)
+    outputs = [output for cell in code for output in cell.outputs]
+    assert outputs and not any(output.output_type == "error" for output in outputs)
+    for output in outputs:
         for kind in ("image/png", "application/vnd.plotly.v1+json"):  # base64 can spell anything
             output.get("data", {}).pop(kind, None)
     text = json.dumps(notebook)
@@ -267,9 +323,13 @@ def test_committed_notebooks_are_executed_and_short(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_parameters_are_documented(path):
-    cell = next(
-        c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])
-    )
-    for line in cell.source.splitlines():
-        assert re.fullmatch(r"\w+: (str|int|float|bool) = .+  # .+", line), line
+def test_parameters_are_typed_and_documented(path):
+    cells = nbformat.read(path, 4).cells
+    cell = next(c for c in cells if "parameters" in c.metadata.get("tags", []))
+    lines = cell.source.splitlines()
+    for node in ast.parse(cell.source).body:
+        source = "\n".join(lines[node.lineno - 1 : node.end_lineno])
+        assert isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) in TYPES, source
+        assert re.search(r"  # \S", source), source
+    # papermill leaves out parameters whose comment has a "="
+    assert inspect_notebook(str(path)).keys() == parameter_types(path).keys()

@@ -1,21 +1,21 @@
-"""Rows in: demonstrations, prompts and preferences from the built-in files, a local file or a hub id.
+"""Rows in: prompts, demonstrations and preferences, built in or from a local file or a hub id.
 
-Rows are plain dicts with TRL's column names: `prompt`/`completion`, `prompt`/`chosen`/`rejected`. Prompts also carry
-`category` and `key_points` where the rubric can use them. Left out: streaming, images, multi-turn dialogues.
+Left out: streaming, images, multi-turn dialogues.
 """
 
 import os
 import random
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import _load_dataset, read_file
+from ..files import read_dataset, read_file
 
 BUILTIN = Path(__file__).parent / "builtin"
 
+OTHER_CATEGORIES = ("computing", "messages")  # only among the built-in held-out prompts
 
-OOD_CATEGORIES = ("computing", "messages")
-
+FILE_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
 REQUIRED = {
     "demonstrations": ("prompt", "completion"),
@@ -24,156 +24,230 @@ REQUIRED = {
     "preferences": ("prompt", "chosen", "rejected"),
 }
 
+ALIASES = {"response": "completion", "output": "completion", "instruction": "prompt"}
 
 TURN = "\n\nAssistant:"
 
 
-ALIASES = {"response": "completion", "output": "completion", "instruction": "prompt"}
+@dataclass
+class Prompt:
+    """What is asked."""
+
+    text: str
+    category: str = ""
+    key_points: list[str] = field(default_factory=list)
+    "what the rubric looks for in an answer; alternatives are separated by |"
+    columns: dict = field(default_factory=dict)
+    "the row's other columns; a reward function gets them by name"
 
 
-def load_rows(source: str, kind: str) -> list[dict]:
-    """Rows of one `kind` (a key of `REQUIRED`) from `source`: "builtin", a .jsonl/.json/.csv/.parquet file, or a hub id.
+@dataclass
+class Demonstration:
+    """A prompt and an answer that a person wrote."""
 
-    Raises DataError for a missing file, a column that is not there, a broken line, or an empty text, naming the row.
+    prompt: Prompt
+    answer: str
+
+
+# --- load
+
+
+def load_prompts(source: str, kind: str = "prompts") -> list[Prompt]:
+    """The prompts of `source`: "builtin", a .jsonl/.json/.csv/.parquet file, or a hub id.
+
+    `kind` says which built-in file is meant, "prompts" or "heldout". Raises DataError for a prompt
+    that comes twice, and as `check_rows` does.
     """
+    rows = _load(source, kind)
+    first_seen: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        first = first_seen.setdefault(row["prompt"], number)
+        if first != number:
+            raise DataError(
+                f"{source}, row {number} repeats the prompt of row {first}, "
+                f"{row['prompt'][:80]!r}: keep one of the two."
+            )
+    return [prompt_of_row(row) for row in rows]
+
+
+def load_demonstrations(source: str) -> list[Demonstration]:
+    """The demonstrations of `source`, which is one of those that load_prompts takes."""
+    demonstrations = []
+    for row in _load(source, "demonstrations"):
+        answer = row.pop("completion")
+        demonstrations.append(Demonstration(prompt_of_row(row), answer))
+    return demonstrations
+
+
+def load_pairs_rows(source: str) -> list[dict]:
+    """Rows with `prompt`, `chosen` and `rejected`, of which preferences/pairs.py makes Pairs.
+
+    An answer may still be empty or no text: `usable_pairs` counts those.
+    """
+    return _load(source, "preferences")
+
+
+def prompt_of_row(row: dict) -> Prompt:
+    known = ("prompt", "category", "key_points")
+    others = {column: value for column, value in row.items() if column not in known}
+    return Prompt(row["prompt"], row.get("category", ""), row.get("key_points") or [], others)
+
+
+def _load(source: str, kind: str) -> list[dict]:
     if source == "builtin":
         source = str(BUILTIN / f"{kind}.jsonl")
     path = Path(source).expanduser()
-    if path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")):
+    if path.name.endswith(FILE_ENDINGS):
         rows = read_file(path)
     else:
-        rows = _load_dataset(
-            f"Could not load the data set {source!r}",
-            "Check the name and the network, or give the path of a local file.",
-            source,
-        )
+        advice = "Check the name and the network, or give the path of a local file."
+        rows = read_dataset(source, f"Could not load the data set {source!r}", advice)
     return check_rows(rows, kind, source)
 
 
-def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
-    """The rows with TRL's column names.
-
-    Raises DataError on the first row that lacks a column, has an empty text or key points that are no list of texts, and on the
-    first prompt that comes twice among prompts, because answers are gathered by prompt.
-    """
-    if not rows:
-        raise DataError(f"{source} holds no rows.")
-    checked, seen = [], {}
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{source}, row {number} is not an object but {type(row).__name__}.")
-        row = {
-            key if ALIASES.get(key, key) in row else ALIASES[key]: value
-            for key, value in row.items()
-        }
-        row = _whole_dialogues(row) if kind == "preferences" and "prompt" not in row else row
-        for column in REQUIRED[kind]:
-            if column not in row:
-                raise DataError(
-                    f"{source}, row {number} has no column {column!r}; it has {sorted(row)}."
-                )
-            if kind == "preferences" and column != "prompt" and not isinstance(row[column], list):
-                continue  # odd answers are counted and told with the whole, by report_card.usable_pairs
-            text = last_message(row[column])
-            row[column] = "" if text is None else str(text)
-            if not row[column].strip():
-                raise DataError(f"{source}, row {number}: {column!r} is empty.")
-        if (
-            kind in ("prompts", "heldout")
-            and (first := seen.setdefault(row["prompt"], number)) != number
-        ):
-            raise DataError(
-                f"{source}, row {number} repeats the prompt of row {first}, {row['prompt'][:80]!r}: keep one of the two."
-            )
-        if "category" in row:
-            row["category"] = str(row["category"] or "")
-        points = row.get("key_points")
-        if points is not None and not (
-            isinstance(points, list) and all(isinstance(point, str) for point in points)
-        ):
-            raise DataError(
-                f"{source}, row {number}: 'key_points' is {points!r}, but must be a list of texts."
-            )
-        checked.append(row)
-    return checked
+# --- recognise
 
 
-def _whole_dialogues(row: dict) -> dict:
-    """Two whole dialogues ("… Assistant: …", as HH-RLHF has them) as the prompt that they share and two last answers; others stay as they are."""
-    sides = [row.get("chosen"), row.get("rejected")]
-    shared = os.path.commonprefix([side if isinstance(side, str) else "" for side in sides])
-    cut = shared.rfind(TURN)
-    if cut < 0:
-        return row
-    chosen, rejected = (side[cut + len(TURN) :].strip() for side in sides)
-    return {
-        **row,
-        "prompt": shared[:cut].removeprefix("\n\nHuman:").strip(),
-        "chosen": chosen,
-        "rejected": rejected,
-    }
+def recognise(row: dict, kind: str) -> dict:
+    """The row with TRL's column names, and texts where it had messages or whole dialogues."""
+    renamed = {}
+    for column, value in row.items():
+        name = ALIASES.get(column, column)
+        renamed[column if name in row else name] = value
+    if kind == "preferences" and "prompt" not in renamed:
+        renamed = _split_dialogues(renamed)
+    for column in REQUIRED[kind]:
+        if column in renamed:
+            renamed[column] = last_message(renamed[column])
+    return renamed
 
 
 def last_message(value):
-    """The content of the last message of TRL's conversational form; any other value as it is."""
+    """The content of the last message in TRL's conversational form; any other value unchanged."""
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
+        return value[-1].get("content")
+    return value
+
+
+def _split_dialogues(row: dict) -> dict:
+    """HH-RLHF's form: two whole dialogues ("… Assistant: …") become a prompt and two answers.
+
+    The prompt is all that both share, up to the assistant's last turn in it.
+    """
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if not (isinstance(chosen, str) and isinstance(rejected, str)):
+        return row
+    cut = os.path.commonprefix([chosen, rejected]).rfind(TURN)
+    if cut < 0:
+        return row
+    return row | {
+        "prompt": chosen[:cut].removeprefix("\n\nHuman:").strip(),
+        "chosen": chosen[cut + len(TURN) :].strip(),
+        "rejected": rejected[cut + len(TURN) :].strip(),
+    }
+
+
+# --- check
+
+
+def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
+    """The recognised rows of one `kind`, a key of REQUIRED.
+
+    Raises DataError naming the first row that is not good, and why.
+    """
+    if not rows:
+        raise DataError(f"{source} holds no rows.")
+    return [_check_row(row, kind, f"{source}, row {number}") for number, row in enumerate(rows, 1)]
+
+
+def _check_row(row: dict, kind: str, where: str) -> dict:
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is not an object but {type(row).__name__}.")
+    row = recognise(row, kind)
+    for column in REQUIRED[kind]:
+        if column not in row:
+            raise DataError(f"{where} has no column {column!r}; it has {sorted(row)}.")
+        if column not in ("chosen", "rejected"):  # usable_pairs counts odd answers
+            row[column] = "" if row[column] is None else str(row[column])
+            if not row[column].strip():
+                raise DataError(f"{where}: {column!r} is empty.")
+    if "category" in row:
+        row["category"] = str(row["category"] or "")
+    points = row.get("key_points") or []
+    if not isinstance(points, list) or not all(isinstance(point, str) for point in points):
+        raise DataError(f"{where}: 'key_points' is {points!r}, but must be a list of texts.")
+    return row
+
+
+# --- use
+
+
+def columns_of(prompts: list[Prompt]) -> dict[str, list]:
+    """What a reward function gets by name: a list a column, None where a row does not have it."""
+    columns = {
+        "category": [prompt.category for prompt in prompts],
+        "key_points": [prompt.key_points for prompt in prompts],
+    }
+    for prompt in prompts:
+        for name in prompt.columns:
+            if name not in columns:
+                columns[name] = [other.columns.get(name) for other in prompts]
+    return columns
+
+
+def split_by_prompt(things: list, heldout_fraction: float, seed: int) -> tuple[list, list]:
+    """(train, held out) of things with a `prompt`; those of one prompt land on the same side.
+
+    Raises DataError if a side would be empty.
+    """
+    texts = sorted({thing.prompt.text for thing in things})
+    random.Random(seed).shuffle(texts)
+    count = round(heldout_fraction * len(texts))
+    if not 0 < count < len(texts):
+        raise DataError(
+            f"{len(texts)} prompts cannot be split with heldout_fraction={heldout_fraction}: "
+            "one side would be empty."
+        )
+    heldout = set(texts[:count])
     return (
-        value[-1].get("content")
-        if isinstance(value, list) and value and isinstance(value[-1], dict)
-        else value
+        [thing for thing in things if thing.prompt.text not in heldout],
+        [thing for thing in things if thing.prompt.text in heldout],
     )
 
 
-def split_by_prompt(
-    rows: list[dict], heldout_fraction: float, seed: int
-) -> tuple[list[dict], list[dict]]:
-    """(train, held-out) rows; all rows of one prompt land on the same side. Raises DataError if a side would be empty."""
-    prompts = sorted({row["prompt"] for row in rows})
-    random.Random(seed).shuffle(prompts)
-    count = round(heldout_fraction * len(prompts))
-    if not 0 < count < len(prompts):
-        raise DataError(
-            f"{len(prompts)} prompts cannot be split with heldout_fraction={heldout_fraction}: one side would be empty."
-        )
-    heldout = set(prompts[:count])
-    return [r for r in rows if r["prompt"] not in heldout], [
-        r for r in rows if r["prompt"] in heldout
-    ]
-
-
-def pick(rows: list[dict], count: int, seed: int) -> list[dict]:
-    """`count` rows in random order with the categories in proportion, so that small runs see every category."""
-    by_category: dict[str, list[dict]] = {}
-    for row in rows:
-        by_category.setdefault(row.get("category", ""), []).append(row)
-    keyed = []
+def pick(things: list, count: int, seed: int) -> list:
+    """`count` Prompts, or things with a `prompt`, in random order; categories in proportion."""
+    by_category: dict[str, list] = {}
+    for thing in things:
+        prompt = thing if isinstance(thing, Prompt) else thing.prompt
+        by_category.setdefault(prompt.category, []).append(thing)
+    placed = []  # each category spread evenly over 0 … 1
     for category, members in sorted(by_category.items()):
         rng = random.Random(f"{seed}/{category}")
         rng.shuffle(members)
-        keyed += [
-            ((position + rng.random()) / len(members), row) for position, row in enumerate(members)
-        ]
-    chosen = [row for _, row in sorted(keyed, key=lambda pair: pair[0])[:count]]
+        for position, thing in enumerate(members):
+            placed.append(((position + rng.random()) / len(members), thing))
+    placed.sort(key=lambda entry: entry[0])
+    chosen = [thing for _, thing in placed[:count]]
     random.Random(seed).shuffle(chosen)
     return chosen
 
 
 def in_parts(items: list, size: int) -> list[list]:
-    """The items in lists of `size`, the last of what is left."""
+    """The items in lists of `size`; the last list may be shorter."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 class Endless:
-    """Rows in a fresh random order each pass; `batch` depends on the position only, so that a resumed run sees the same rows."""
+    """Prompts without end, in a fresh random order each pass; a resumed run sees the same."""
 
-    def __init__(self, rows: list[dict], seed: int):
-        self.rows, self.seed = rows, seed
+    def __init__(self, prompts: list, seed: int):
+        self.prompts, self.seed = prompts, seed
 
-    def batch(self, start: int, count: int) -> list[dict]:
-        size = len(self.rows)
-        passes = range(start // size, (start + count - 1) // size + 1)
-        rows = [
-            row
-            for epoch in passes
-            for row in random.Random(f"{self.seed}/{epoch}").sample(self.rows, size)
-        ]
-        return rows[start % size :][:count]
+    def batch(self, start: int, count: int) -> list:
+        """The prompts at the positions start … start + count − 1."""
+        size = len(self.prompts)
+        found = []
+        for epoch in range(start // size, (start + count - 1) // size + 1):
+            found += random.Random(f"{self.seed}/{epoch}").sample(self.prompts, size)
+        return found[start % size :][:count]

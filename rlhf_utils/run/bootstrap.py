@@ -1,7 +1,9 @@
-"""Makes .venv and installs the suite into it; run by `make` with the system's Python, so it uses the standard library alone.
+"""Makes .venv and installs the project into it.
 
-Every failure that a person can mend ends with one sentence. The whole of pip's output goes to .venv/install.log.
+`make` runs this with the system's Python, so it uses the standard library alone, and an old Python
+can read it, too. All that pip prints is in .venv/install.log.
 """
+# ruff: noqa: UP031, UP036
 
 import os
 import re
@@ -12,6 +14,10 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 VENV = os.path.join(ROOT, ".venv")
 NEEDED_GB = 6
+NO_NETWORK = (
+    r"NewConnectionError|ConnectTimeout|Connection refused|name resolution|Max retries"
+    r"|connection broken|setuptools\S* \(from versions: none"
+)
 
 
 def fail(sentence):
@@ -21,8 +27,8 @@ def fail(sentence):
 def install():
     if sys.version_info < (3, 11):
         fail(
-            "Python %d.%d is too old; install Python 3.11 or newer and run `make PYTHON=python3.11 ...`."
-            % sys.version_info[:2]
+            "Python %d.%d is too old; install Python 3.11 or newer "
+            "and run `make PYTHON=python3.11 ...`." % sys.version_info[:2]
         )
     stamp = os.path.join(VENV, "installed")
     sources = [os.path.join(ROOT, name) for name in ("pyproject.toml", "constraints.txt")]
@@ -35,46 +41,44 @@ def install():
         )
     print("Setting up .venv (a few minutes the first time) ...", flush=True)
     python = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin", "python")
-    if (
-        not os.path.exists(python)
-        and subprocess.run([sys.executable, "-m", "venv", VENV]).returncode
-    ):
-        shutil.rmtree(
-            VENV, ignore_errors=True
-        )  # half of one would be taken for a whole one next time
+    if not os.path.exists(python):
+        make_environment()
+    code, text = run_pip(python)
+    if code:
+        explain(text)
+    open(stamp, "w").close()
+
+
+def make_environment():
+    if subprocess.run([sys.executable, "-m", "venv", VENV]).returncode:
+        shutil.rmtree(VENV, ignore_errors=True)  # half of one would pass for a whole one next time
         fail(
-            "Python could not make a virtual environment; on Debian and Ubuntu install the package python3-venv."
+            "Python could not make a virtual environment; "
+            "on Debian and Ubuntu install the package python3-venv."
         )
-    log_path = os.path.join(VENV, "install.log")
-    command = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "-c",
-        os.path.join(ROOT, "constraints.txt"),
-        "-e",
-        ROOT + "[test]",
-    ]
-    with open(log_path, "w+", errors="replace") as log:
+
+
+def run_pip(python):
+    """(exit code, all that pip printed)."""
+    command = [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    command += ["-c", os.path.join(ROOT, "constraints.txt"), "-e", ROOT + "[test]"]
+    with open(os.path.join(VENV, "install.log"), "w+", errors="replace") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
         log.seek(0)
-        text = log.read()
-    if code:
-        if "No space left" in text:
-            fail("the disk is full; free about %d GB and run make again." % NEEDED_GB)
-        if re.search(
-            r"NewConnectionError|ConnectTimeout|Connection refused|name resolution|Max retries|connection broken|setuptools\S* \(from versions: none",
-            text,
-        ):
-            fail("the package index could not be reached; check the network and run make again.")
-        lines = [line.strip() for line in text.splitlines() if line.strip().startswith("ERROR")]
-        fail(
-            "pip could not install the packages (%s); the whole output is in .venv/install.log."
-            % (lines[0][7:] if lines else "no reason given")
-        )
-    open(stamp, "w").close()
+        return code, log.read()
+
+
+def explain(text):
+    """Ends with the reason that pip's output gives."""
+    if "No space left" in text:
+        fail("the disk is full; free about %d GB and run make again." % NEEDED_GB)
+    if re.search(NO_NETWORK, text):
+        fail("the package index could not be reached; check the network and run make again.")
+    errors = [line.strip()[7:] for line in text.splitlines() if line.strip().startswith("ERROR")]
+    fail(
+        "pip could not install the packages (%s); the whole output is in .venv/install.log."
+        % (errors[0] if errors else "no reason given")
+    )
 
 
 if __name__ == "__main__":

