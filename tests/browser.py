@@ -5,15 +5,17 @@ import shutil
 
 import pytest
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
-    None,
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+MISSING = (
+    "No Chromium on the PATH: install it from your system's packages (Debian, Ubuntu: apt install "
+    "chromium), then run `make test` again."
 )
-MISSING = "No Chromium on the PATH: install it from your system's packages (Debian, Ubuntu: apt install chromium), then run `make test` again."
 
 
 def chromium_or_skip() -> str:
-    """The browser's path; without one the test is skipped, or fails where RLHF_REQUIRE_BROWSER is set, as in .ci/run."""
-    if CHROMIUM is None:
-        (pytest.fail if os.environ.get("RLHF_REQUIRE_BROWSER") else pytest.skip)(MISSING)
-    return CHROMIUM
+    """The browser's path. Without one the test is skipped, or fails with RLHF_REQUIRE_BROWSER."""
+    for name in NAMES:
+        if path := shutil.which(name):
+            return path
+    refuse = pytest.fail if os.environ.get("RLHF_REQUIRE_BROWSER") else pytest.skip
+    refuse(MISSING)

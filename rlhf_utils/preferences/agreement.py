@@ -1,4 +1,4 @@
-"""How good are the labels? Agreement between annotators and with oneself, time, and what sways them beside the content.
+"""How good are the labels? Agreement with others and with oneself, time, and what sways annotators.
 
 Left out: models of single annotators' skill.
 """
@@ -6,223 +6,225 @@ Left out: models of single annotators' skill.
 import itertools
 from collections.abc import Iterable
 
+import krippendorff
 import numpy as np
+import pandas as pd
 
 from ..stats import clustered_interval, wilson
-from .pairs import ranking_to_pairs
-from .store import IMPORTED
+from .pairs import IMPORTED, Judgement, ranking_to_pairs
+
+Ranks = list[int]
+Rankings = dict[str, Ranks]  # of one item, by annotator
+Counted = tuple[float, int]  # (successes, how many were counted)
 
 
-def _same_order(rankings: Iterable[tuple[list[int], list[int]]]) -> tuple[int, int]:
-    """(pairs ordered alike, pairs that neither tied) over couples of rankings of the same responses."""
-    pairs = [
-        (first[a] < first[b]) == (second[a] < second[b])
-        for first, second in rankings
-        for a, b in itertools.combinations(range(len(first)), 2)
-        if first[a] != first[b] and second[a] != second[b]
-    ]
-    return sum(pairs), len(pairs)
+def annotator_agreement(judgements: list[Judgement]) -> dict:
+    """Krippendorff's ordinal alpha, and how often two annotators order a pair the same way.
 
-
-def _share(counted: list[tuple[float, int]]) -> float:
-    """Σ successes / Σ counts; NaN where nothing was counted."""
-    successes, count = (sum(part) for part in zip(*counted)) if counted else (0, 0)
-    return successes / count if count else float("nan")
-
-
-def agreement(judgements: list[dict]) -> dict:
-    """Krippendorff's ordinal alpha over (item, response) ranks, and how often two annotators order a pair the same way.
-
-    Pairs that one of the two tied are left out of the pairwise figure; its interval is bootstrapped over items. `ceiling` is the accuracy
-    a perfect model of the majority could reach if every annotator is right with the same p: agreement = p² + (1 − p)². NaN where no
-    item has two annotators.
+    Both over items that two or more have ranked; NaN if there are none. `pairwise` leaves out pairs
+    that one of the two tied; its interval is bootstrapped over items. `ceiling` is the accuracy of
+    a perfect model of the majority if every annotator is right with the same probability p:
+    agreement = p² + (1 − p)².
     """
-    import krippendorff
-
-    by_item: dict[str, dict[str, list[int]]] = {}
-    for row in judgements:
-        by_item.setdefault(row["item_id"], {})[row["annotator"]] = row["ranks"]
-    shared = {item: ranks for item, ranks in by_item.items() if len(ranks) > 1}
-    names = sorted({name for ranks in shared.values() for name in ranks})
-    table = [
-        [
-            r
-            for item in shared.values()
-            for r in item.get(name, [np.nan] * len(next(iter(item.values()))))
-        ]
-        for name in names
-    ]
-    distinct = {r for row in table for r in row if r == r}
-    counted = [_same_order(itertools.combinations(ranks.values(), 2)) for ranks in shared.values()]
-    raw = _share(counted)
+    by_item = _by_item(judgements)
+    shared = [rankings for rankings in by_item.values() if len(rankings) > 1]
+    counted = []
+    for rankings in shared:
+        counted.append(_same_order(itertools.combinations(rankings.values(), 2)))
+    pairwise = _share(counted)
     return {
         "items_shared": len(shared),
         "pairs_compared": sum(count for _, count in counted),
-        "alpha": float(krippendorff.alpha(reliability_data=table, level_of_measurement="ordinal"))
-        if len(distinct) > 1
-        else float("nan"),
-        "pairwise": raw,
-        "pairwise_ci": clustered_interval(*zip(*counted)) if counted else (0.0, 1.0),
-        "ceiling": 0.5 * (1 + np.sqrt(np.maximum(2 * raw - 1, 0.0))),
+        "alpha": _alpha(shared),
+        "pairwise": pairwise,
+        "pairwise_ci": _interval(counted),
+        "ceiling": 0.5 * (1 + np.sqrt(np.maximum(2 * pairwise - 1, 0.0))),
     }
 
 
-def biases(judgements: list[dict]) -> dict:
-    """How often the longer response (in words) of a pair wins, and how often the response shown first is ranked best.
+def _by_item(judgements: list[Judgement]) -> dict[str, Rankings]:
+    by_item: dict[str, Rankings] = {}
+    for judgement in judgements:
+        by_item.setdefault(judgement.item_id, {})[judgement.annotator] = judgement.ranks
+    return by_item
 
-    The second leaves out what was imported without a session, as that does not say in which order its answers were shown.
+
+def _alpha(shared: list[Rankings]) -> float:
+    """Krippendorff's ordinal alpha over (item, answer) ranks; NaN if all ranks are the same."""
+    names = sorted({name for rankings in shared for name in rankings})
+    rows = []  # one for each annotator, NaN for items that others ranked
+    for name in names:
+        row = []
+        for rankings in shared:
+            answers = len(next(iter(rankings.values())))
+            row += rankings.get(name, [np.nan] * answers)
+        rows.append(row)
+    table = np.array(rows)
+    if len(np.unique(table[~np.isnan(table)])) < 2:
+        return float("nan")
+    return float(krippendorff.alpha(reliability_data=table, level_of_measurement="ordinal"))
+
+
+def _same_order(couples: Iterable[tuple[Ranks, Ranks]]) -> Counted:
+    """(pairs ordered alike, pairs that neither tied) over couples of rankings of one item."""
+    alike = compared = 0
+    for first, second in couples:
+        for a, b in itertools.combinations(range(len(first)), 2):
+            if first[a] != first[b] and second[a] != second[b]:
+                compared += 1
+                alike += (first[a] < first[b]) == (second[a] < second[b])
+    return alike, compared
+
+
+def _share(counted: list[Counted]) -> float:
+    """Σ successes / Σ counts; NaN if nothing was counted."""
+    successes = sum(success for success, _ in counted)
+    count = sum(count for _, count in counted)
+    return successes / count if count else float("nan")
+
+
+def _interval(counted: list[Counted]) -> tuple[float, float]:
+    return clustered_interval(*zip(*counted)) if counted else (0.0, 1.0)
+
+
+def biases(judgements: list[Judgement]) -> dict:
+    """How often the longer answer (in words) of a pair wins, and the answer shown first.
+
+    The second leaves out imported judgements without a session: nobody knows in which order their
+    answers were shown. Answers that share the best rank share the win.
     """
     longer, first, by_chance = [], [], []  # (successes, count) of each judgement
-    for row in judgements:
-        words, ranks = [len(response.split()) for response in row["responses"]], row["ranks"]
-        wins = [
-            words[better] > words[worse]
-            for better, worse in ranking_to_pairs(ranks)
-            if words[better] != words[worse]
-        ]
-        longer.append((sum(wins), len(wins)))
-        if row.get("session") != IMPORTED:
-            first.append(
-                ((ranks[row["shown_order"][0]] == min(ranks)) / ranks.count(min(ranks)), 1)
-            )
+    for judgement in judgements:
+        ranks = judgement.ranks
+        longer.append(_longer_wins(judgement))
+        if judgement.session != IMPORTED:
+            first_rank = ranks[judgement.shown_order[0]]
+            first.append(((first_rank == min(ranks)) / ranks.count(min(ranks)), 1))
             by_chance.append((1 / len(ranks), 1))
     return {
         "longer_wins": _share(longer),
-        "longer_wins_ci": clustered_interval(*zip(*longer)) if longer else (0.0, 1.0),
+        "longer_wins_ci": _interval(longer),
         "first_shown_wins": _share(first),
         "first_shown_wins_ci": wilson(sum(wins for wins, _ in first), len(first)),
         "first_shown_by_chance": _share(by_chance),
     }
 
 
-def self_consistency(judgements: list[dict]) -> dict:
-    """How often annotators order a pair as they did before, over items that they were asked twice (kind "repeat"); NaN without any."""
-    first = {
-        (row["annotator"], row["item_id"]): row["ranks"]
-        for row in judgements
-        if row["kind"] == "ranking"
-    }
-    counted = [
-        _same_order([(first[key], row["ranks"])])
-        for row in judgements
-        if row["kind"] == "repeat" and (key := (row["annotator"], row["item_id"])) in first
-    ]
+def _longer_wins(judgement: Judgement) -> Counted:
+    """(pairs that the longer answer wins, pairs of different lengths)."""
+    words = [len(answer.split()) for answer in judgement.answers]
+    wins = count = 0
+    for better, worse in ranking_to_pairs(judgement.ranks):
+        if words[better] != words[worse]:
+            count += 1
+            wins += words[better] > words[worse]
+    return wins, count
+
+
+def self_consistency(judgements: list[Judgement]) -> dict:
+    """How often annotators order a pair as before, over items they ranked twice; NaN without any.
+
+    judgements: rankings and repeats.
+    """
+    first = {}
+    for judgement in judgements:
+        if judgement.kind == "ranking":
+            first[judgement.annotator, judgement.item_id] = judgement.ranks
+    counted = []
+    for judgement in judgements:
+        before = first.get((judgement.annotator, judgement.item_id))
+        if judgement.kind == "repeat" and before:
+            counted.append(_same_order([(before, judgement.ranks)]))
     return {
         "repeats": len(counted),
         "consistency": _share(counted),
-        "consistency_ci": clustered_interval(*zip(*counted)) if counted else (0.0, 1.0),
+        "consistency_ci": _interval(counted),
     }
 
 
-def seconds_each(judgements: list[dict]) -> float:
-    """The median of the seconds from showing an item to its submission; NaN without judgements."""
-    return (
-        float(np.median([row["submitted_at"] - row["shown_at"] for row in judgements]))
-        if judgements
-        else float("nan")
-    )
+def seconds_each(judgements: list[Judgement]) -> float:
+    """The median time from showing an item to its submission, in seconds; NaN without any."""
+    seconds = [judgement.submitted_at - judgement.shown_at for judgement in judgements]
+    return pd.Series(seconds, dtype=float).median()
 
 
-def readout(judgements: list[dict]) -> list[dict]:
-    """One row a measure: `measure`, `value`, `interval`, `meaning` (a sentence, with when to worry), `worry` (whether it is time to).
+MEANINGS = {
+    "Krippendorff's alpha": "1 is perfect agreement, 0 chance; on free-form answers 0.4 to 0.7 is "
+    "common. Below 0.4: talk about the guidelines.",
+    "agreement on a pair": "How often two people order two answers alike; about 0.73 in published "
+    "work (Ouyang 2022). Surely below 0.7: too noisy.",
+    "ceiling for a reward model": "The accuracy that this agreement allows at most. A model above "
+    "it has learned the labels by heart.",
+    "agreement with oneself": "The same item asked twice. Surely below 0.8: the annotator is "
+    "tired, or the answers are too much alike.",
+    "seconds a ranking": "The median. Below 3 seconds nobody has read four answers.",
+    "longer answer wins": "Half the time if length does not matter. Far from it, the reward model "
+    "learns length, meant or not.",
+    "first shown wins": "1 in k by chance, with k answers. Chance outside the interval: the place "
+    "on the screen sways the ranking.",
+}
 
-    judgements: of any kind (LabelStore.rows with kinds=KINDS). Values that cannot be known yet are NaN, and no cause to worry.
+
+def readout(judgements: list[Judgement]) -> pd.DataFrame:
+    """What judgements of any kind say of themselves: measures, and what each one means.
+
+    ⚠ marks what should worry you, so that it is not told by colour alone. A value is NaN while it
+    cannot be known, which is no cause to worry.
     """
-    ranked = [row for row in judgements if row["kind"] == "ranking"]
-    agree, bias, self_, seconds = (
-        agreement(ranked),
-        biases(ranked),
-        self_consistency(judgements),
-        seconds_each(ranked),
-    )
-    low, high = bias["longer_wins_ci"]
-    first_low, first_high = bias["first_shown_wins_ci"]
-    chance = bias["first_shown_by_chance"]
-    measures = [
-        (
-            "Krippendorff's alpha",
-            agree["alpha"],
-            None,
-            agree["alpha"] < 0.4,
-            "1 is perfect agreement, 0 chance; on free-form answers 0.4 to 0.7 is common. Below 0.4: talk about the guidelines.",
-        ),
-        (
-            "agreement on a pair",
-            agree["pairwise"],
-            agree["pairwise_ci"],
-            agree["pairwise_ci"][1] < 0.7,
-            "How often two people order two answers alike; about 0.73 in published work (Ouyang 2022). Surely below 0.7: too noisy.",
-        ),
-        (
-            "ceiling for a reward model",
-            agree["ceiling"],
-            None,
-            agree["ceiling"] < 0.75,
-            "The accuracy that this agreement allows at most. A model above it has learned the labels by heart.",
-        ),
-        (
-            "agreement with oneself",
-            self_["consistency"],
-            self_["consistency_ci"],
-            self_["consistency_ci"][1] < 0.8,
-            "The same item asked twice. Surely below 0.8: the annotator is tired, or the answers are too much alike.",
-        ),
-        (
-            "seconds a ranking",
-            seconds,
-            None,
-            seconds < 3 and any(r["session"] in ("widget", "form") for r in ranked),
-            "The median. Below 3 seconds nobody has read four answers.",
-        ),
-        (
-            "longer answer wins",
-            bias["longer_wins"],
-            bias["longer_wins_ci"],
-            low > 0.6 or high < 0.4,
-            "Half the time if length does not matter. Far from it, the reward model learns length, meant or not.",
-        ),
-        (
-            "first shown wins",
-            bias["first_shown_wins"],
-            bias["first_shown_wins_ci"],
-            chance < first_low or chance > first_high,
-            f"{chance:.0%} by chance. Chance outside the interval: the place on the screen sways the ranking."
-            if chance == chance
-            else "Chance is 1 in k.",
-        ),
+    ranked = [judgement for judgement in judgements if judgement.kind == "ranking"]
+    agree, oneself = annotator_agreement(ranked), self_consistency(judgements)
+    bias, seconds = biases(ranked), seconds_each(ranked)
+    by_people = any(judgement.session in ("widget", "form") for judgement in ranked)
+    alpha, ceiling, chance = agree["alpha"], agree["ceiling"], bias["first_shown_by_chance"]
+    pair_ci, self_ci = agree["pairwise_ci"], oneself["consistency_ci"]
+    longer_ci, first_ci = bias["longer_wins_ci"], bias["first_shown_wins_ci"]
+    length_sways = longer_ci[0] > 0.6 or longer_ci[1] < 0.4
+    place_sways = chance < first_ci[0] or chance > first_ci[1]
+    measures = [  # name, value, whether to worry, 95% interval
+        ("Krippendorff's alpha", alpha, alpha < 0.4, None),
+        ("agreement on a pair", agree["pairwise"], pair_ci[1] < 0.7, pair_ci),
+        ("ceiling for a reward model", ceiling, ceiling < 0.75, None),
+        ("agreement with oneself", oneself["consistency"], self_ci[1] < 0.8, self_ci),
+        ("seconds a ranking", seconds, seconds < 3 and by_people, None),
+        ("longer answer wins", bias["longer_wins"], length_sways, longer_ci),
+        ("first shown wins", bias["first_shown_wins"], place_sways, first_ci),
     ]
-    return [
-        dict(zip(("measure", "value", "interval", "worry", "meaning"), row)) for row in measures
-    ]
+    rows = []
+    for name, value, worry, interval in measures:
+        known = interval and not np.isnan(value)
+        row = {
+            "measure": f"⚠ {name}" if worry else name,
+            "value": value,
+            "95% interval": "{:.2f} to {:.2f}".format(*interval) if known else "",
+            "what it means": MEANINGS[name],
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def by_annotator(judgements: list[dict]) -> list[dict]:
-    """One row an annotator: judgements of each kind, flagged items, seconds, agreement with the others and with oneself, biases."""
-    rows, by_item = [], {}
-    for row in judgements:
-        if row["kind"] == "ranking":
-            by_item.setdefault(row["item_id"], []).append(row)
-    for name in sorted({row["annotator"] for row in judgements}):
-        own = [row for row in judgements if row["annotator"] == name]
-        ranked = [row for row in own if row["kind"] == "ranking"]
-        alike = _same_order(
-            (a["ranks"], b["ranks"])
-            for a in ranked
-            for b in by_item[a["item_id"]]
-            if b["annotator"] != name
-        )
+def by_annotator(judgements: list[Judgement]) -> pd.DataFrame:
+    """A row for each annotator: counts, seconds, agreement with others and oneself, biases."""
+    by_item = _by_item([judgement for judgement in judgements if judgement.kind == "ranking"])
+    rows = []
+    for name in sorted({judgement.annotator for judgement in judgements}):
+        own = [judgement for judgement in judgements if judgement.annotator == name]
+        ranked = [judgement for judgement in own if judgement.kind == "ranking"]
+        couples = []
+        for mine in ranked:
+            for other, ranks in by_item[mine.item_id].items():
+                if other != name:
+                    couples.append((mine.ranks, ranks))
         bias = biases(ranked)
-        rows.append(
-            {
-                "annotator": name,
-                "ranked": len(ranked),
-                "skipped": sum(r["kind"] == "skip" for r in own),
-                "flagged": sum(bool(r["flags"]) for r in own),
-                "seconds": seconds_each(ranked),
-                "agrees with others": _share([alike]),
-                "agrees with oneself": self_consistency(own)["consistency"],
-                "longer wins": bias["longer_wins"],
-                "first shown wins": bias["first_shown_wins"],
-            }
-        )
-    return rows
+        row = {
+            "annotator": name,
+            "ranked": len(ranked),
+            "skipped": sum(judgement.kind == "skip" for judgement in own),
+            "flagged": sum(bool(judgement.flags) for judgement in own),
+            "seconds": seconds_each(ranked),
+            "agrees with others": _share([_same_order(couples)]),
+            "agrees with oneself": self_consistency(own)["consistency"],
+            "longer wins": bias["longer_wins"],
+            "first shown wins": bias["first_shown_wins"],
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)

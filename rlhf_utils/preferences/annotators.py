@@ -1,4 +1,8 @@
-"""TODO: purpose."""
+"""Annotators in code: simulated people, any scoring function or reward model, a file of labels.
+
+Each has a `name` and ranks an item: `rank(item, shown_order, rng)` gives one rank an answer, 1 for
+the best, or nothing to skip the item. Left out: language models that judge.
+"""
 
 import hashlib
 import math
@@ -7,16 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.rows import columns_of
 from ..errors import ModelError, SettingError
-from ..reward.functions import digest_of, load_reward
-from ..stats import as_scores
+from ..stats import finite_scores
 from .exchange import read_labels
+from .pairs import Item, item_id
 from .rubric import GOLD_WEIGHTS, gold_score
 
 
 @dataclass
 class Annotator:
-    """A simulated person. Utilities get Gumbel noise, so that pairs follow Bradley–Terry at `temperature` (Luce 1959; Yellott 1977)."""
+    """A simulated person.
+
+    Utilities get Gumbel noise, so pairs follow Bradley–Terry at `temperature` (Luce 1959;
+    Yellott 1977).
+    """
 
     name: str
     weights: dict[str, float]
@@ -26,119 +35,122 @@ class Annotator:
     position_bias: float = 0.0  # points for being shown first, falling to 0 for the last
     tie_width: float = 0.15  # answers closer than this look the same and share a rank
 
-    def rank(
-        self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random
-    ) -> list[int]:
-        """The rank of each response, 1 is best; equal texts share a rank. `shown_order[p]` is the response shown at place p."""
+    def rank(self, item: Item, shown_order: list[int], rng: random.Random) -> list[int]:
+        """The rank of each answer; equal texts share a rank."""
         utilities: dict[str, float] = {}
+        last_place = max(len(item.answers) - 1, 1)
         for place, index in enumerate(shown_order):
-            text = responses[index]
-            bias = self.length_bias * len(text.split()) / 10 + self.position_bias * (
-                1 - place / max(len(responses) - 1, 1)
-            )
+            text = item.answers[index]
+            length_points = self.length_bias * len(text.split()) / 10
+            bias = length_points + self.position_bias * (1 - place / last_place)
             noise = -math.log(-math.log(rng.random() or 1e-12)) * self.temperature
-            utilities.setdefault(text, gold_score(item, text, self.weights) + bias + noise)
+            utility = gold_score(item.prompt, text, self.weights) + bias + noise
+            utilities.setdefault(text, utility)
         order = sorted(utilities, key=utilities.get, reverse=True)
         if len(order) > 1 and rng.random() < self.flip:
             at = rng.randrange(len(order) - 1)
             order[at], order[at + 1] = order[at + 1], order[at]
         ranks, best = {}, None  # a rank takes in whatever is close to its best answer
-        for place, text in enumerate(order):
+        for place, text in enumerate(order, 1):
             if best is None or abs(utilities[best] - utilities[text]) > self.tie_width:
                 best = text
-            ranks[text] = order.index(best) + 1
-        return [ranks[text] for text in responses]
+                ranks[best] = place
+            ranks[text] = ranks[best]
+        return [ranks[text] for text in item.answers]
 
 
 def simulated_annotators() -> list[Annotator]:
-    """Three people who differ: one cares for substance, one for safety, one for short answers; each with a weakness."""
+    """Three people: one cares for substance, one for safety, one for short answers.
+
+    Each has a weakness: ada likes length, ben what he sees first, and cleo slips.
+    """
+    substance = GOLD_WEIGHTS | {"helpfulness": 0.6}
+    safety = GOLD_WEIGHTS | {"harmlessness": 1.9, "honesty": 1.4}
+    short = GOLD_WEIGHTS | {"brevity": 1.7, "helpfulness": 0.3}
     return [
-        Annotator("ada", GOLD_WEIGHTS | {"helpfulness": 0.6}, temperature=0.35, length_bias=0.03),
-        Annotator(
-            "ben",
-            GOLD_WEIGHTS | {"harmlessness": 1.9, "honesty": 1.4},
-            temperature=0.40,
-            position_bias=0.12,
-        ),
-        Annotator(
-            "cleo", GOLD_WEIGHTS | {"brevity": 1.7, "helpfulness": 0.3}, temperature=0.35, flip=0.08
-        ),
+        Annotator("ada", substance, temperature=0.35, length_bias=0.03),
+        Annotator("ben", safety, temperature=0.40, position_bias=0.12),
+        Annotator("cleo", short, temperature=0.35, flip=0.08),
     ]
 
 
 @dataclass
 class ScoringAnnotator:
-    """Ranks by a function of (prompts, completions, **columns) → scores: TRL's reward-function signature, or a reward model's `score`."""
+    """Ranks by a reward: (prompts, completions, **columns) → one number an answer."""
 
     name: str
     score: Callable[..., list[float]] = field(repr=False)
-    digest: str = ""  # of what scores: another model's or function's rankings are other rankings
+    digest: str = ""  # of what scores: another model or function ranks otherwise
 
-    def rank(
-        self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random
-    ) -> list[int]:
-
-        columns = {
-            key: [value] * len(responses)
-            for key, value in item.items()
-            if key not in ("prompt", "responses")
-        }
-        scores = as_scores(
-            self.score(prompts=[item["prompt"]] * len(responses), completions=responses, **columns),
-            len(responses),
-        ).tolist()
+    def rank(self, item: Item, shown_order: list[int], rng: random.Random) -> list[int]:
+        """The rank of each answer by its score. Raises PPOError for what is no finite number."""
+        count = len(item.answers)
+        prompts, columns = [item.prompt.text] * count, columns_of([item.prompt] * count)
+        found = self.score(prompts=prompts, completions=item.answers, **columns)
+        scores = finite_scores(found, count)
         return [1 + sum(other > own for other in scores) for own in scores]
 
 
 @dataclass
 class FileAnnotator:
-    """Ranks as a label file says, whatever the order of the responses in it; an item that it does not know is skipped."""
+    """Ranks as a label file says, whatever the order of the answers in it."""
 
     name: str
     digest: str  # of the file: another file's labels are other labels
-    rankings: dict[tuple, dict[str, int]] = field(
-        repr=False
-    )  # (prompt, *sorted responses) → response → rank
+    rankings: dict[str, dict[str, int]] = field(repr=False)  # `unordered` id → answer → rank
 
-    def rank(
-        self, item: dict, responses: list[str], shown_order: list[int], rng: random.Random
-    ) -> list[int]:
-        known = self.rankings.get((item["prompt"], *sorted(responses)), {})
-        return [known[response] for response in responses] if known else []
+    def rank(self, item: Item, shown_order: list[int], rng: random.Random) -> list[int]:
+        """The rank of each answer; empty for an item that the file does not hold."""
+        known = self.rankings.get(unordered(item.prompt.text, item.answers), {})
+        return [known[answer] for answer in item.answers] if known else []
+
+
+def unordered(prompt: str, answers: list[str]) -> str:
+    """The item id that these answers have in any order."""
+    return item_id(prompt, sorted(answers))
 
 
 def load_annotators(
-    name: str, trained: Callable[[], Path], items: list[dict]
+    name: str, items: list[Item], load_scorer: Callable[[str], tuple[Callable, str]]
 ) -> list[Annotator | ScoringAnnotator | FileAnnotator]:
-    """`simulated`; the labels of a file (see exchange.py), one annotator each of its own; or whatever may be a reward (see rewards.py).
+    """`simulated`; a label file (see exchange.py), one annotator for each name in it; or a reward.
 
-    trained: gives the folder of `reward_model`. Raises SettingError naming what was given, and for a file that knows none of the items.
+    load_scorer: name of a reward → (its scoring function, its digest). Raises SettingError for
+    anything else, and for a file that holds none of the items.
     """
-
     if name == "simulated":
         return simulated_annotators()
-    if not Path(name).is_file():
-        try:
-            return [ScoringAnnotator(name, load_reward(name, trained), digest_of(name, trained))]
-        except (SettingError, ModelError) as error:
-            raise SettingError(
-                f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: {error}"
-            ) from error
-    rows, bad = read_labels(Path(name))
-    if bad:
+    if Path(name).is_file():
+        return _of_file(Path(name), items)
+    try:
+        score, digest = load_scorer(name)
+    except (SettingError, ModelError) as error:
         raise SettingError(
-            f"annotator={name!r}: {len(bad)} rows cannot be read, the first in line {bad[0][0]}: {bad[0][1]}."
+            f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: "
+            f"{error}"
+        ) from error
+    return [ScoringAnnotator(name, score, digest)]
+
+
+def _of_file(path: Path, items: list[Item]) -> list[FileAnnotator]:
+    judgements, bad = read_labels(path)
+    if bad:
+        line, reason = bad[0]
+        raise SettingError(
+            f"annotator={str(path)!r}: {len(bad)} rows cannot be read, the first in line {line}: "
+            f"{reason}."
         )
     by_name: dict[str, dict] = {}
-    for row in rows:
-        if row["kind"] == "ranking":
-            by_name.setdefault(row["annotator"], {})[row["prompt"], *sorted(row["responses"])] = (
-                dict(zip(row["responses"], row["ranks"]))
-            )
-    wanted = {(item["prompt"], *sorted(item["responses"])) for item in items}
-    if not any(wanted & set(known) for known in by_name.values()):
+    for judgement in judgements:
+        if judgement.kind == "ranking":
+            key = unordered(judgement.prompt, judgement.answers)
+            rankings = by_name.setdefault(judgement.annotator, {})
+            rankings[key] = dict(zip(judgement.answers, judgement.ranks))
+    wanted = {unordered(item.prompt.text, item.answers) for item in items}
+    if not any(wanted & set(rankings) for rankings in by_name.values()):
         raise SettingError(
-            f"annotator={name!r} ranks none of the {len(items)} prompts with these answers: sample them with the seed and model it was made with."
+            f"annotator={str(path)!r} ranks none of the {len(items)} prompts with these answers: "
+            "sample them with the seed and model it was made with."
         )
-    digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()
-    return [FileAnnotator(who, digest, known) for who, known in by_name.items()]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return [FileAnnotator(who, digest, rankings) for who, rankings in by_name.items()]

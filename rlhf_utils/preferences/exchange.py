@@ -1,59 +1,51 @@
-"""Labels in and out: TRL's preference pairs, whole rankings, and JSON shaped like Argilla's records and Label Studio's tasks.
+"""Labels in and out: files of four formats, each with a writer and a reader side by side.
 
-    rankings       one judgement a line (JSONL or parquet), every column of the store
-    pairs          TRL's `prompt`, `chosen`, `rejected` (+ `margin`), each with its whole judgement as JSON
-    argilla        records with `fields`, `responses` and `metadata`
-    label_studio   tasks with `data` and `annotations`; buckets named by rank hold ties
+    rankings       one judgement a line (JSONL or parquet), with the columns of the store
+    pairs          TRL's `prompt`, `chosen`, `rejected`, `margin`, each with its whole judgement
+    argilla        JSON like Argilla's records: `fields`, `responses` and `metadata`
+    label_studio   JSON like Label Studio's tasks: `data` and `annotations`
 
-Each of them read back gives the same judgements; pairs alone cannot hold a skip or a ranking in which all are tied, and say so.
+What is written and read back is the same judgements. Only pairs lose some: a skip and a ranking in
+which all are tied make no pair.
 """
 
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
 
-from ..data.rows import last_message
+from ..data.rows import Prompt, recognise
 from ..errors import DataError
 from ..files import records
-from .pairs import item_id, judgements_to_pairs
-from .store import COLUMNS, IMPORTED, LabelStore, check_judgement
+from .pairs import IMPORTED, Item, Judgement, Pair, item_id, pair_row, pairs_of
+from .store import FIELDS, LabelStore, judgement_row
 
-ABOUT = [
-    column for column in COLUMNS if column not in ("prompt", "responses", "ranks")
-]  # what is known of a judgement beside its ranking
-Bad = tuple[int, str]  # line number from 1 and the reason
+Bad = tuple[int, str]  # line number from 1, and the reason
 
 
-def to_rows(judgements: list[dict], format: str = "rankings") -> list[dict]:
-    """Judgements (LabelStore.rows) as rows of a format; `datasets.Dataset.from_list` makes a Dataset of them. Raises DataError."""
-    rows = [{column: row[column] for column in COLUMNS} for row in judgements]
-    if format == "rankings":
-        return rows
-    if format == "pairs":
-        return [
-            pair | {"judgement": json.dumps(row)}
-            for row in rows
-            for pair in judgements_to_pairs([row])
-        ]
-    if format in ("argilla", "label_studio"):
-        return [(_to_argilla if format == "argilla" else _to_label_studio)(row) for row in rows]
-    raise DataError(f"format={format!r} must be one of rankings, pairs, argilla, label_studio.")
+def export_labels(judgements: list[Judgement], path: Path, format: str = "rankings") -> int:
+    """Writes judgements to a file and returns how many it holds.
 
-
-def export_labels(judgements: list[dict], path: Path, format: str = "rankings") -> int:
-    """Writes judgements to a file and returns how many it holds: JSONL or, by its suffix, parquet; JSON for Argilla and Label Studio.
-
-    Raises DataError for an unknown format, and for a file that the format cannot be.
+    The file's ending chooses JSONL or parquet; Argilla and Label Studio take JSON. Raises DataError
+    for an unknown format, and for an ending that it does not have.
     """
-    path, rows = Path(path), to_rows(judgements, format)
-    suffixes = (".json",) if format in ("argilla", "label_studio") else (".jsonl", ".parquet")
-    if path.suffix not in suffixes:
+    path = Path(path)
+    if format not in FORMATS:
+        raise DataError(f"format={format!r} must be one of {', '.join(FORMATS)}.")
+    endings = FORMATS[format].endings
+    if path.suffix not in endings:
         raise DataError(
-            f"{path.name}: labels as {format!r} go into a file ending in {' or '.join(suffixes)}."
+            f"{path.name}: labels as {format!r} go into a file ending in {' or '.join(endings)}."
         )
+    rows, count = [], 0
+    for judgement in judgements:
+        written = FORMATS[format].write(judgement)
+        rows += written
+        count += bool(written)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         Dataset.from_list(rows).to_parquet(path)
@@ -61,230 +53,248 @@ def export_labels(judgements: list[dict], path: Path, format: str = "rankings") 
         path.write_text(json.dumps(rows, indent=1))
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return len({row["judgement"] for row in rows}) if format == "pairs" else len(rows)
+    return count
 
 
-def import_labels(source: Path | Dataset, store: LabelStore) -> tuple[int, int, list[Bad]]:
-    """Stores the judgements of a file or a Dataset. Returns how many were new, how many were there already, and the bad rows: (line, reason) each.
+def import_labels(path: Path, store: LabelStore) -> tuple[int, int, list[Bad]]:
+    """Stores the judgements of a file. Returns how many are new, how many known, and bad rows.
 
-    The good rows of a file with bad ones are stored: mend the bad ones and import the file again, nothing is stored twice.
+    The good rows are stored even if others are bad. Mend those and import the file again: nothing
+    is stored twice.
     """
-    rows, bad = read_labels(source)
+    judgements, bad = read_labels(path)
     before = len(store.progress())
-    for row in rows:
-        store.add(**{column: row[column] for column in COLUMNS if column != "schema_version"})
+    for judgement in judgements:
+        store.add(judgement)
     new = len(store.progress()) - before
-    return new, len(rows) - new, bad
+    return new, len(judgements) - new, bad
 
 
-def read_labels(source: Path | Dataset) -> tuple[list[dict], list[Bad]]:
-    """The judgements of a file or Dataset in any of the formats, told apart by their columns, and its bad rows with their reasons.
+def read_labels(path: Path) -> tuple[list[Judgement], list[Bad]]:
+    """The judgements of a file in any of the formats, and its bad rows.
 
     Raises DataError for a file that is no JSON, JSONL or parquet at all.
     """
-    rows, bad, seen = {}, [], Counter()  # rows by uid: all pairs of a judgement hold the same
-    for line, record in (
-        enumerate(source, 1) if isinstance(source, Dataset) else records(Path(source))
-    ):
+    found: dict[str, Judgement] = {}  # by uid: all pairs of a judgement hold the same one
+    bad, seen = [], Counter()
+    for line, record in records(Path(path)):
         try:
-            if isinstance(record, Exception):
-                raise record
-            if not isinstance(record, dict):
-                raise ValueError(f"{str(record)[:60]!r} is no object")
-            content = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
-            seen[content] += 1
-            name = f"{content}/{seen[content]}"  # of a judgement without a uid: the same after other lines were mended
-            found = [
-                _checked(row, f"{name}/{number}")
-                for number, row in enumerate(_judgements(record, name))
-            ]
-            for row in found:
-                rows.setdefault(row["uid"], row)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            bad.append(
-                (line, f"column {error} is missing" if isinstance(error, KeyError) else str(error))
-            )
-    return list(rows.values()), bad
+            for judgement in _read_record(record, seen):
+                found.setdefault(judgement.uid, judgement)
+        except KeyError as error:
+            bad.append((line, f"column {error} is missing"))
+        except (ValueError, TypeError, AttributeError) as error:
+            bad.append((line, str(error)))
+    return list(found.values()), bad
 
 
-def _judgements(record: dict, name: str) -> list[dict]:
-    """What one record of any format says, not yet checked."""
-    if "chosen" in record:
-        return [_from_pair(record, name)]
-    if "fields" in record:
-        about, found = record.get("metadata") or {}, _from_argilla(record)
-    elif "annotations" in record:
-        about, found = record.get("meta") or {}, _from_label_studio(record)
-    else:
-        return [record]
-    uid = (
-        about.get("uid") if len(found) == 1 else None
-    )  # a uid of the file's own is for one judgement only
-    return [
-        about | {key: value for key, value in row.items() if value is not None} | {"uid": uid}
-        for row in found
-    ]
+def _read_record(record, seen: Counter) -> list[Judgement]:
+    """The judgements of one record. `seen` counts equal records, so that each gets its own uid.
+
+    A uid comes from the content, not the line: it stays when other lines are mended.
+    """
+    if isinstance(record, Exception):
+        raise record
+    if not isinstance(record, dict):
+        raise ValueError(f"{str(record)[:60]!r} is no object")
+    content = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
+    seen[content] += 1
+    uid = f"{content}/{seen[content]}"
+    found = [format for format in FORMATS.values() if format.column in record]
+    format = found[0] if found else FORMATS["rankings"]  # which says what is missing
+    return format.read(record, uid)
 
 
-def _checked(row: dict, name: str) -> dict:
-    """A judgement with every column, the missing ones filled in; `name` becomes its uid where it has none. Raises ValueError, KeyError."""
-    prompt, responses = row["prompt"], list(row["responses"])
-    if (
-        not isinstance(prompt, str)
-        or not prompt.strip()
-        or not all(isinstance(response, str) for response in responses)
-    ):
-        raise ValueError(
-            f"prompt={prompt!r:.60} and the responses must be texts, the prompt not empty"
-        )
-    if len(responses) < 2:
-        raise ValueError(f"{len(responses)} responses: at least 2 can be compared")
+# --- rankings
+
+
+def write_ranking(judgement: Judgement) -> list[dict]:
+    return [judgement_row(judgement)]
+
+
+def read_ranking(record: dict, uid: str) -> list[Judgement]:
+    return _judgements([record], uid)
+
+
+def _judgements(rows: list[dict], uid: str) -> list[Judgement]:
+    """The judgements of one record; a uid in the record can be that of a single one only."""
+    if len(rows) > 1:
+        rows = [row | {"uid": None} for row in rows]
+    return [_judgement(row, f"{uid}/{number}") for number, row in enumerate(rows)]
+
+
+def _judgement(row: dict, uid: str) -> Judgement:
+    """The judgement of a row with the store's columns; `uid` is for a row without one.
+
+    Raises KeyError for a column that must be there, and ValueError for a value that cannot be.
+    """
+    prompt, answers = row["prompt"], list(row["responses"])
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"prompt={prompt!r:.60} must be a text that is not empty")
     prompt.encode()  # half a surrogate pair is no text: the error says so
-    ranks, kind = [int(rank) for rank in row["ranks"]], row.get("kind") or "ranking"
-    shown = [int(place) for place in row.get("shown_order") or range(len(responses))]
-    check_judgement(kind, responses, shown, ranks)
-    filled = {
-        "item_id": item_id(prompt, responses),
-        "annotator": "imported",
-        "session": IMPORTED,
-        "note": "",
-        "flags": [],
-        "uid": name,
+    if not all(isinstance(answer, str) for answer in answers):
+        raise ValueError("the responses must be texts")
+    if len(answers) < 2:
+        raise ValueError(f"{len(answers)} responses: at least 2 can be compared")
+    values = {"item_id": item_id(prompt, answers), "annotator": "imported"}
+    values |= {"session": IMPORTED, "uid": uid}
+    for column, field in FIELDS.items():
+        if row.get(column) is not None:
+            values[field] = row[column]
+    shown_order = row.get("shown_order") or range(len(answers))
+    values |= {
+        "answers": answers,
+        "ranks": [int(rank) for rank in row["ranks"]],
+        "shown_order": [int(place) for place in shown_order],
     }
-    known = {column: row[column] for column in ABOUT if row.get(column) is not None}
-    return (
-        dict.fromkeys(COLUMNS)
-        | filled
-        | known
-        | {
-            "prompt": prompt,
-            "responses": responses,
-            "ranks": ranks,
-            "kind": kind,
-            "shown_order": shown,
-        }
-    )
+    judgement = Judgement(**values)
+    judgement.check()
+    return judgement
 
 
-def _about(row: dict) -> dict:
-    return {column: row[column] for column in ABOUT}
+# --- pairs
 
 
-def _from_pair(record: dict, name: str) -> dict:
-    """The judgement that a row of TRL's schema holds, or a ranking of its two texts, whose uid `name` becomes. Raises ValueError, KeyError."""
-    pair = {column: last_message(record[column]) for column in ("prompt", "chosen", "rejected")}
-    for column, text in pair.items():
-        if not isinstance(text, str):
-            raise ValueError(f"{column}={text!r:.60} is no text")
-    if record.get("judgement"):
-        judgement = json.loads(record["judgement"])
-        if not any(pair.items() <= made.items() for made in judgements_to_pairs([judgement])):
+PAIR_COLUMNS = ("prompt", "chosen", "rejected", "item_id", "annotator", "margin", "confidence")
+
+
+def write_pairs(judgement: Judgement) -> list[dict]:
+    whole, rows = json.dumps(judgement_row(judgement)), []
+    for pair in _pairs(judgement):
+        row = pair_row(pair)
+        rows.append({name: row[name] for name in PAIR_COLUMNS} | {"judgement": whole})
+    return rows
+
+
+def read_pair(record: dict, uid: str) -> list[Judgement]:
+    """The judgement that a pair carries; a plain pair of TRL's schema ranks its two answers."""
+    record = recognise(record, "preferences")
+    prompt, chosen, rejected = (record[column] for column in PAIR_COLUMNS[:3])
+    whole = record.get("judgement")
+    if whole:
+        judgement = _judgement(json.loads(whole), hashlib.sha256(whole.encode()).hexdigest()[:24])
+        held = [(pair.prompt.text, pair.chosen, pair.rejected) for pair in _pairs(judgement)]
+        if (prompt, chosen, rejected) not in held:
             raise ValueError("the judgement of this pair holds no such pair")
-        return judgement | {
-            "uid": judgement.get("uid")
-            or hashlib.sha256(record["judgement"].encode()).hexdigest()[:24]
-        }  # of schema 1: none
-    if pair["chosen"] == pair["rejected"]:
+        return [judgement]
+    if chosen == rejected:
         raise ValueError("chosen and rejected are the same text")
-    return {
-        "uid": name,
-        "annotator": record.get("annotator"),
-        "margin": record.get("margin"),
-        "prompt": pair["prompt"],
-        "responses": [pair["chosen"], pair["rejected"]],
-        "ranks": [1, 2],
-    }
+    about = {"annotator": record.get("annotator"), "margin": record.get("margin")}
+    row = {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2]}
+    return [_judgement(row | about, uid)]
 
 
-def _to_argilla(row: dict) -> dict:
-    """A record of Argilla 2: a ranking question over the fields response-1, response-2, …"""
-    names = [f"response-{n}" for n in range(1, len(row["responses"]) + 1)]
-    value = [{"value": name, "rank": rank} for name, rank in zip(names, row["ranks"])]
-    return {
-        "id": row["uid"],
+def _pairs(judgement: Judgement) -> list[Pair]:
+    return pairs_of(judgement, Item(Prompt(judgement.prompt), judgement.answers))
+
+
+# --- Argilla 2: a ranking question over the fields response-1, response-2, …
+
+
+def write_argilla(judgement: Judgement) -> list[dict]:
+    names = [f"response-{number}" for number in range(1, len(judgement.answers) + 1)]
+    value = [{"value": name, "rank": rank} for name, rank in zip(names, judgement.ranks)]
+    given = {"ranking": [{"value": value, "user_id": judgement.annotator}]}
+    record = {
+        "id": judgement.uid,
         "status": "completed",
-        "fields": {"prompt": row["prompt"]} | dict(zip(names, row["responses"])),
-        "responses": {"ranking": [{"value": value, "user_id": row["annotator"]}]} if value else {},
-        "metadata": _about(row),
+        "fields": {"prompt": judgement.prompt} | dict(zip(names, judgement.answers)),
+        "responses": given if value else {},
+        "metadata": _about(judgement),
     }
+    return [record]
 
 
-def _from_argilla(record: dict) -> list[dict]:
+def read_argilla(record: dict, uid: str) -> list[Judgement]:
+    """One judgement for each user; no response at all is a skip."""
     fields = record["fields"]
-    names = sorted(
-        (name for name in fields if name.startswith("response")),
-        key=lambda name: int("".join(filter(str.isdigit, name)) or 0),
-    )
-    base = {"prompt": fields["prompt"], "responses": [fields[name] for name in names]}
-    answers = [answer for given in (record.get("responses") or {}).values() for answer in given]
-    if not answers:
-        return [base | {"kind": "skip", "ranks": []}]
-    return [
-        base
-        | {
-            "annotator": answer.get("user_id"),
-            "ranks": [
-                {entry["value"]: entry["rank"] for entry in answer["value"]}[name] for name in names
-            ],
-        }
-        for answer in answers
-    ]
+    names = [name for name in fields if name.startswith("response")]
+    names.sort(key=lambda name: (len(name), name))  # response-10 comes after response-9
+    texts = {"prompt": fields["prompt"], "responses": [fields[name] for name in names]}
+    base = (record.get("metadata") or {}) | texts
+    rows = []
+    for responses in (record.get("responses") or {}).values():
+        for response in responses:
+            rank_of = {entry["value"]: entry["rank"] for entry in response["value"]}
+            annotator = response.get("user_id") or base.get("annotator")
+            ranks = [rank_of[name] for name in names]
+            rows.append(base | {"annotator": annotator, "ranks": ranks})
+    return _judgements(rows or [base | {"kind": "skip", "ranks": []}], uid)
 
 
-def _to_label_studio(row: dict) -> dict:
-    """A task of Label Studio: a List of responses and a Ranker whose buckets are the ranks."""
+def _about(judgement: Judgement) -> dict:
+    row = judgement_row(judgement)
+    return {name: row[name] for name in row if name not in ("prompt", "responses", "ranks")}
+
+
+# --- Label Studio: a List of answers and a Ranker whose buckets are named by rank, so ties fit
+
+
+def write_label_studio(judgement: Judgement) -> list[dict]:
     buckets: dict[str, list[str]] = {}
-    for place, rank in enumerate(row["ranks"]):
-        buckets.setdefault(str(rank), []).append(str(place))
-    result = (
-        [
-            {
-                "from_name": "rank",
-                "to_name": "responses",
-                "type": "ranker",
-                "value": {"ranker": buckets},
-            }
-        ]
-        if buckets
-        else []
-    )
-    return {
-        "data": {
-            "prompt": row["prompt"],
-            "responses": [{"id": str(n), "body": text} for n, text in enumerate(row["responses"])],
-        },
-        "annotations": [
-            {"completed_by": row["annotator"], "was_cancelled": not buckets, "result": result}
-        ],
-        "meta": _about(row),
+    for number, rank in enumerate(judgement.ranks):
+        buckets.setdefault(str(rank), []).append(str(number))
+    ranker = {"from_name": "rank", "to_name": "responses", "type": "ranker"}
+    annotation = {
+        "completed_by": judgement.annotator,
+        "was_cancelled": not buckets,
+        "result": [ranker | {"value": {"ranker": buckets}}] if buckets else [],
     }
+    entries = [{"id": str(number), "body": text} for number, text in enumerate(judgement.answers)]
+    record = {
+        "data": {"prompt": judgement.prompt, "responses": entries},
+        "annotations": [annotation],
+        "meta": _about(judgement),
+    }
+    return [record]
 
 
-def _from_label_studio(record: dict) -> list[dict]:
-    """Rankings by buckets named by rank, or by one list of ids, best first."""
-    data, found = record["data"], []
+def read_label_studio(record: dict, uid: str) -> list[Judgement]:
+    """One judgement for each annotation; one without a ranking is a skip."""
+    data = record["data"]
     entries = next((value for value in data.values() if isinstance(value, list)), [])
-    responses = [
-        entry.get("body") or entry.get("html") or entry.get("title") or "" for entry in entries
-    ]
+    texts = []
+    for entry in entries:
+        texts.append(entry.get("body") or entry.get("html") or entry.get("title") or "")
+    base = (record.get("meta") or {}) | {"prompt": data["prompt"], "responses": texts}
+    rows = []
     for annotation in record["annotations"]:
-        rankings = [
-            result["value"]["ranker"]
-            for result in annotation["result"]
-            if result["type"] == "ranker"
-        ]
-        rank_of: dict[str, int] = {}
-        for name, ids in rankings[0].items() if rankings else ():
-            rank_of |= {
-                each: int(name) if name.isdigit() else place for place, each in enumerate(ids, 1)
-            }
-        found.append(
-            {
-                "prompt": data["prompt"],
-                "responses": responses,
-                "annotator": str(annotation.get("completed_by") or "imported"),
-                "kind": None if rankings else "skip",
-                "ranks": [rank_of[entry["id"]] for entry in entries] if rankings else [],
-            }
-        )
-    return found
+        row = base | {"annotator": str(annotation.get("completed_by") or "imported")}
+        rank_of = _ranks_of_buckets(annotation["result"])
+        if rank_of is None:
+            row |= {"kind": "skip", "ranks": []}
+        else:
+            row |= {"ranks": [rank_of[entry["id"]] for entry in entries]}
+        rows.append(row)
+    return _judgements(rows, uid)
+
+
+def _ranks_of_buckets(results: list[dict]) -> dict[str, int] | None:
+    """Answer id → rank, from buckets named by rank or one list, best first; None if neither."""
+    for result in results:
+        if result["type"] == "ranker":
+            rank_of = {}
+            for name, ids in result["value"]["ranker"].items():
+                for place, each in enumerate(ids, 1):
+                    rank_of[each] = int(name) if name.isdigit() else place
+            return rank_of
+    return None
+
+
+@dataclass
+class Format:
+    """One form of a label file."""
+
+    column: str  # a record that has it is of this format
+    endings: tuple[str, ...]  # of files
+    write: Callable[[Judgement], list[dict]]
+    read: Callable[[dict, str], list[Judgement]]  # (record, uid if it names none)
+
+
+LINES, WHOLE = (".jsonl", ".parquet"), (".json",)
+FORMATS = {
+    "pairs": Format("chosen", LINES, write_pairs, read_pair),
+    "argilla": Format("fields", WHOLE, write_argilla, read_argilla),
+    "label_studio": Format("annotations", WHOLE, write_label_studio, read_label_studio),
+    "rankings": Format("ranks", LINES, write_ranking, read_ranking),
+}

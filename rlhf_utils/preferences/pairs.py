@@ -1,97 +1,273 @@
-"""Ranking → pairs: what is judged gets a name, a ranking becomes all its ordered pairs, and pairs the columns that TRL reads."""
+"""Item, Judgement and Pair: what is compared, what was said, and what a reward model learns from.
+
+A ranking of k answers becomes all its ordered pairs. Files of pairs have TRL's columns: `prompt`,
+`chosen`, `rejected`, and `margin` for the rank gap.
+"""
 
 import hashlib
 import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
+from ..data.rows import Prompt, load_pairs_rows
 from ..errors import DataError
+from ..files import read_file, write_jsonl
+
+KINDS = ("ranking", "repeat", "skip")  # a repeat is asked a second time; a skip has no ranks
+IMPORTED = "import"  # the session of a judgement from a file that names none
+WHAT_HAPPENS = {  # what is odd about a pair → what becomes of the pair
+    "not text": "left out",
+    "an empty answer": "left out",
+    "both answers equal": "left out",
+    "a tie": "half a pair each way; not in the report card",
+    "judged both ways": "kept",
+}
+
+
+# --- the nouns
+
+
+@dataclass
+class Item:
+    """One prompt with the answers that are compared."""
+
+    prompt: Prompt
+    answers: list[str]
+    split: str = "train"  # or "other": of a category that no stage trains on
+
+    @cached_property
+    def id(self) -> str:
+        return item_id(self.prompt.text, self.answers)
+
+
+@dataclass
+class Judgement:
+    """What one annotator said about one item."""
+
+    item_id: str
+    annotator: str
+    prompt: str
+    answers: list[str]
+    shown_order: list[int]  # shown_order[p] is the number of the answer that stood at place p
+    ranks: list[int]  # of each answer: 1 is best, equal numbers are ties
+    session: str = ""
+    kind: str = "ranking"  # one of KINDS
+    confidence: float | None = None  # 0 to 1
+    flags: list[str] = field(default_factory=list)
+    note: str = ""
+    strength: float | None = None  # how much better the better of two answers is, 1 to 3
+    shown_at: float | None = None  # seconds since 1970
+    submitted_at: float | None = None
+    uid: str | None = None  # chosen by its maker, so that sending it twice stores it once
+    id: int | None = None  # its number in the store
+
+    def check(self) -> None:
+        """Raises ValueError for a kind, ranks or an order that cannot be."""
+        if self.kind not in KINDS:
+            raise ValueError(f"kind={self.kind!r} must be one of {', '.join(KINDS)}.")
+        count = 0 if self.kind == "skip" else len(self.answers)
+        whole = all(type(rank) is int and rank >= 1 for rank in self.ranks)
+        if len(self.ranks) != count or not whole:
+            raise ValueError(
+                f"ranks={self.ranks} must be {count} whole numbers, 1 for the best; equal numbers "
+                "are ties."
+            )
+        if sorted(self.shown_order) != list(range(len(self.answers))):
+            raise ValueError(
+                f"shown_order={self.shown_order} must hold each of 0 to {len(self.answers) - 1} "
+                "once."
+            )
+
+
+@dataclass
+class Pair:
+    """Two answers to one prompt, of which an annotator preferred the first."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    split: str = "train"  # of its item
+    annotator: str = ""
+    item_id: str = ""
+    rank_gap: float | None = None  # the strength an annotator gave, else the difference of ranks
+    confidence: float | None = None  # 0 to 1
+    tie: bool = False  # neither was preferred
+    subset: str = ""  # part of a benchmark, such as RewardBench's
+
+
+# --- from rankings to pairs
+
+
+def item_id(prompt: str, answers: list[str]) -> str:
+    """A name made of the content, so that labels of other answers never count for these."""
+    content = "\0".join([prompt, *answers]).encode("utf-8", "backslashreplace")
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def ranking_to_pairs(ranks: list[int]) -> list[tuple[int, int]]:
-    """All ordered pairs (better, worse) of a ranking in which 1 is best and equal ranks are ties, which give no pair."""
-    return [(a, b) for a, b in itertools.permutations(range(len(ranks)), 2) if ranks[a] < ranks[b]]
+    """All ordered pairs (better, worse) of a ranking: 1 is best, and a tie gives no pair."""
+    pairs = itertools.permutations(range(len(ranks)), 2)
+    return [(a, b) for a, b in pairs if ranks[a] < ranks[b]]
 
 
-def item_id(prompt: str, responses: list[str]) -> str:
-    """A name for what is judged, from its content: a judgement of other answers to the same prompt never counts for these."""
-    return hashlib.sha256(
-        "\0".join([prompt, *responses]).encode("utf-8", "backslashreplace")
-    ).hexdigest()[:16]
-
-
-def judgements_to_pairs(judgements: list[dict]) -> list[dict]:
-    """Rows of TRL's preference schema (`prompt`, `chosen`, `rejected`), with `item_id`, `annotator`, `confidence` and `margin`.
-
-    margin: how much better an annotator said that the chosen answer is; where nobody asked, the difference in rank.
-    """
+def pairs_of(judgement: Judgement, item: Item) -> list[Pair]:
+    """The pairs of one ranking of its item."""
     pairs = []
-    for row in judgements:
-        for better, worse in ranking_to_pairs(row["ranks"]):
-            margin = row.get("margin") or row["ranks"][worse] - row["ranks"][better]
-            pairs.append(
-                {
-                    "prompt": row["prompt"],
-                    "chosen": row["responses"][better],
-                    "rejected": row["responses"][worse],
-                    "item_id": row["item_id"],
-                    "annotator": row["annotator"],
-                    "margin": margin,
-                    "confidence": row.get("confidence"),
-                }
-            )
+    for better, worse in ranking_to_pairs(judgement.ranks):
+        pair = Pair(
+            item.prompt,
+            chosen=judgement.answers[better],
+            rejected=judgement.answers[worse],
+            split=item.split,
+            annotator=judgement.annotator,
+            item_id=judgement.item_id,
+            rank_gap=judgement.strength or judgement.ranks[worse] - judgement.ranks[better],
+            confidence=judgement.confidence,
+        )
+        pairs.append(pair)
     return pairs
 
 
-def usable_pairs(rows: list[dict]) -> tuple[list[dict], list[dict]]:
-    """(rows that can be learned from, what was found): one row of `finding`, `pairs`, `what happens`, `example` for each kind of oddity.
+def pairs_of_judgements(judgements: list[Judgement], items: list[Item]) -> list[Pair]:
+    """The pairs of all rankings of these items."""
+    known = {item.id: item for item in items}
+    pairs = []
+    for judgement in judgements:
+        pairs += pairs_of(judgement, known[judgement.item_id])
+    return pairs
 
-    Pairs of equal answers and pairs with an answer that is no text, or an empty one, are left out; ties and contradictions stay.
-    Raises DataError if nothing is left.
+
+# --- files
+
+
+def prompt_columns(prompt: Prompt) -> dict:
+    return {"prompt": prompt.text, "category": prompt.category, "key_points": prompt.key_points}
+
+
+def pair_row(pair: Pair) -> dict:
+    """A pair with TRL's column names."""
+    row = vars(pair) | prompt_columns(pair.prompt)
+    row["margin"] = row.pop("rank_gap")
+    return row
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    write_jsonl(path, map(pair_row, pairs))
+
+
+def read_pairs(source: str | Path) -> list[Pair]:
+    """Pairs of a file or hub id. Their answers may still be odd: `usable_pairs` sorts them out.
+
+    Only `prompt`, `chosen` and `rejected` must be there. Raises DataError like load_pairs_rows.
     """
-    kept, kinds, texts = (
-        [],
-        {},
-        [[row[name] for name in ("prompt", "chosen", "rejected")] for row in rows],
-    )
-    judged = {tuple(of_row) for of_row in texts if all(isinstance(text, str) for text in of_row)}
-    for row, (prompt, chosen, rejected) in zip(rows, texts):
-        if not all(isinstance(text, str) for text in (prompt, chosen, rejected)):
-            kind = "not text", "left out"
-        elif not (chosen.strip() and rejected.strip()):
-            kind = "an empty answer", "left out"
-        elif chosen.strip() == rejected.strip():
-            kind = "both answers equal", "left out"
-        elif row.get("tie"):
-            kind = "a tie", "half a pair each way; not in the report card"
-        else:
-            kind = (
-                ("judged both ways", "kept")
-                if (prompt, rejected, chosen) in judged
-                else ("", "kept")
-            )
-        if kind[1] != "left out":
-            kept.append(row)
-        kinds.setdefault(kind, []).append(row)
-    kinds.pop(("", "kept"), None)  # nothing odd
-    if not kept:
-        raise DataError(
-            f"None of {len(rows)} pairs can be used: {', '.join(f'{len(few)} {kind}' for (kind, _), few in kinds.items()) or 'there are none'}."
+    pairs = []
+    for row in load_pairs_rows(str(source)):
+        split = row.get("split") or "train"
+        pair = Pair(
+            Prompt(row["prompt"], row.get("category") or "", row.get("key_points") or []),
+            chosen=row["chosen"],
+            rejected=row["rejected"],
+            split="other" if split == "ood" else split,  # as older versions wrote it
+            annotator=str(row.get("annotator") or ""),
+            item_id=str(row.get("item_id") or ""),
+            rank_gap=_number(row.get("margin")),
+            confidence=_number(row.get("confidence")),
+            tie=bool(row.get("tie")),
+            subset=str(row.get("subset") or ""),
         )
-    found = [
-        {
-            "finding": kind,
-            "pairs": len(few),
-            "what happens": fate,
-            "example": str(few[0]["prompt"])[:80],
-        }
-        for (kind, fate), few in kinds.items()
-    ]
-    return kept, found
+        pairs.append(pair)
+    return pairs
 
 
-def check_split(train: list[dict], heldout: list[dict]) -> None:
-    """Raises DataError if a prompt is on both sides: its answers would be known already."""
-    both = {row["prompt"] for row in train} & {row["prompt"] for row in heldout}
+def _number(value) -> float | None:
+    """The value if it is a finite number, else None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    rows = []
+    for item in items:
+        answers = {"id": item.id, "answers": item.answers, "split": item.split}
+        rows.append(prompt_columns(item.prompt) | {"columns": item.prompt.columns} | answers)
+    write_jsonl(path, rows)
+
+
+def read_items(path: Path) -> list[Item]:
+    """What `write_items` wrote. Raises DataError for a file of an older version."""
+    items = []
+    for row in read_file(path):
+        if "answers" not in row:
+            raise DataError(
+                f"{path.name} was written by an older version and has no column 'answers': "
+                "run 02_preferences again."
+            )
+        prompt = Prompt(row["prompt"], row["category"], row["key_points"], row["columns"])
+        items.append(Item(prompt, row["answers"], row["split"]))
+    return items
+
+
+# --- cleaning
+
+
+def oddity(pair: Pair, judged: set[tuple[str, str, str]]) -> str:
+    """What is odd about a pair, one of WHAT_HAPPENS; empty if nothing is.
+
+    judged: (prompt, chosen, rejected) of every pair in the data.
+    """
+    if not isinstance(pair.chosen, str) or not isinstance(pair.rejected, str):
+        return "not text"
+    chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
+    if not chosen or not rejected:
+        return "an empty answer"
+    if chosen == rejected:
+        return "both answers equal"
+    if pair.tie:
+        return "a tie"
+    if (pair.prompt.text, pair.rejected, pair.chosen) in judged:
+        return "judged both ways"
+    return ""
+
+
+def usable_pairs(pairs: list[Pair]) -> tuple[list[Pair], list[dict]]:
+    """(the pairs that can be learned from, one row for each kind of oddity that was found).
+
+    A row holds `finding`, `pairs` (how many), `what happens` and `example` (a prompt). Raises
+    DataError if no pair is left.
+    """
+    judged = set()
+    for pair in pairs:
+        if isinstance(pair.chosen, str) and isinstance(pair.rejected, str):
+            judged.add((pair.prompt.text, pair.chosen, pair.rejected))
+    kept, findings = [], {}
+    for pair in pairs:
+        kind = oddity(pair, judged)
+        fate = WHAT_HAPPENS.get(kind, "kept")
+        if kind:
+            example = pair.prompt.text[:80]
+            row = {"finding": kind, "pairs": 0, "what happens": fate, "example": example}
+            findings.setdefault(kind, row)["pairs"] += 1
+        if fate != "left out":
+            kept.append(pair)
+    if not kept:
+        reasons = [f"{row['pairs']} {kind}" for kind, row in findings.items()]
+        raise DataError(
+            f"None of {len(pairs)} pairs can be used: {', '.join(reasons) or 'there are none'}."
+        )
+    return kept, list(findings.values())
+
+
+def check_split(train: list[Pair], heldout: list[Pair]) -> None:
+    """Raises DataError if a prompt is on both sides: the model would know its answers already."""
+    both = {pair.prompt.text for pair in train} & {pair.prompt.text for pair in heldout}
     if both:
         raise DataError(
-            f"{len(both)} prompts are both in the training and in the held-out pairs, such as {min(both)[:80]!r}: keep each on one side."
+            f"{len(both)} prompts are both in the training and in the held-out pairs, such as "
+            f"{min(both)[:80]!r}: keep each on one side."
         )

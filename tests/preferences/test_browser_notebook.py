@@ -1,4 +1,7 @@
-"""02_preferences in a real JupyterLab, in a real browser, with a person at the keys: what is stored is exactly what was judged."""
+"""02_preferences in a real JupyterLab, in a real browser, with a person at the keys.
+
+What is stored is exactly what was judged.
+"""
 
 import os
 import re
@@ -13,7 +16,8 @@ import pytest
 import yaml
 from papermill import execute_notebook
 
-from rlhf_utils.preferences.store import KINDS, LabelStore
+from rlhf_utils.preferences.pairs import KINDS
+from rlhf_utils.preferences.store import LabelStore
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90_000  # ms; JupyterLab starts slowly on a busy machine
@@ -21,67 +25,66 @@ PATIENCE = 90_000  # ms; JupyterLab starts slowly on a busy machine
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab on a folder with 02, parameterised for a person, and a run whose 01 is finished: (address, folder)."""
+    """A JupyterLab: (address, folder). Its folder has 02, parameterised for a person.
+
+    The run's 01 is finished.
+    """
     folder = tmp_path_factory.mktemp("lab")
-    parameters = yaml.safe_load((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text()) | {
-        "run": "lab"
-    }
     environment = os.environ | {
         "RLHF_OUTPUTS": str(folder / "outputs"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "PYTHONWARNINGS": "ignore",
     }
+    parameters = yaml.safe_load((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text())
+    parameters["run"] = "lab"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLHF_OUTPUTS", environment["RLHF_OUTPUTS"])
-        execute_notebook(
-            str(ROOT / "notebooks" / "01_sft.ipynb"),
-            str(folder / "01.ipynb"),
-            parameters,
-            progress_bar=False,
-            cwd=str(ROOT),
-        )
-    prepared = folder / "02.ipynb"
-    execute_notebook(
-        str(ROOT / "notebooks" / "02_preferences.ipynb"),
-        str(prepared),
-        parameters
-        | {"annotator": "person", "num_prompts": 12, "num_ood_prompts": 2, "repeat": 0.0},
-        prepare_only=True,
-    )
-    notebook = nbformat.read(prepared, 4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    notebook.cells.insert(
-        0, nbformat.v4.new_code_cell("import time\ntime.sleep(12)\nprint('the other cell is done')")
-    )
-    nbformat.write(notebook, prepared)
+        execute("01_sft", folder / "01.ipynb", parameters)
+    parameters |= {"annotator": "person", "num_prompts": 12}
+    parameters["more"] = {"num_other_prompts": 2, "repeat": 0.0}
+    prepare(folder / "02.ipynb", parameters)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        "--no-browser",
-        "--allow-root",
-        f"--port={port}",
-        f"--ServerApp.root_dir={folder}",
-        "--IdentityProvider.token=",
-        "--ServerApp.password=",
-        "--LabApp.news_url=",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]
-    log = (folder / "lab.log").open("w")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    options = {
+        "ServerApp.root_dir": folder,
+        "IdentityProvider.token": "",
+        "ServerApp.password": "",
+        "LabApp.news_url": "",
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "port": port,
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    log = folder / "lab.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
     for _ in range(240):
         if socket.socket().connect_ex(("127.0.0.1", port)) == 0:
             break
-        assert server.poll() is None, (folder / "lab.log").read_text()[-2000:]
+        assert server.poll() is None, log.read_text()[-2000:]
         time.sleep(0.25)
     yield f"http://127.0.0.1:{port}/lab/tree/02.ipynb", folder
     server.terminate()
     server.wait(30)
+
+
+def execute(name, target, parameters, **options) -> None:
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    options = {"progress_bar": False, "cwd": str(ROOT)} | options
+    execute_notebook(str(path), str(target), parameters, **options)
+
+
+def prepare(path, parameters) -> None:
+    """02 without outputs, and before it a cell that keeps the kernel busy for a while."""
+    execute("02_preferences", path, parameters, prepare_only=True)
+    notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    busy = "import time\ntime.sleep(12)\nprint('the other cell is done')"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(busy))
+    nbformat.write(notebook, path)
 
 
 class Notebook:
@@ -102,7 +105,7 @@ class Notebook:
         self.page.click(f".lm-Menu-itemLabel:text-is('{path[1]}')")
 
     def run_all(self):
-        """Runs the notebook to the cell that asks for labels: the next one stops, as nothing is ranked yet, or goes through."""
+        """Runs the notebook; a later cell stops if nothing is ranked yet. The widget is there."""
         self.menu("Run", "Run All Cells")
         self.page.wait_for_selector(".rk-card")
 
@@ -121,7 +124,7 @@ class Notebook:
 
 
 def test_a_persons_run_without_anybody_there_ends_with_a_sentence(lab, monkeypatch):
-    """Nothing waits: the widget's cell ends, and the next one says that there is nothing to go on with."""
+    """Nothing waits: the widget's cell ends, and a later one says that no ranking is there."""
     _, folder = lab
     monkeypatch.setenv("RLHF_OUTPUTS", str(folder / "outputs"))
     with pytest.raises(Exception, match="No ranking is stored yet"):
@@ -138,11 +141,16 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     book.run_all()
     store = LabelStore(folder / "outputs" / "lab" / "preferences" / "labels.sqlite")
 
-    def rows():
-        return store.rows(kinds=KINDS)
+    def judgements():
+        return store.judgements(kinds=KINDS)
 
-    def shown(row):
-        return [row["ranks"][index] for index in row["shown_order"]]
+    def shown():
+        """The ranks of each ranking, as the annotator saw the answers."""
+        ranked = [each for each in judgements() if each.ranks]
+        return [[each.ranks[i] for i in each.shown_order] for each in ranked]
+
+    def places():
+        return page.locator(".rk-place").all_text_contents()
 
     book.focus()
     book.press("2", "1", "4", "3", "Enter")  # keys
@@ -164,18 +172,16 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     book.done(6)
     book.press("u")  # taken back
     book.done(5)
-    assert [shown(row) for row in rows() if row["ranks"]] == [
+    assert [each.kind for each in judgements()] == ["ranking"] * 4 + ["skip"]
+    assert shown() == [
         [2, 1, 4, 3],
         [1, 3, 2, 4],
         [4, 3, 2, 1],
         [1, 1, 3, 4],
     ]
-    assert [row["kind"] for row in rows()] == ["ranking"] * 4 + ["skip"] and rows()[3]["flags"] == [
-        "flagged"
-    ]
-    assert page.locator(".jp-Cell").count() == len(
-        nbformat.read(folder / "02.ipynb", 4).cells
-    )  # no key reached the notebook
+    assert judgements()[3].flags == ["flagged"]
+    cells = nbformat.read(folder / "02.ipynb", 4).cells
+    assert page.locator(".jp-Cell").count() == len(cells)  # no key reached the notebook
 
     prompt = page.text_content(".rk-prompt")
     book.press("Backspace", "Backspace", "Backspace", "Backspace", "3", "1")
@@ -183,46 +189,42 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     page.wait_for_timeout(1500)
     page.reload()  # the page is new, the kernel is not: the question and the draft are there
     page.wait_for_selector(".rk-card")
-    assert page.text_content(".rk-prompt") == prompt and page.locator(
-        ".rk-place"
-    ).all_text_contents() == ["2nd", "", "1st", ""]
+    assert page.text_content(".rk-prompt") == prompt and places() == ["2nd", "", "1st", ""]
     book.focus()
     book.press("2", "4", "Enter")
     book.done(6)
-    assert shown(rows()[-1]) == [2, 3, 1, 4]
+    assert shown()[-1] == [2, 3, 1, 4]
 
-    told = page.locator(".jp-Cell").first.locator(
-        ".jp-OutputArea-output", has_text="the other cell is done"
-    )
-    page.locator(".jp-Cell").first.locator(".cm-content").click()  # rank while another cell runs
+    first = page.locator(".jp-Cell").first  # rank while another cell runs
+    told = first.locator(".jp-OutputArea-output", has_text="the other cell is done")
+    first.locator(".cm-content").click()
     book.press("Control+Enter")
     page.wait_for_selector("[data-status=busy]")
     book.focus()
     for count in (7, 8, 9):
         book.press("1", "2", "3", "4", "Enter")
         book.done(count)
-    assert told.count() == 0 and len(rows()) == 9
+    assert told.count() == 0 and len(judgements()) == 9
     told.wait_for()
 
     book.menu("Kernel", "Restart Kernel…")
     page.click(".jp-Dialog .jp-mod-warn, .jp-Dialog .jp-mod-accept")
     page.wait_for_selector("[data-status=idle]")
     book.focus()
-    book.press(
-        "1", "2", "3", "4", "Enter"
-    )  # nobody is there to save it: that is said, and the ranking kept
+    # nobody is there to save it: that is said, and the ranking kept
+    book.press("1", "2", "3", "4", "Enter")
     page.wait_for_selector("text=Waiting for the kernel")
-    assert len(rows()) == 9
+    assert len(judgements()) == 9
     book.run_all()
     page.wait_for_function("document.querySelectorAll('.rk-alarm button').length === 0")
     book.done(9)
-    assert page.locator(".rk-place").all_text_contents() == ["1st", "2nd", "3rd", "4th"]
+    assert places() == ["1st", "2nd", "3rd", "4th"]
     book.focus()
     book.press("Enter")
     book.done(10)
-    ranked = [row for row in rows() if row["kind"] == "ranking"]
-    assert len(rows()) == 10 and len(ranked) == 9 and len({row["item_id"] for row in rows()}) == 10
-    assert all(
-        re.fullmatch(r"[0-9a-f]{32}", row["uid"]) and row["session"] == "widget" for row in rows()
-    )
+    found = judgements()
+    assert [each.kind for each in found].count("ranking") == 9
+    assert len(found) == 10 == len({each.item_id for each in found})
+    for each in found:
+        assert re.fullmatch(r"[0-9a-f]{32}", each.uid) and each.session == "widget"
     context.close()

@@ -1,19 +1,32 @@
-"""The widget's module alone, in a real browser, against a mock of anywidget's model whose kernel is this file's Python."""
+"""The widget's module alone, in a real browser.
+
+Anywidget's model is a mock, whose kernel is this file's Python.
+"""
 
 import json
 
 import pytest
+from judged import make_item
 
 from rlhf_utils.preferences.label_queue import LabelQueue
-from rlhf_utils.preferences.store import KINDS, LabelStore
+from rlhf_utils.preferences.pairs import KINDS
+from rlhf_utils.preferences.store import LabelStore
 from rlhf_utils.preferences.widget import GUIDELINES, MODULE, STYLE, Desk
 
-PAGE = """<!doctype html><meta charset="utf-8"><style>%s</style><body><input id="before"><div id="el"></div><script type="module">
+PAGE = """<!doctype html><meta charset="utf-8"><style>%s</style>
+<body><input id="before"><div id="el"></div><script type="module">
 const listeners = {};
 const traits = {state: %s, guidelines: %s};
-window.model = {get: (name) => traits[name], send: (message) => window.toKernel(JSON.stringify(message)),
-  on: (event, call) => { (listeners[event] ??= []).push(call); }, off: () => {},
-  set: (name, value) => { traits[name] = value; (listeners["change:" + name] ?? []).forEach((call) => call()); }};
+window.model = {
+  get: (name) => traits[name],
+  send: (message) => window.toKernel(JSON.stringify(message)),
+  on: (event, call) => { (listeners[event] ??= []).push(call); },
+  off: () => {},
+  set: (name, value) => {
+    traits[name] = value;
+    (listeners["change:" + name] ?? []).forEach((call) => call());
+  },
+};
 const url = URL.createObjectURL(new Blob([%s], {type: "text/javascript"}));
 const module = await import(url);
 window.ranker = module;
@@ -24,12 +37,7 @@ window.ready = true;
 
 def make_items(count=5, k=4):
     return [
-        {
-            "id": f"{n:03d}",
-            "prompt": f"Question {n}?",
-            "responses": [f"answer {n} {'abcdef'[i]}" for i in range(k)],
-        }
-        for n in range(count)
+        make_item(f"Question {n}?", [f"answer {n} {x}" for x in "abcdef"[:k]]) for n in range(count)
     ]
 
 
@@ -38,29 +46,17 @@ class Bench:
 
     def __init__(self, context, path, items, **options):
         self.queue = LabelQueue(items, LabelStore(path), "me", **options.pop("queue", {}))
-        self.desk, self.page, self.hold, self.held = (
-            Desk(self.queue, **options),
-            context.new_page(),
-            False,
-            [],
-        )
-        self.errors = []
+        self.desk, self.page = Desk(self.queue, **options), context.new_page()
+        self.hold, self.held, self.errors = False, [], []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: self.errors.append("a dialog: " + dialog.message))
         self.page.expose_function("toKernel", self.receive)
         self.load()
 
     def load(self):
-        state = self.desk.state()
-        self.page.set_content(
-            PAGE
-            % (
-                STYLE,
-                json.dumps(state).replace("<", "\\u003c"),
-                json.dumps(GUIDELINES),
-                json.dumps(MODULE).replace("</", "<\\/"),
-            )
-        )
+        state = json.dumps(self.desk.state()).replace("<", "\\u003c")
+        module = json.dumps(MODULE).replace("</", "<\\/")
+        self.page.set_content(PAGE % (STYLE, state, json.dumps(GUIDELINES), module))
         self.page.wait_for_function("window.ready")
 
     def receive(self, text):
@@ -83,17 +79,21 @@ class Bench:
 
     def settle(self, number):
         """Waits until the front end shows the question of that number."""
+        idle = "!document.querySelector('.rk[aria-busy]')"
         self.page.wait_for_function(
-            "n => window.model.get('state').turn === n && !document.querySelector('.rk[aria-busy]')",
-            arg=number,
+            f"n => window.model.get('state').turn === n && {idle}", arg=number
         )
 
-    def rows(self):
-        return self.queue.store.rows(kinds=KINDS)
+    def judgements(self):
+        return self.queue.store.judgements(kinds=KINDS)
 
-    def shown(self, row):
-        """The ranks as the annotator saw the cards."""
-        return [row["ranks"][index] for index in row["shown_order"]]
+    def shown(self):
+        """The ranks of each judgement, as the annotator saw the cards."""
+        return [[each.ranks[i] for i in each.shown_order] for each in self.judgements()]
+
+    def places(self):
+        """What the cards say of their place in the ranking."""
+        return self.page.locator(".rk-place").all_inner_texts()
 
 
 @pytest.fixture
@@ -113,50 +113,41 @@ def bench(chromium, tmp_path):
 
 def test_browser_five_keys_rank_four(bench):
     b = bench()
-    b.press(
-        "3", "1", "4", "2", "Enter"
-    )  # no click before: the widget takes the focus where it is first shown
+    # no click before: the widget takes the focus where it is first shown
+    b.press("3", "1", "4", "2", "Enter")
     b.settle(1)
-    (row,) = b.rows()
-    assert (
-        b.shown(row) == [2, 4, 1, 3]
-        and row["kind"] == "ranking"
-        and row["shown_at"] < row["submitted_at"]
-    )
+    (found,) = b.judgements()
+    assert b.shown() == [[2, 4, 1, 3]] and found.kind == "ranking"
+    assert found.shown_at < found.submitted_at
 
 
 def test_browser_ties_by_the_same_key_and_by_t(bench):
     b = bench()
     b.press("2", "1", "1", "3", "4", "t", "Enter")
     b.settle(1)
-    assert b.shown(b.rows()[0]) == [1, 1, 3, 3]
     b.press("2", "1", "1", "1", "3", "4", "Enter")  # the third press unties
     b.settle(2)
-    assert b.shown(b.rows()[1]) == [2, 1, 3, 4]
+    assert b.shown() == [[1, 1, 3, 3], [2, 1, 3, 4]]
 
 
 def test_browser_backspace_skip_flag_and_undo(bench):
     b = bench()
     b.press("1", "2", "Backspace", "3", "Enter")
-    assert "have no rank yet" in b.page.inner_text(".rk-status") and b.rows() == []
+    assert "have no rank yet" in b.page.inner_text(".rk-status") and b.judgements() == []
     b.press("2", "4", "f", "Enter")
     b.settle(1)
-    assert b.shown(b.rows()[0]) == [1, 3, 2, 4] and b.rows()[0]["flags"] == ["flagged"]
+    assert b.shown() == [[1, 3, 2, 4]] and b.judgements()[0].flags == ["flagged"]
     b.press("s")
     b.settle(2)
-    assert (b.rows()[1]["kind"], b.rows()[1]["ranks"]) == ("skip", [])
+    skip = b.judgements()[1]
+    assert (skip.kind, skip.ranks) == ("skip", [])
     b.press("u", "u")
     b.settle(4)
-    assert b.rows() == [] and b.page.inner_text(".rk-prompt") == "Question 0?"
-    assert b.page.locator(".rk-place").all_inner_texts() == [
-        "1st",
-        "3rd",
-        "2nd",
-        "4th",
-    ]  # what was taken back is there to be mended
+    assert b.judgements() == [] and b.page.inner_text(".rk-prompt") == "Question 0?"
+    assert b.places() == ["1st", "3rd", "2nd", "4th"]  # what was taken back can be mended
     b.press("Enter")
     b.settle(5)
-    assert b.shown(b.rows()[0]) == [1, 3, 2, 4]
+    assert b.shown() == [[1, 3, 2, 4]]
 
 
 def test_browser_click_and_drag(bench):
@@ -165,21 +156,19 @@ def test_browser_click_and_drag(bench):
         b.page.locator(".rk-card").nth(place).click()
     b.page.click("text=submit")
     b.settle(1)
-    assert b.shown(b.rows()[0]) == [2, 3, 4, 1]
+    assert b.shown() == [[2, 3, 4, 1]]
     lane = b.page.locator(".rk-lane")
     for place in (1, 0, 2):
         b.page.locator(".rk-head").nth(place).drag_to(lane, target_position={"x": 900, "y": 15})
-    b.page.locator(".rk-head").nth(3).drag_to(
-        b.page.locator(".rk-tier").first, target_position={"x": 2, "y": 8}
-    )  # before the best
-    assert b.page.locator(".rk-place").all_inner_texts() == ["3rd", "2nd", "4th", "1st"]
+    best = b.page.locator(".rk-tier").first
+    b.page.locator(".rk-head").nth(3).drag_to(best, target_position={"x": 2, "y": 8})  # before it
+    assert b.places() == ["3rd", "2nd", "4th", "1st"]
     tier = b.page.locator(".rk-tier").nth(1)
-    b.page.locator(".rk-chip", has_text="3").drag_to(
-        tier, target_position={"x": tier.bounding_box()["width"] / 2, "y": 8}
-    )  # a tie
+    middle = tier.bounding_box()["width"] / 2  # a tie
+    b.page.locator(".rk-chip", has_text="3").drag_to(tier, target_position={"x": middle, "y": 8})
     b.press("Enter")
     b.settle(2)
-    assert b.shown(b.rows()[1]) == [4, 2, 2, 1]
+    assert b.shown()[1] == [4, 2, 2, 1]
 
 
 def test_browser_two_answers(bench):
@@ -190,23 +179,24 @@ def test_browser_two_answers(bench):
     b.settle(2)
     b.press("b", "Enter")
     b.settle(3)
-    assert [b.shown(row) for row in b.rows()] == [[2, 1], [1, 2], [1, 1]] and b.rows()[2][
-        "flags"
-    ] == ["both_bad"]
-    assert [row["margin"] for row in b.rows()] == [None] * 3
+    assert b.shown() == [[2, 1], [1, 2], [1, 1]] and b.judgements()[2].flags == ["both_bad"]
+    assert [each.strength for each in b.judgements()] == [None] * 3
 
 
-def test_browser_strength_becomes_the_margin(bench):
+def test_browser_strength(bench):
     b = bench(make_items(3, 2), strength=True)
     b.press("ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowLeft", "Enter")
     b.settle(1)
     b.page.click("[aria-label='Answer 2 better']")
     b.press("Enter")
     b.settle(2)
-    assert [(b.shown(row), row["margin"]) for row in b.rows()] == [([1, 2], 3), ([2, 1], 2)]
+    assert b.shown() == [[1, 2], [2, 1]] and [each.strength for each in b.judgements()] == [3, 2]
     b.press("u")
     b.settle(3)
     assert b.page.locator("[aria-checked=true]").get_attribute("aria-label") == "Answer 2 better"
+    b.press("ArrowLeft", "ArrowLeft", "ArrowLeft", "Enter")  # from 2 over equal to the other side
+    b.settle(4)
+    assert b.shown()[1] == [1, 2] and b.judgements()[1].strength == 1
 
 
 def test_browser_confidence_and_note(bench):
@@ -215,19 +205,16 @@ def test_browser_confidence_and_note(bench):
     b.page.keyboard.type("1 is skewed; f")  # letters of a note rank nothing
     b.press("Enter", "Enter")
     b.settle(1)
-    (row,) = b.rows()
-    assert (row["confidence"], row["note"], row["flags"], b.shown(row)) == (
-        0.67,
-        "1 is skewed; f",
-        [],
-        [1, 2, 3, 4],
-    )
+    (found,) = b.judgements()
+    assert (found.confidence, found.note, found.flags) == (0.67, "1 is skewed; f", [])
+    assert b.shown() == [[1, 2, 3, 4]]
 
 
 def test_browser_keys_stay_inside(bench):
     b = bench()
     b.page.evaluate(
-        "window.escaped = []; document.addEventListener('keydown', (event) => window.escaped.push(event.key))"
+        "window.escaped = [];"
+        "document.addEventListener('keydown', (event) => window.escaped.push(event.key))"
     )
     b.press("b", "x", "1", "d", "Enter")
     assert b.page.evaluate("window.escaped") == []
@@ -236,20 +223,11 @@ def test_browser_keys_stay_inside(bench):
 
 
 def test_browser_differences_are_marked(bench):
-    b = bench(
-        [
-            {
-                "id": "0",
-                "prompt": "p",
-                "responses": ["the cat sat on the mat", "the dog sat on a mat"],
-            }
-        ]
-    )
+    b = bench([make_item("p", ["the cat sat on the mat", "the dog sat on a mat"])])
     b.press("Shift+1", "Shift+2")
-    assert sorted(
-        " ".join(card.locator("mark").all_inner_texts())
-        for card in b.page.locator(".rk-card").all()
-    ) == ["cat the", "dog a"]
+    cards = b.page.locator(".rk-card").all()
+    marked = [" ".join(card.locator("mark").all_inner_texts()) for card in cards]
+    assert sorted(marked) == ["cat the", "dog a"]
     assert b.page.evaluate("window.ranker.differences('a  b', 'b')") == [
         ["a", True],
         ["  ", False],
@@ -263,11 +241,11 @@ def test_browser_a_failed_save_keeps_the_judgement(bench):
     store.path = path.parent / "gone" / "labels.sqlite"  # the folder vanished
     b.press("1", "2", "3", "4", "Enter")
     b.page.wait_for_selector("text=Not saved: unable to open database file. Your answer is kept.")
-    assert b.page.locator(".rk-place").all_inner_texts() == ["1st", "2nd", "3rd", "4th"]
+    assert b.places() == ["1st", "2nd", "3rd", "4th"]
     store.path = path
     b.page.click("text=Try again")
     b.settle(1)
-    assert [b.shown(row) for row in b.rows()] == [[1, 2, 3, 4]]
+    assert b.shown() == [[1, 2, 3, 4]]
 
 
 def test_browser_waits_for_a_busy_kernel_and_stores_once(bench):
@@ -283,32 +261,32 @@ def test_browser_waits_for_a_busy_kernel_and_stores_once(bench):
     for message in b.held:
         b.answer(message)
     b.settle(1)
-    assert len(b.rows()) == 1 and b.page.locator(".rk-place").all_inner_texts() == [""] * 4
+    assert len(b.judgements()) == 1 and b.places() == [""] * 4
 
 
 def test_browser_a_draft_survives_a_reload(bench):
     b = bench()
     b.page.goto("about:blank")
-    b.page.route(
-        "http://localhost:9/", lambda route: route.fulfill(body="<p>", content_type="text/html")
-    )
+    page = {"body": "<p>", "content_type": "text/html"}
+    b.page.route("http://localhost:9/", lambda route: route.fulfill(**page))
     b.page.goto("http://localhost:9/")
     b.load()
     b.press("2", "3")
     b.page.reload()
     b.load()
-    assert b.page.locator(".rk-place").all_inner_texts() == ["", "1st", "2nd", ""]
+    assert b.places() == ["", "1st", "2nd", ""]
 
 
 def test_browser_500_labels_at_full_speed(bench):
-    b = bench(make_items(500))
+    items = make_items(500)
+    b = bench(items)
     orders = [["1", "2", "3", "4"], ["4", "3", "2", "1"], ["2", "1", "4", "3"]]
     for number in range(500):
         b.press(*orders[number % 3], "Enter")  # without waiting for anything
     b.settle(500)
     wanted = [[1, 2, 3, 4], [4, 3, 2, 1], [2, 1, 4, 3]]
-    assert [row["item_id"] for row in b.rows()] == [f"{n:03d}" for n in range(500)]
-    assert [b.shown(row) for row in b.rows()] == [wanted[n % 3] for n in range(500)]
+    assert [each.item_id for each in b.judgements()] == [item.id for item in items]
+    assert b.shown() == [wanted[n % 3] for n in range(500)]
     assert "All 500 are judged" in b.page.inner_text(".rk-done")
 
 
@@ -325,36 +303,28 @@ HOSTILE = [
 
 
 def test_browser_hostile_text_is_text(bench):
-    """In prompts, answers and guidelines: shown as it is, nothing runs, the page keeps its shape, and labels go on."""
-    items = [
-        {
-            "id": str(n),
-            "prompt": HOSTILE[n].replace("\ud83d", ""),
-            "responses": [HOSTILE[n], HOSTILE[n - 1], "plain"],
-        }
-        for n in range(len(HOSTILE))
-    ]
+    """In prompts, answers and guidelines: shown as it is, and nothing runs.
+
+    The page keeps its shape, and labels go on.
+    """
+    items = []
+    for n, text in enumerate(HOSTILE):
+        items.append(make_item(text.replace("\ud83d", ""), [text, HOSTILE[n - 1], "plain"]))
     b = bench(items)
     b.page.evaluate("text => window.model.set('guidelines', {[text]: text})", HOSTILE[0])
+    texts = "[...document.querySelectorAll('.rk-text')].map((node) => node.textContent)"
+    alive = "'.rk script, .rk img, .rk svg, .rk a, .rk iframe'"
     for number, item in enumerate(items):
-        assert b.page.evaluate("document.querySelector('.rk-prompt').textContent") == item["prompt"]
-        shown = b.page.evaluate(
-            "[...document.querySelectorAll('.rk-text')].map((node) => node.textContent)"
-        )
-        assert sorted(len(text) for text in shown) == sorted(
-            len(text) for text in item["responses"]
-        )
+        prompt = b.page.evaluate("document.querySelector('.rk-prompt').textContent")
+        assert prompt == item.prompt.text
+        shown = [len(text) for text in b.page.evaluate(texts)]
+        assert sorted(shown) == sorted(len(answer) for answer in item.answers)
         b.press("Shift+1", "Shift+2")
-        assert (
-            b.page.evaluate(
-                "document.querySelectorAll('.rk script, .rk img, .rk svg, .rk a, .rk iframe').length"
-            )
-            == 0
-        )
+        assert b.page.evaluate(f"document.querySelectorAll({alive}).length") == 0
         assert b.page.evaluate("document.documentElement.scrollWidth") <= 1280
         b.press("1", "2", "3", "Enter")
         b.settle(number + 1)
-    assert [row["responses"] for row in b.rows()] == [item["responses"] for item in items]
+    assert [each.answers for each in b.judgements()] == [item.answers for item in items]
 
 
 def test_browser_is_usable_by_a_screen_reader_and_at_200_percent(bench):
@@ -371,19 +341,13 @@ def test_browser_is_usable_by_a_screen_reader_and_at_200_percent(bench):
     ):
         assert part in tree, part
     b.press("2")
-    assert 'button "Answer 2, ranked 1st"' in b.page.locator(
-        ".rk"
-    ).aria_snapshot() and "Answer 2 is 1st." in b.page.inner_text("[aria-live=polite]")
+    assert 'button "Answer 2, ranked 1st"' in b.page.locator(".rk").aria_snapshot()
+    assert "Answer 2 is 1st." in b.page.inner_text("[aria-live=polite]")
     b.page.set_viewport_size({"width": 640, "height": 400})  # 1280 × 800 at 200%
     cards = [box.bounding_box() for box in b.page.locator(".rk-card").all()]
-    assert (
-        b.page.evaluate("document.documentElement.scrollWidth") <= 640
-        and cards[1]["y"] > cards[0]["y"]
-    )  # one below the other
+    assert b.page.evaluate("document.documentElement.scrollWidth") <= 640
+    assert cards[1]["y"] > cards[0]["y"]  # one below the other
     b.page.keyboard.press("Tab")
-    assert (
-        b.page.evaluate(
-            "document.activeElement.closest('.rk') !== null && getComputedStyle(document.activeElement).outlineStyle"
-        )
-        == "solid"
-    )
+    assert b.page.evaluate("document.activeElement.closest('.rk') !== null")
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert b.page.evaluate(outline) == "solid"

@@ -2,47 +2,51 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset
+from judged import make_item, said
 
 from rlhf_utils.errors import DataError
 from rlhf_utils.preferences.exchange import export_labels, import_labels, read_labels, to_rows
-from rlhf_utils.preferences.pairs import judgements_to_pairs
-from rlhf_utils.preferences.store import COLUMNS, KINDS, LabelStore
+from rlhf_utils.preferences.pairs import KINDS, Judgement, ranking_to_pairs
+from rlhf_utils.preferences.store import LabelStore
 
 
 @pytest.fixture
 def store(tmp_path):
-    """Judgements with everything that is awkward: ties, a skip, a repeat, all tied, quotes, newlines, null bytes, other scripts."""
+    """Judgements with everything that is awkward.
+
+    Ties, a skip, a repeat, all tied, quotes, newlines, null bytes, other scripts.
+    """
     store = LabelStore(tmp_path / "made.sqlite")
-    texts = ['a "b"\n', "日本\u202e", "nul\0", "<b>x</b>"]
-    store.add(
-        "1",
-        "ada",
-        "Say “é”\n",
-        texts,
-        [2, 0, 1, 3],
+    four = make_item("Say “é”\n", ['a "b"\n', "日本\u202e", "nul\0", "<b>x</b>"])
+    three = make_item("q", ["x", "y", "z"])
+    first = said(
+        four,
         [2, 1, 2, 4],
+        shown_order=[2, 0, 1, 3],
         session="widget",
         confidence=0.67,
         flags=["flagged"],
         note="hm\n",
-        shown_at=12.5,
     )
-    store.add(
-        "1", "ada", "Say “é”\n", texts, [0, 1, 2, 3], [1, 2, 3, 4], kind="repeat", shown_at=13.0
-    )
-    store.add("2", "ben", "p", ["x", "y"], [1, 0], [2, 1], margin=3.0, shown_at=14.0)
-    store.add(
-        "3", "ben", "q", ["x", "y", "z"], [0, 1, 2], [1, 1, 1], flags=["both_bad"], shown_at=15.0
-    )
-    store.add("4", "ben", "r", ["x", "y", "z"], [0, 1, 2], [], kind="skip", shown_at=16.0)
+    judgements = [
+        first,
+        said(four, [1, 2, 3, 4], kind="repeat"),
+        said(make_item("p", ["x", "y"]), [2, 1], "ben", shown_order=[1, 0], strength=3.0),
+        said(three, [1, 1, 1], "ben", flags=["both_bad"]),
+        said(three, [], "ben", kind="skip"),
+    ]
+    for number, judgement in enumerate(judgements):
+        store.add(replace(judgement, item_id=str(number), shown_at=12.5 + number))
     return store
 
 
-def content(rows: list[dict]) -> list[dict]:
-    return [{column: row[column] for column in COLUMNS} for row in rows]
+def content(judgements: list[Judgement]) -> list[Judgement]:
+    """Without their numbers in the store."""
+    return [replace(judgement, id=None) for judgement in judgements]
 
 
 @pytest.mark.parametrize(
@@ -57,68 +61,89 @@ def content(rows: list[dict]) -> list[dict]:
     ],
 )
 def test_round_trip(store, tmp_path, format, suffix, lost):
-    """Every column of every judgement, its times and uid too; pairs hold no skip and no ranking in which all are tied, and count them out."""
-    made, path, back = (
-        store.rows(kinds=KINDS),
-        tmp_path / f"labels{suffix}",
-        LabelStore(tmp_path / "back.sqlite"),
-    )
+    """Every field of every judgement comes back, its times and uid too.
+
+    Pairs hold no skip and no ranking in which all are tied, and do not count them.
+    """
+    made, path = store.judgements(kinds=KINDS), tmp_path / f"labels{suffix}"
+    back = LabelStore(tmp_path / "back.sqlite")
     assert export_labels(made, path, format) == len(made) - lost
     assert import_labels(path, back) == (len(made) - lost, 0, [])
-    kept = [row for row in made if not lost or judgements_to_pairs([row])]
-    assert content(back.rows(kinds=KINDS)) == content(kept)
-    assert import_labels(path, back) == (
-        0,
-        len(made) - lost,
-        [],
-    )  # a second import stores nothing twice
-    assert content(back.rows(kinds=KINDS)) == content(kept)
+    kept = [judgement for judgement in made if not lost or ranking_to_pairs(judgement.ranks)]
+    assert content(back.judgements(kinds=KINDS)) == content(kept)
+    # a second import stores nothing twice
+    assert import_labels(path, back) == (0, len(made) - lost, [])
+    assert content(back.judgements(kinds=KINDS)) == content(kept)
 
 
 def test_pairs_are_what_trl_reads(store, tmp_path):
     path = tmp_path / "pairs.jsonl"
-    export_labels(store.rows(), path, "pairs")
+    export_labels(store.judgements(), path, "pairs")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(row["chosen"], row["rejected"]) for row in rows if row["prompt"] == "p"] == [
-        ("y", "x")
-    ] and [row["margin"] for row in rows if row["prompt"] == "p"] == [3.0]
+    (row,) = [row for row in rows if row["prompt"] == "p"]
+    assert (row["chosen"], row["rejected"], row["margin"]) == ("y", "x", 3.0)
     assert len(rows) == 5 + 1  # four answers with one tie give five
     assert Dataset.from_list(rows).column_names[:3] == ["prompt", "chosen", "rejected"]
 
 
 def test_a_pair_that_its_judgement_does_not_hold_is_bad(store, tmp_path):
-    """Edited by hand, it is neither dropped in silence nor taken for what it was; equal answers that somebody ranked apart come back."""
-    store.add("5", "ada", "s", ["x", "x"], [0, 1], [1, 2])
-    path, pairs = tmp_path / "pairs.jsonl", to_rows([store.rows()[i] for i in (1, -1)], "pairs")
-    path.write_text(
-        "\n".join(
-            json.dumps(pair)
-            for pair in [
-                pairs[0] | {"chosen": pairs[0]["rejected"], "rejected": pairs[0]["chosen"]},
-                pairs[1],
-            ]
-        )
-    )
-    rows, bad = read_labels(path)
-    assert (
-        [(row["responses"], row["ranks"]) for row in rows] == [(["x", "x"], [1, 2])]
-        and [line for line, _ in bad] == [1]
-        and "no such pair" in bad[0][1]
-    )
+    """Edited by hand, it is neither dropped in silence nor taken for what it was.
+
+    Equal answers that somebody ranked apart come back.
+    """
+    store.add(said(make_item("s", ["x", "x"]), [1, 2]))
+    judgements = store.judgements()
+    path, pairs = tmp_path / "pairs.jsonl", to_rows([judgements[1], judgements[-1]], "pairs")
+    turned = pairs[0] | {"chosen": pairs[0]["rejected"], "rejected": pairs[0]["chosen"]}
+    path.write_text("\n".join(json.dumps(pair) for pair in (turned, pairs[1])))
+    found, bad = read_labels(path)
+    assert [(judgement.answers, judgement.ranks) for judgement in found] == [(["x", "x"], [1, 2])]
+    assert [line for line, _ in bad] == [1] and "no such pair" in bad[0][1]
 
 
 @pytest.mark.parametrize("format", ["rankings", "pairs"])
 def test_a_dataset_goes_round_too(store, tmp_path, format):
-    made, back = (
-        [row for row in store.rows() if judgements_to_pairs([row])],
-        LabelStore(tmp_path / "back.sqlite"),
-    )
+    made = [found for found in store.judgements() if ranking_to_pairs(found.ranks)]
+    back = LabelStore(tmp_path / "back.sqlite")
     assert import_labels(Dataset.from_list(to_rows(made, format)), back) == (len(made), 0, [])
-    assert content(back.rows()) == content(made)
+    assert content(back.judgements()) == content(made)
+
+
+OLD_RANKING = {  # as the version before wrote them, with its uid
+    "item_id": "7",
+    "annotator": "ada",
+    "session": "widget",
+    "prompt": "p",
+    "responses": ["a", "b"],
+    "shown_order": [1, 0],
+    "ranks": [2, 1],
+    "confidence": 0.5,
+    "flags": [],
+    "note": "",
+    "shown_at": 1.0,
+    "submitted_at": 2.0,
+    "schema_version": 2,
+    "kind": "ranking",
+    "margin": 3.0,
+    "uid": "u",
+}
+OLD_PAIR = {"prompt": "p", "chosen": "b", "rejected": "a", "judgement": json.dumps(OLD_RANKING)}
+
+
+@pytest.mark.parametrize("row", [OLD_RANKING, OLD_PAIR])
+def test_labels_exported_before_are_read(tmp_path, row):
+    path = tmp_path / "labels.jsonl"
+    path.write_text(json.dumps(row))
+    (found,), bad = read_labels(path)
+    assert bad == [] and (found.uid, found.answers, found.ranks) == ("u", ["a", "b"], [2, 1])
+    assert (found.strength, found.submitted_at) == (3.0, 2.0)
 
 
 def test_pairs_of_others(tmp_path):
-    """Plain or conversational, with a margin or without; identical lines are two judgements, in a second import too."""
+    """Plain or conversational, with a margin or without.
+
+    Identical lines are two judgements, in a second import too.
+    """
     path, store = tmp_path / "pairs.jsonl", LabelStore(tmp_path / "labels.sqlite")
     turn = lambda role, text: [{"role": role, "content": text}]  # noqa: E731
     rows = [
@@ -132,8 +157,8 @@ def test_pairs_of_others(tmp_path):
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     assert import_labels(path, store) == (3, 0, []) and import_labels(path, store) == (0, 3, [])
-    found = [(row["prompt"], row["responses"], row["ranks"], row["margin"]) for row in store.rows()]
-    assert found == [
+    found = store.judgements()
+    assert [(each.prompt, each.answers, each.ranks, each.strength) for each in found] == [
         ("p", ["a", "b"], [1, 2], 2.0),
         ("q", ["c", "d"], [1, 2], None),
         ("p", ["a", "b"], [1, 2], 2.0),
@@ -163,22 +188,8 @@ def test_bad_rows_are_listed_with_line_and_reason_and_the_good_ones_stored(tmp_p
     ]
     path.write_text("\n".join(lines))
     new, old, bad = import_labels(path, store)
-    assert (new, old) == (1, 0) and [line for line, _ in bad] == [
-        2,
-        3,
-        5,
-        6,
-        7,
-        8,
-        9,
-        10,
-        11,
-        12,
-        13,
-        14,
-        15,
-        16,
-    ]
+    assert (new, old) == (1, 0)
+    assert [line for line, _ in bad] == [2, 3, *range(5, 17)]
     reasons = dict(bad)
     for line, told in (
         (2, "not JSON"),
@@ -198,60 +209,45 @@ def test_bad_rows_are_listed_with_line_and_reason_and_the_good_ones_stored(tmp_p
         assert told in reasons[line], (line, reasons[line])
     mended = "\n".join([*lines[1:2], lines[0], json.dumps(good | {"prompt": "new"})])
     path.write_text(mended)
-    assert import_labels(path, store)[:2] == (
-        1,
-        1,
-    )  # the good row moved to another line and is known all the same
+    # the good row moved to another line and is known all the same
+    assert import_labels(path, store)[:2] == (1, 1)
 
 
-def test_label_studio_lists_and_buckets_and_argilla_with_two_users(tmp_path):
-    path = tmp_path / "tasks.json"
-    data = {
-        "prompt": "p",
-        "responses": [{"id": "x", "body": "a"}, {"id": "y", "body": "b"}, {"id": "z", "body": "c"}],
+def test_label_studio_lists_and_buckets(tmp_path):
+    def annotation(ranker):
+        result = [{"type": "ranker", "value": {"ranker": ranker}}]
+        return {"result": result, "completed_by": 7}
+
+    answers = [{"id": name, "body": text} for name, text in zip("xyz", "abc")]
+    task = {
+        "data": {"prompt": "p", "responses": answers},
+        "annotations": [
+            annotation({"rank": ["z", "x", "y"]}),
+            annotation({"1": ["y", "x"], "3": ["z"]}),
+        ],
     }
-    ranker = lambda value: {
-        "result": [{"type": "ranker", "value": {"ranker": value}}],
-        "completed_by": 7,
-    }  # noqa: E731
-    path.write_text(
-        json.dumps(
-            [
-                {
-                    "data": data,
-                    "annotations": [
-                        ranker({"rank": ["z", "x", "y"]}),
-                        ranker({"1": ["y", "x"], "3": ["z"]}),
-                    ],
-                }
-            ]
-        )
-    )
-    rows, bad = read_labels(path)
-    assert (
-        [row["ranks"] for row in rows] == [[2, 3, 1], [1, 1, 3]]
-        and bad == []
-        and {row["annotator"] for row in rows} == {"7"}
-        and len({row["uid"] for row in rows}) == 2
-    )
-    value = lambda *ranks: [
-        {"value": f"response-{n}", "rank": rank} for n, rank in enumerate(ranks, 1)
-    ]  # noqa: E731
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([task]))
+    found, bad = read_labels(path)
+    assert bad == [] and [judgement.ranks for judgement in found] == [[2, 3, 1], [1, 1, 3]]
+    assert {judgement.annotator for judgement in found} == {"7"}
+    assert len({judgement.uid for judgement in found}) == 2
+
+
+def test_argilla_with_two_users(tmp_path):
+    def response(user, *ranks):
+        value = [{"value": f"response-{n}", "rank": rank} for n, rank in enumerate(ranks, 1)]
+        return {"value": value, "user_id": user}
+
     record = {
         "fields": {"prompt": "p", "response-1": "a", "response-2": "b"},
-        "responses": {
-            "ranking": [
-                {"value": value(1, 2), "user_id": "u1"},
-                {"value": value(2, 1), "user_id": "u2"},
-            ]
-        },
+        "responses": {"ranking": [response("u1", 1, 2), response("u2", 2, 1)]},
     }
+    path = tmp_path / "records.json"
     path.write_text(json.dumps([record]))
-    rows, bad = read_labels(path)
-    assert [(row["annotator"], row["ranks"]) for row in rows] == [
-        ("u1", [1, 2]),
-        ("u2", [2, 1]),
-    ] and bad == []
+    found, bad = read_labels(path)
+    assert bad == []
+    assert [(each.annotator, each.ranks) for each in found] == [("u1", [1, 2]), ("u2", [2, 1])]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +260,7 @@ def test_label_studio_lists_and_buckets_and_argilla_with_two_users(tmp_path):
 )
 def test_formats_that_cannot_be(store, tmp_path, name, format, told):
     with pytest.raises(DataError, match=told):
-        export_labels(store.rows(), tmp_path / name, format)
+        export_labels(store.judgements(), tmp_path / name, format)
 
 
 def test_a_file_that_is_no_labels_at_all(tmp_path):
@@ -283,6 +279,6 @@ def test_a_file_that_is_no_labels_at_all(tmp_path):
 
 
 def test_packed_labels(store, tmp_path):
-    export_labels(store.rows(), tmp_path / "x.jsonl")
+    export_labels(store.judgements(), tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress((tmp_path / "x.jsonl").read_bytes()))
     assert read_labels(tmp_path / "x.jsonl.gz") == read_labels(tmp_path / "x.jsonl")

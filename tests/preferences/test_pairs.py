@@ -1,8 +1,27 @@
-"""Rankings become the right pairs, and what is judged is named by its content."""
+"""Rankings become the right pairs, items are named by their content, odd pairs are sorted out."""
+
+import json
+from dataclasses import replace
 
 import pytest
+from judged import make_item, said
 
-from rlhf_utils.preferences.pairs import item_id, judgements_to_pairs, ranking_to_pairs
+from rlhf_utils.data.rows import Prompt
+from rlhf_utils.errors import DataError
+from rlhf_utils.files import write_jsonl
+from rlhf_utils.preferences.pairs import (
+    Item,
+    Pair,
+    check_split,
+    item_id,
+    pairs_of_judgements,
+    ranking_to_pairs,
+    read_items,
+    read_pairs,
+    usable_pairs,
+    write_items,
+    write_pairs,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,40 +39,114 @@ def test_ranking_to_pairs(ranks, pairs):
     assert sorted(ranking_to_pairs(ranks)) == pairs
 
 
-def test_judgements_to_pairs():
-    row = {
-        "item_id": "7",
-        "annotator": "ada",
-        "prompt": "p",
-        "responses": ["a", "b", "c"],
-        "ranks": [3, 1, 1],
-    }
+def test_pairs_of_judgements():
+    item = make_item("p", ["a", "b", "c"], category="science", key_points=["x"])
+    item.split = "other"
     common = {
-        "prompt": "p",
+        "prompt": item.prompt,
         "rejected": "a",
-        "item_id": "7",
+        "split": "other",
         "annotator": "ada",
-        "margin": 2,
-        "confidence": None,
+        "item_id": item.id,
+        "rank_gap": 2,
     }
-    assert judgements_to_pairs([row]) == [common | {"chosen": "b"}, common | {"chosen": "c"}]
-    (strong,) = judgements_to_pairs(
-        [row | {"responses": ["a", "b"], "ranks": [2, 1], "margin": 3.0, "confidence": 0.5}]
-    )
-    assert (strong["margin"], strong["confidence"]) == (3.0, 0.5)  # said by the annotator
+    assert pairs_of_judgements([said(item, [3, 1, 1])], [item]) == [
+        Pair(chosen="b", **common),
+        Pair(chosen="c", **common),
+    ]
+    two = make_item("p", ["a", "b"])
+    strong = said(two, [2, 1], strength=3.0, confidence=0.5)
+    (pair,) = pairs_of_judgements([strong], [item, two])
+    assert (pair.rank_gap, pair.confidence) == (3.0, 0.5)  # said by the annotator
 
 
 def test_item_ids_name_the_content():
     """A rerun with other samples must not take over judgements of the old ones."""
-    assert item_id("a", ["x", "y"]) == item_id("a", ["x", "y"])
-    assert (
-        len(
-            {
-                item_id("a", ["x", "y"]),
-                item_id("a", ["y", "x"]),
-                item_id("a", ["xy"]),
-                item_id("b", ["x", "y"]),
-            }
-        )
-        == 4
-    )
+    assert item_id("a", ["x", "y"]) == item_id("a", ["x", "y"]) == make_item("a", ["x", "y"]).id
+    others = [("a", ["x", "y"]), ("a", ["y", "x"]), ("a", ["xy"]), ("b", ["x", "y"])]
+    assert len({item_id(prompt, answers) for prompt, answers in others}) == 4
+
+
+# --- files
+
+
+PAIR = Pair(Prompt("Hi?"), "Hello.", "No.")
+
+
+def test_pairs_and_items_come_back_as_they_were(tmp_path):
+    full = Prompt("Hi?\n", "greeting", ["hello|hi"])
+    pairs = [
+        PAIR,
+        Pair(full, "a", "b", "other", "ada", "7", 2.0, 0.5, tie=True, subset="chat"),
+    ]
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    assert read_pairs(tmp_path / "pairs.jsonl") == pairs
+    first = json.loads((tmp_path / "pairs.jsonl").read_text().split("\n")[0])
+    assert list(first)[:3] == ["prompt", "chosen", "rejected"] and "margin" in first  # TRL's
+    items = [
+        Item(Prompt("Hi?", "greeting", ["hello"], {"source": "me"}), ["a", "b"], "other"),
+        make_item(),
+    ]
+    write_items(tmp_path / "items.jsonl", items)
+    assert read_items(tmp_path / "items.jsonl") == items
+
+
+def test_pairs_of_others(tmp_path):
+    """Columns that we know are kept, and what is no number is no rank gap."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "chosen": "a", "rejected": 3, "margin": "much", "confidence": None},
+        {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2, "subset": "chat", "x": 1},
+    ]
+    write_jsonl(path, rows)
+    prompt = Prompt("p")
+    assert read_pairs(str(path)) == [
+        Pair(prompt, "a", "b"),
+        Pair(prompt, "a", 3),
+        Pair(prompt, "a", "b", rank_gap=2.0, subset="chat"),
+    ]
+
+
+def test_items_of_an_older_version_are_told(tmp_path):
+    path = tmp_path / "items.jsonl"
+    write_jsonl(path, [{"prompt": "p", "responses": ["a", "b"], "id": "7"}])
+    with pytest.raises(DataError, match="items.jsonl was written by an older version .* 02_pref"):
+        read_items(path)
+
+
+# --- odd pairs
+
+
+def test_odd_pairs_are_counted_with_an_example():
+    pairs = [
+        PAIR,
+        replace(PAIR, chosen="No.", rejected="Hello."),
+        Pair(Prompt("Same?"), "Yes. ", "Yes."),
+        Pair(Prompt("Empty?"), "Hello.", " "),
+        Pair(Prompt("Number?"), 3, "No."),
+        Pair(Prompt("Number?"), "Hello.", {"no": "text"}),
+        Pair(Prompt("Tie?"), "Hello.", "No.", tie=True),
+    ]
+    kept, found = usable_pairs(pairs)
+    assert kept == [pairs[0], pairs[1], pairs[6]]
+    told = {row["finding"]: (row["pairs"], row["what happens"], row["example"]) for row in found}
+    assert told == {
+        "judged both ways": (2, "kept", "Hi?"),
+        "both answers equal": (1, "left out", "Same?"),
+        "an empty answer": (1, "left out", "Empty?"),
+        "not text": (2, "left out", "Number?"),
+        "a tie": (1, "half a pair each way; not in the report card", "Tie?"),
+    }
+    assert usable_pairs([PAIR]) == ([PAIR], [])
+    with pytest.raises(DataError, match="None of 2 pairs can be used: 2 both answers equal"):
+        usable_pairs([replace(PAIR, chosen="No.")] * 2)
+    with pytest.raises(DataError, match="None of 0 pairs can be used: there are none"):
+        usable_pairs([])
+
+
+def test_a_prompt_on_both_sides_is_refused():
+    bye = replace(PAIR, prompt=Prompt("Bye?"))
+    check_split([PAIR], [bye])
+    with pytest.raises(DataError, match="1 prompts are both .* 'Hi\\?'"):
+        check_split([PAIR, bye], [PAIR])

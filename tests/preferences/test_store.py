@@ -1,4 +1,4 @@
-"""No judgement is lost or doubled: threads, processes, a kill -9, an old file, a message that comes twice."""
+"""No judgement is lost or doubled: threads, processes, kill -9, old files, messages sent twice."""
 
 import multiprocessing
 import os
@@ -9,12 +9,15 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
+from judged import make_item, said
 from jupyter_client.manager import start_new_kernel
 
 from rlhf_utils.errors import SettingError
-from rlhf_utils.preferences.store import KINDS, SCHEMA_VERSION, LabelStore
+from rlhf_utils.preferences.pairs import KINDS, Judgement
+from rlhf_utils.preferences.store import LabelStore
 
 
 def raw_rows(path) -> list[tuple]:
@@ -25,9 +28,17 @@ def raw_rows(path) -> list[tuple]:
     return rows
 
 
+def judged(number) -> Judgement:
+    """Of an item of its own."""
+    return said(make_item(str(number)), [1, 2])
+
+
+def prompts(judgements) -> list[str]:
+    return [judgement.prompt for judgement in judgements]
+
+
 def test_store_round_trip(tmp_path):
-    store = LabelStore(tmp_path / "new" / "labels.sqlite")
-    number = store.add(
+    judgement = Judgement(
         "7",
         "ada",
         "Say “é”",
@@ -39,44 +50,26 @@ def test_store_round_trip(tmp_path):
         flags=["unsafe"],
         note="hm",
         shown_at=12.5,
-        margin=2.0,
+        strength=2.0,
         uid="u",
     )
-    (row,) = LabelStore(tmp_path / "new" / "labels.sqlite").rows()  # opened anew
-    submitted = row.pop("submitted_at")
-    assert submitted > 1.7e9
-    assert row == {
-        "id": number,
-        "item_id": "7",
-        "annotator": "ada",
-        "session": "s",
-        "prompt": "Say “é”",
-        "responses": ['a "b"\n', "日本"],
-        "shown_order": [1, 0],
-        "ranks": [2, 1],
-        "confidence": 0.5,
-        "flags": ["unsafe"],
-        "note": "hm",
-        "shown_at": 12.5,
-        "kind": "ranking",
-        "margin": 2.0,
-        "uid": "u",
-        "schema_version": SCHEMA_VERSION,
-    }
+    number = LabelStore(tmp_path / "new" / "labels.sqlite").add(judgement)
+    (found,) = LabelStore(tmp_path / "new" / "labels.sqlite").judgements()  # opened anew
+    assert found.submitted_at > 1.7e9
+    assert found == replace(judgement, id=number, submitted_at=found.submitted_at)
 
 
 def test_undo_is_a_tombstone(tmp_path):
     path = tmp_path / "labels.sqlite"
     store = LabelStore(path)
-    first, second = (store.add(item, "ada", "p", ["a", "b"], [0, 1], [1, 2]) for item in "xy")
+    first, second = store.add(judged("x")), store.add(judged("y"))
     before = raw_rows(path)
     store.undo(first)
-    assert [row["id"] for row in store.rows()] == [second]
-    assert (
-        raw_rows(path)[:2] == before and len(raw_rows(path)) == 3
-    )  # append-only: what was there stays as it was
-    again = store.add("x", "ada", "p", ["a", "b"], [0, 1], [2, 1])
-    assert [row["id"] for row in store.rows()] == [second, again]
+    assert [judgement.id for judgement in store.judgements()] == [second]
+    # append-only: what was there stays as it was
+    assert raw_rows(path)[:2] == before and len(raw_rows(path)) == 3
+    again = store.add(said(make_item("x"), [2, 1]))
+    assert [judgement.id for judgement in store.judgements()] == [second, again]
 
 
 def test_undo_of_what_is_not_there_takes_back_nothing(tmp_path):
@@ -84,15 +77,15 @@ def test_undo_of_what_is_not_there_takes_back_nothing(tmp_path):
     store = LabelStore(tmp_path / "labels.sqlite")
     with pytest.raises(ValueError):
         store.undo(2)
-    for item in "xyz":
-        store.add(item, "ada", "p", ["a", "b"], [0, 1], [1, 2])
-    assert [row["item_id"] for row in store.rows()] == ["x", "y", "z"]
+    for name in "xyz":
+        store.add(judged(name))
+    assert prompts(store.judgements()) == ["x", "y", "z"]
 
 
 def add_many(path, who: str, count: int) -> None:
     store = LabelStore(path)
     for number in range(count):
-        store.add(str(number), who, "p", ["a", "b"], [0, 1], [1, 2])
+        store.add(replace(judged(number), annotator=who))
 
 
 @pytest.mark.parametrize(
@@ -111,53 +104,51 @@ def add_many(path, who: str, count: int) -> None:
 def test_invalid_ranks_are_refused(tmp_path, ranks):
     store = LabelStore(tmp_path / "labels.sqlite")
     with pytest.raises(ValueError, match="must be 3 whole numbers"):
-        store.add("i", "ada", "p", ["a", "b", "c"], [0, 1, 2], ranks)
-    assert store.rows() == []
+        store.add(said(make_item("p", "abc"), ranks))
+    assert store.judgements() == []
 
 
 def test_the_same_message_twice_is_one_judgement(tmp_path):
     store = LabelStore(tmp_path / "labels.sqlite")
-    first, second = (
-        store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], uid="one") for _ in range(2)
-    )
-    assert first == second and len(store.rows()) == 1
+    message = replace(judged(7), uid="one")
+    assert store.add(message) == store.add(message) and len(store.judgements()) == 1
 
 
 def test_a_skip_has_no_ranks_and_kinds_are_told_apart(tmp_path):
-    store = LabelStore(tmp_path / "labels.sqlite")
-    store.add("7", "ada", "p", ["a", "b"], [0, 1], [], kind="skip")
-    store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], kind="repeat")
-    assert store.rows() == [] and [row["kind"] for row in store.rows(kinds=KINDS)] == [
-        "skip",
-        "repeat",
-    ]
+    store, item = LabelStore(tmp_path / "labels.sqlite"), make_item()
+    store.add(said(item, [], kind="skip"))
+    store.add(said(item, [1, 2], kind="repeat"))
+    assert store.judgements() == []
+    assert [judgement.kind for judgement in store.judgements(kinds=KINDS)] == ["skip", "repeat"]
     with pytest.raises(ValueError, match="kind='guess'"):
-        store.add("7", "ada", "p", ["a", "b"], [0, 1], [1, 2], kind="guess")
+        store.add(said(item, [1, 2], kind="guess"))
     with pytest.raises(ValueError, match="shown_order"):
-        store.add("7", "ada", "p", ["a", "b"], [0, 0], [1, 2])
+        store.add(said(item, [1, 2], shown_order=[0, 0]))
 
 
 def test_progress_is_what_stands(tmp_path):
     store = LabelStore(tmp_path / "labels.sqlite")
-    numbers = [
-        store.add(item, "ada", "p", ["a", "b"], [0, 1], [1, 2], session="s") for item in "xyz"
-    ]
+    made = [replace(judged(name), session="s") for name in "xyz"]
+    numbers = [store.add(judgement) for judgement in made]
     store.undo(numbers[1])
     assert store.progress() == [
-        (numbers[0], "x", "ada", "s", "ranking"),
-        (numbers[2], "z", "ada", "s", "ranking"),
+        (numbers[0], made[0].item_id, "ada", "s", "ranking"),
+        (numbers[2], made[2].item_id, "ada", "s", "ranking"),
     ]
 
 
-OLD = """CREATE TABLE judgements (id INTEGER PRIMARY KEY, undoes INTEGER, item_id TEXT, annotator TEXT, session TEXT, prompt TEXT, responses TEXT,
-shown_order TEXT, ranks TEXT, confidence REAL, flags TEXT, note TEXT, shown_at REAL, submitted_at REAL, schema_version INTEGER);
-INSERT INTO judgements VALUES (1, NULL, '7', 'ada', 's', 'p', '["a", "é"]', '[1, 0]', '[2, 1]', NULL, '[]', '', 1.0, 2.0, 1);
+OLD = """CREATE TABLE judgements (id INTEGER PRIMARY KEY, undoes INTEGER, item_id TEXT,
+annotator TEXT, session TEXT, prompt TEXT, responses TEXT, shown_order TEXT, ranks TEXT,
+confidence REAL, flags TEXT, note TEXT, shown_at REAL, submitted_at REAL, schema_version INTEGER);
+INSERT INTO judgements VALUES (1, NULL, '7', 'ada', 's', 'p', '["a", "é"]', '[1, 0]', '[2, 1]',
+NULL, '[]', '', 1.0, 2.0, 1);
 INSERT INTO judgements (id, undoes) VALUES (2, 1);
-INSERT INTO judgements VALUES (3, NULL, '8', 'ada', 's', 'p', '["a", "b"]', '[1, 0]', '[1, 2]', 0.5, '["flagged"]', 'hm', 1.0, 2.0, 1);"""
+INSERT INTO judgements VALUES (3, NULL, '8', 'ada', 's', 'p', '["a", "b"]', '[1, 0]', '[1, 2]',
+0.5, '["flagged"]', 'hm', 1.0, 2.0, 1);"""
 
 
 def test_a_file_of_schema_1_is_brought_up_to_date(tmp_path):
-    """As the first version made them: every judgement, tombstone and value stays, and new ones can be added."""
+    """As the first version made them: every judgement, tombstone and value stays; new ones come."""
     path = tmp_path / "labels.sqlite"
     db = sqlite3.connect(path)
     db.executescript(OLD)
@@ -165,17 +156,50 @@ def test_a_file_of_schema_1_is_brought_up_to_date(tmp_path):
     before = raw_rows(path)
     store = LabelStore(path)
     assert [row[:15] for row in raw_rows(path)] == before
-    (row,) = store.rows()
-    assert (
-        row["id"],
-        row["kind"],
-        row["margin"],
-        row["uid"],
-        row["flags"],
-        row["schema_version"],
-    ) == (3, "ranking", None, None, ["flagged"], 1)
-    store.add("9", "ada", "p", ["a", "b"], [0, 1], [1, 2])
-    assert [row["item_id"] for row in LabelStore(path).rows()] == ["8", "9"]
+    assert store.judgements() == [
+        Judgement(
+            "8",
+            "ada",
+            "p",
+            ["a", "b"],
+            [1, 0],
+            [1, 2],
+            session="s",
+            confidence=0.5,
+            flags=["flagged"],
+            note="hm",
+            shown_at=1.0,
+            submitted_at=2.0,
+            id=3,
+        )
+    ]
+    store.add(replace(judged("p"), item_id="9"))
+    assert [judgement.item_id for judgement in LabelStore(path).judgements()] == ["8", "9"]
+
+
+SCHEMA_2 = """CREATE TABLE judgements (id INTEGER PRIMARY KEY, undoes INTEGER, item_id TEXT,
+annotator TEXT, session TEXT, prompt TEXT, responses TEXT, shown_order TEXT, ranks TEXT,
+confidence REAL, flags TEXT, note TEXT, shown_at REAL, submitted_at REAL, schema_version INTEGER,
+kind TEXT NOT NULL DEFAULT 'ranking', margin REAL, uid TEXT);
+CREATE UNIQUE INDEX one_uid ON judgements (uid);
+INSERT INTO judgements VALUES (1, NULL, '8', 'ada', 'widget', 'p', '["a", "b"]', '[1, 0]', '[1, 2]',
+NULL, '[]', '', 1.0, 2.0, 2, 'repeat', 3.0, 'u');
+PRAGMA user_version = 2;"""
+
+
+def test_columns_keep_their_names_on_disk(tmp_path):
+    """A store made before answers and strength had these names in Python."""
+    path = tmp_path / "labels.sqlite"
+    db = sqlite3.connect(path)
+    db.executescript(SCHEMA_2)
+    db.close()
+    (found,) = LabelStore(path).judgements(kinds=KINDS)
+    assert (found.answers, found.strength, found.kind) == (["a", "b"], 3.0, "repeat")
+    LabelStore(path).add(replace(found, uid="v"))
+    db = sqlite3.connect(path)
+    told = "SELECT responses, margin, kind, schema_version FROM judgements"
+    assert len(set(db.execute(told).fetchall())) == 1  # both rows
+    db.close()
 
 
 def test_a_file_of_a_later_schema_is_left_alone(tmp_path):
@@ -189,7 +213,7 @@ def test_a_file_of_a_later_schema_is_left_alone(tmp_path):
 
 
 def test_processes_and_threads_write_at_once(tmp_path):
-    """A second notebook is another process; JupyterLab delivers a widget's message on another thread."""
+    """A second notebook is another process; a widget's message comes on another thread."""
     path = tmp_path / "labels.sqlite"
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=add_many, args=(path, f"process{n}", 1000)) for n in range(4)]
@@ -199,22 +223,19 @@ def test_processes_and_threads_write_at_once(tmp_path):
     for worker in workers:
         worker.join(300)
     assert [worker.exitcode for worker in workers[:4]] == [0] * 4
-    rows = LabelStore(path).rows()
-    assert len(rows) == len(raw_rows(path)) == 4200
-    for name, count in [(f"process{n}", 1000) for n in range(4)] + [
-        ("thread0", 100),
-        ("thread1", 100),
-    ]:
-        assert [row["item_id"] for row in rows if row["annotator"] == name] == [
-            str(n) for n in range(count)
-        ]
+    found = LabelStore(path).judgements()
+    assert len(found) == len(raw_rows(path)) == 4200
+    counts = {f"process{n}": 1000 for n in range(4)} | {"thread0": 100, "thread1": 100}
+    for name, count in counts.items():
+        own = [judgement for judgement in found if judgement.annotator == name]
+        assert prompts(own) == [str(n) for n in range(count)]
 
 
 def add_in_bulk_and_die(path, acknowledged):
     store = LabelStore(path)
     with store.in_bulk():
         for n in range(500):
-            store.add(str(n), "ada", "p", ["a", "b"], [0, 1], [1, 2])
+            store.add(judged(n))
             acknowledged.value = n + 1
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -228,7 +249,9 @@ def test_kill_9_in_bulk_loses_nothing(tmp_path):
     worker.start()
     worker.join(120)
     assert worker.exitcode == -signal.SIGKILL and acknowledged.value == 500
-    assert [row[2] for row in raw_rows(tmp_path / "labels.sqlite")] == [str(n) for n in range(500)]
+    raw_rows(tmp_path / "labels.sqlite")  # checks the file
+    found = LabelStore(tmp_path / "labels.sqlite").judgements()
+    assert prompts(found) == [str(n) for n in range(500)]
 
 
 def test_only_in_bulk_is_the_disk_not_waited_for(tmp_path):
@@ -246,16 +269,25 @@ def test_only_in_bulk_is_the_disk_not_waited_for(tmp_path):
 
 
 BURST = """
-items = [{{"id": f"{burst}{{n:04d}}", "prompt": "p", "responses": ["a", "b"]}} for n in range(2000)]
+from rlhf_utils.data.rows import Prompt
+from rlhf_utils.preferences.label_queue import LabelQueue
+from rlhf_utils.preferences.pairs import Item
+from rlhf_utils.preferences.store import LabelStore
+from rlhf_utils.preferences.widget import Desk, RankingWidget
+names = [f"{burst}{{n:04d}}" for n in range(2000)]
+items = [Item(Prompt(name), ["a", "b"]) for name in names]
 ranker = RankingWidget(Desk(LabelQueue(items, LabelStore({path!r}), "me")))
-for n in range(2000):
-    ranker._received(None, {{"type": "rank", "uid": f"{burst}{{n:04d}}", "turn": n, "ranks": [1, 2]}}, [])
+for n, name in enumerate(names):
+    ranker._received(None, {{"type": "rank", "uid": name, "turn": n, "ranks": [1, 2]}}, [])
     print(ranker.state["saved"], flush=True)
 """
 
 
 def test_kill_9_of_the_kernel_twenty_times_loses_no_acknowledged_label(tmp_path):
-    """A burst of the widget's messages in a real kernel, killed in its midst: all that were acknowledged are there, in order, the file is whole."""
+    """A burst of the widget's messages in a real kernel, killed in its midst.
+
+    All that were acknowledged are there, in order, and the file is whole.
+    """
     path, acknowledged = tmp_path / "labels.sqlite", []
     for burst in "abcdefghijklmnopqrst":
         manager, client = start_new_kernel()
@@ -275,10 +307,8 @@ def test_kill_9_of_the_kernel_twenty_times_loses_no_acknowledged_label(tmp_path)
         acknowledged += said.split("\n")[:-1]  # the last line may be cut
         client.stop_channels()
         manager.cleanup_resources()
-    found = [row[2] for row in raw_rows(path)]  # checks the file, too
-    assert (
-        killed
-        and len(acknowledged) >= 20
-        and [item for item in found if item in set(acknowledged)] == acknowledged
-    )
+    raw_rows(path)  # checks the file
+    found = prompts(LabelStore(path).judgements())
+    assert killed and len(acknowledged) >= 20
+    assert [name for name in found if name in set(acknowledged)] == acknowledged
     assert len(found) == len(set(found))
