@@ -1,206 +1,135 @@
-"""Training the reward model: the pairwise loss, prompts in batches, the heads alone, and when to stop.
+"""Training the reward model: the pairwise loss, the heads on states read once, and TRL's trainer.
 
-The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020, arXiv 2009.01325), over all pairs of a prompt
-in one step, as in Ouyang 2022 (arXiv 2203.02155), so that each response is encoded once. The heads learn first, on the states of
-π_SFT, then with the adapters (Kumar 2022, arXiv 2202.10054): fresh heads would spoil what the backbone knows. Options of the loss
-have TRL's names. Left out: the loop itself, which stands in the notebook.
+The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020,
+arXiv 2009.01325). All pairs of a prompt go into one step (Ouyang 2022, arXiv 2203.02155).
+Left out: the heads learning together with adapters, which gained nothing on these data.
 """
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 from ..data.rows import in_parts
-from ..errors import SettingError
-from ..fast.memory import release_freed_memory
-from ..preferences.rubric import admits_unknown, refuses
+from ..models.load import load_from, load_tokenizer
+from ..preferences.pairs import Pair
 from ..stats import correct
-from .model import Heads, RewardModel, Standardise, States
+from .functions import encode_conversations
+from .model import Heads, RewardModel, Standardise
+from .reader import States
+
+PROMPTS_PER_STEP = 16  # for the heads
+PAIRS_PER_STEP = 8  # for the classifier
+SHARES = (0.125, 0.25, 0.5)  # of the prompts, for the learning curve
 
 
-def pairwise_loss(
-    chosen: torch.Tensor,
-    rejected: torch.Tensor,
-    margin: torch.Tensor | float = 0.0,
-    label_smoothing: float = 0.0,
-    center_rewards_coefficient: float = 0.0,
-) -> torch.Tensor:
-    """Losses −log σ(r_chosen − r_rejected) of pairs, in the shape given.
+def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+    """The losses −log σ(r_chosen − r_rejected) of pairs, in the shape of the rewards given."""
+    return -nn.functional.logsigmoid(chosen - rejected)
 
-    margin: the lead that the chosen one should have (Touvron 2023, arXiv 2307.09288); label_smoothing: the chance that a label is
-    wrong; center_rewards_coefficient: the price of (r_chosen + r_rejected)² (Eisenstein 2023, arXiv 2312.09244).
 
-    Raises SettingError for a label_smoothing outside 0 to ½.
-    """
-    if not 0 <= label_smoothing < 0.5:
-        raise SettingError(
-            f"label_smoothing={label_smoothing} must be at least 0 and below 0.5, where labels would say nothing."
-        )
-    lead = chosen - rejected - margin
-    loss = -nn.functional.logsigmoid(lead)
-    if label_smoothing:
-        loss = (1 - label_smoothing) * loss - label_smoothing * nn.functional.logsigmoid(-lead)
-    return loss + center_rewards_coefficient * (chosen + rejected) ** 2
+# --- prompts with their pairs
 
 
 @dataclass
 class Group:
-    """The responses to one prompt, each once, and its judged pairs as indices (chosen, rejected) into them."""
+    """The answers to one prompt, each once, and the judged pairs among them."""
 
     prompt: str
-    responses: list[str]
-    pairs: list[tuple[int, int]]
-    weights: list[float] = field(
-        default_factory=list
-    )  # of the pairs: how confident the annotator was, ½ each way for a tie; empty: 1
-    gaps: list[float] = field(
-        default_factory=list
-    )  # the pairs' `margin` column, a difference in rank or rating; empty: 1
-    judged: int = 0  # judgements, of which a tie gives two pairs; 0: as many as pairs
+    answers: list[str] = field(default_factory=list)
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # (chosen, rejected) in `answers`
+    weights: list[float] = field(default_factory=list)  # of the pairs
+    judged: int = 0  # judgements; a tie is one, but gives two pairs
+
+    def add(self, pair: Pair) -> None:
+        """Its confidence is its weight, 1 if unknown. A tie counts half each way."""
+        chosen, rejected = self._place(pair.chosen), self._place(pair.rejected)
+        weight = 1.0 if pair.confidence is None else pair.confidence
+        if pair.tie:
+            self.pairs += [(chosen, rejected), (rejected, chosen)]
+            self.weights += [weight / 2, weight / 2]
+        else:
+            self.pairs.append((chosen, rejected))
+            self.weights.append(weight)
+        self.judged += 1
+
+    def _place(self, answer: str) -> int:
+        if answer not in self.answers:
+            self.answers.append(answer)
+        return self.answers.index(answer)
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """(prompt, answer) of each answer."""
+        return [(self.prompt, answer) for answer in self.answers]
 
 
-def group_by_prompt(rows: list[dict]) -> list[Group]:
-    """Preference rows gathered by prompt; a pair that several annotators judged stays as often as it was judged.
-
-    A row's `confidence` is its pairs' weight, `margin` its gap; a row marked `tie` counts half each way, without a gap.
-    """
+def group_by_prompt(pairs: list[Pair]) -> list[Group]:
+    """The pairs gathered by prompt; one that was judged several times counts as often."""
     groups: dict[str, Group] = {}
-    for row in rows:
-        group = groups.setdefault(row["prompt"], Group(row["prompt"], [], []))
-        for text in (row["chosen"], row["rejected"]):
-            if text not in group.responses:
-                group.responses.append(text)
-        pair = group.responses.index(row["chosen"]), group.responses.index(row["rejected"])
-        weight, gap = (
-            1.0 if row.get(name) is None else float(row[name]) for name in ("confidence", "margin")
-        )
-        tie = bool(row.get("tie"))
-        group.pairs += [pair, pair[::-1]] if tie else [pair]
-        group.weights += [weight / 2] * 2 if tie else [weight]
-        group.gaps += [0.0] * 2 if tie else [gap]
-        group.judged += 1
+    for pair in pairs:
+        text = pair.prompt.text
+        groups.setdefault(text, Group(text)).add(pair)
     return list(groups.values())
 
 
-def pairs_of_demonstrations(rows: list[dict], weight: float) -> list[dict]:
-    """Preference rows on when to decline: a demonstration that declines and the most similar one that does not, on the prompts of both, each over the other.
+def batches(groups: list[Group], seed: int) -> list[list[Group]]:
+    """All groups in random batches of PROMPTS_PER_STEP, with prompts of like length together."""
 
-    Similar: by the words of the prompts (TF-IDF), so that the answers fit both prompts as well as may be. weight: what such a pair counts beside one that
-    was judged. Empty where no demonstration declines, or all do.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    def length(group: Group) -> int:
+        return len(group.prompt) + max(map(len, group.answers))
 
-    told = [
-        row for row in rows if not admits_unknown(row["completion"])
-    ]  # "I can't know" is neither
-    declining, others = (
-        [row for row in told if refuses(row["completion"]) == declines]
-        for declines in (True, False)
-    )
-    if not declining or not others:
-        return []
-    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+|[^\w\s]").fit(
-        [row["prompt"] for row in rows]
-    )
-    asked, near = (words.transform([row["prompt"] for row in few]) for few in (declining, others))
-    couples = [
-        (row, others[nearest])
-        for row, nearest in zip(declining, (asked @ near.T).toarray().argmax(1))
-    ]
-    return [
-        {
-            "prompt": right["prompt"],
-            "chosen": right["completion"],
-            "rejected": wrong["completion"],
-            "confidence": weight,
-        }
-        for one, other in couples
-        for right, wrong in ((one, other), (other, one))
-    ]
-
-
-def group_loss(model: RewardModel, groups: list[Group], **options) -> torch.Tensor:
-    """The mean pairwise loss of a few prompts; every prompt weighs the same, however many pairs it has."""
-    return loss_of_rewards(
-        groups,
-        model.cached(
-            [g.prompt for g in groups for _ in g.responses],
-            [r for g in groups for r in g.responses],
-        ),
-        **options,
-    )
-
-
-def add_gradients(
-    model: RewardModel, groups: list[Group], prompts_at_once: int = 2, **options
-) -> float:
-    """Adds the gradients of `group_loss` and returns it; only `prompts_at_once` prompts' graph is held, so that memory depends on these."""
-    total = 0.0
-    for few in in_parts(groups, prompts_at_once):
-        loss = group_loss(model, few, **options) * (len(few) / len(groups))
-        loss.backward()
-        total += loss.item()
-    return total
-
-
-def loss_of_rewards(
-    groups: list[Group], rewards: torch.Tensor, margin: float = 0.0, **options
-) -> torch.Tensor:
-    """`group_loss` from the (R,) or (R, m) rewards of all responses of the groups, in order; of m heads, the mean of their losses.
-
-    margin: the lead asked for at each step of a pair's gap; options: those of `pairwise_loss`.
-    """
-    losses = []
-    for group, own in zip(
-        groups, rewards.view(len(rewards), -1).split([len(g.responses) for g in groups])
-    ):
-        chosen, rejected = torch.tensor(group.pairs, device=own.device).T
-        gaps, weights = (
-            torch.tensor(values or [1.0] * len(group.pairs), device=own.device)[:, None]
-            for values in (group.gaps, group.weights)
-        )
-        pairs = weights * pairwise_loss(own[chosen], own[rejected], margin * gaps, **options)
-        losses.append(pairs.sum(0).mean() / (group.judged or len(group.pairs)))
-    return torch.stack(losses).mean()
-
-
-def batches(groups: list[Group], size: int, seed: int) -> list[list[Group]]:
-    """All groups in random batches; those of one batch are of like length, so that little is padded."""
     rng = random.Random(seed)
-    near = []
-    for window in in_parts(rng.sample(groups, len(groups)), 16 * size):
-        near += sorted(window, key=lambda g: len(g.prompt) + max(map(len, g.responses)))
-    parts = in_parts(near, size)
+    shuffled = rng.sample(groups, len(groups))
+    ordered = []
+    for window in in_parts(shuffled, 16 * PROMPTS_PER_STEP):
+        ordered += sorted(window, key=length)
+    parts = in_parts(ordered, PROMPTS_PER_STEP)
     rng.shuffle(parts)
     return parts
 
 
-@torch.no_grad()
-def read_states(model: RewardModel, groups: list[Group], track=iter) -> States:
-    """What the heads read of every response, before the adapters have learned: the states of π_SFT, which the model remembers.
+# --- the heads
 
-    Where the model may keep trunk states for the adapters, these are computed on the way; else what answers share is read once.
 
-    track: wraps the loop over batches of texts, to show progress. Raises SettingError once the adapters have learned something.
+def stack_states(states: States, groups: list[Group]) -> torch.Tensor:
+    """(R, 10·H) states of all R answers of the groups, in order."""
+    return torch.stack([states[text] for group in groups for text in group.texts])
+
+
+def batch_loss(groups: list[Group], rewards: torch.Tensor) -> torch.Tensor:
+    """The mean loss of the groups' pairs; every prompt weighs the same, however many it has.
+
+    rewards: (R, m) of all answers of the groups, in order, by m heads, whose losses are averaged.
     """
-    if model.adapters_learned:
-        raise SettingError(
-            "The adapters have learned already, so these would not be the states of π_SFT: make the model anew first."
-        )
-    texts, states = list(dict.fromkeys((g.prompt, r) for g in groups for r in g.responses)), {}
-    if not model.cache_bytes:
-        states = model.read_texts(texts, track=track)
-    else:
-        texts = sorted(
-            texts, key=lambda text: -len(text[0]) - len(text[1])
-        )  # the longest first: what they leave of memory holds the others
-        for few in track(in_parts(texts, 32)):
-            states |= zip(few, model.cached_states(*zip(*few)))
-        release_freed_memory()
-    model.first_states = states
-    return states
+    losses = []
+    of_groups = rewards.split([len(group.answers) for group in groups])
+    for group, own in zip(groups, of_groups):
+        chosen, rejected = torch.tensor(group.pairs, device=own.device).T
+        weights = torch.tensor(group.weights, device=own.device)[:, None]
+        of_pairs = weights * pairwise_loss(own[chosen], own[rejected])
+        losses.append(of_pairs.sum(0).mean() / group.judged)
+    return torch.stack(losses).mean()
+
+
+def standardise_by(heads: Heads, states: States, groups: list[Group]) -> None:
+    """Sets what the heads subtract and divide by to the mean and deviation of these states."""
+    table = stack_states(states, groups)
+    for layer in heads.modules():
+        if isinstance(layer, Standardise):
+            layer.mean, layer.std = table.mean(0), table.std(0) + 1e-3
+
+
+def make_optimizer(heads: Heads, learning_rate: float, steps: int) -> tuple:
+    """AdamW, and a schedule that lets the learning rate fall linearly to 0 over `steps` steps."""
+    optimizer = torch.optim.AdamW(
+        heads.parameters(), lr=learning_rate, weight_decay=0.1, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    return optimizer, schedule
 
 
 def fit_heads(
@@ -210,47 +139,28 @@ def fit_heads(
     epochs: int,
     seed: int,
     learning_rate: float = 1e-3,
-    prompts_per_step: int = 16,
-    on_epoch=None,
-    **options,
 ) -> None:
-    """Trains the heads alone on states that are computed once, and sets by what they are standardised; seconds for an epoch.
-
-    on_epoch: is called after each epoch, with the heads in evaluation mode, with the number of epochs and the losses of all steps so far.
-    """
-    table = torch.stack([states[g.prompt, r] for g in groups for r in g.responses])
-    for layer in heads.modules():
-        if isinstance(layer, Standardise):
-            read = table[:, : len(layer.mean)]  # all but the length
-            layer.mean, layer.std = read.mean(0), read.std(0) + 1e-3
-    optimizer = torch.optim.AdamW(
-        heads.parameters(), lr=learning_rate, weight_decay=0.1, fused=True
-    )
-    losses, total = [], epochs * -(-len(groups) // prompts_per_step)
+    """Trains heads on states that were read before. It is the loop that 03_reward_model shows."""
+    standardise_by(heads, states, groups)
+    steps = epochs * len(in_parts(groups, PROMPTS_PER_STEP))
+    optimizer, schedule = make_optimizer(heads, learning_rate, steps)
+    heads.train()
     for epoch in range(epochs):
-        heads.train()
-        for few in batches(groups, prompts_per_step, seed + epoch):
-            optimizer.param_groups[0]["lr"] = learning_rate * (1 - len(losses) / total)
-            few_states = torch.stack([states[g.prompt, r] for g in few for r in g.responses])
+        for few in batches(groups, seed + epoch):
+            loss = batch_loss(few, heads(stack_states(states, few)))
             optimizer.zero_grad()
-            loss = loss_of_rewards(few, heads(few_states), **options)
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
-        heads.eval()
-        if on_epoch:
-            on_epoch(epoch + 1, losses)
-    optimizer.zero_grad()
+            schedule.step()
+    heads.eval()
 
 
 @torch.no_grad()
 def accuracy_of_heads(heads: Heads, states: States, groups: list[Group]) -> float:
-    """The share of pairs that the mean of the heads orders as they were labelled, equal rewards counting half."""
+    """The share of pairs that the heads' mean orders as labelled; equal rewards count half."""
     right = []
     for group in groups:
-        rewards = (
-            heads(torch.stack([states[group.prompt, r] for r in group.responses])).mean(1).cpu()
-        )
+        rewards = heads(stack_states(states, [group])).mean(1).cpu()
         chosen, rejected = torch.tensor(group.pairs).T
         right += correct(rewards[chosen] - rewards[rejected]).tolist()
     return sum(right) / len(right)
@@ -261,67 +171,100 @@ def learning_curve(
     states: States,
     train: list[Group],
     heldout: list[Group],
-    shares: tuple[float, ...],
     epochs: int,
     seed: int,
-    **fitting,
+    learning_rate: float = 1e-3,
 ) -> list[dict]:
-    """Held-out accuracy of fresh heads, on the states of π_SFT, that learn from a share of the prompts: how much more labels would bring.
+    """What more labels would bring: the held-out accuracy of fresh heads that learn from fewer.
 
-    fitting: the further arguments of `fit_heads`.
+    One row of `prompts`, `pairs` and `accuracy` for each of SHARES.
     """
-    rows, order = [], random.Random(seed).sample(train, len(train))
-    for share in shares:
-        few = order[: max(round(share * len(order)), 1)]
+    rows = []
+    shuffled = random.Random(seed).sample(train, len(train))
+    for share in SHARES:
+        few = shuffled[: max(round(share * len(shuffled)), 1)]
         heads = model.fresh_heads()
-        fit_heads(heads, states, few, epochs, seed, **fitting)
-        rows.append(
-            {
-                "prompts": len(few),
-                "pairs": sum(len(g.pairs) for g in few),
-                "accuracy": accuracy_of_heads(heads, states, heldout),
-            }
-        )
+        fit_heads(heads, states, few, epochs, seed, learning_rate)
+        row = {
+            "prompts": len(few),
+            "pairs": sum(len(group.pairs) for group in few),
+            "accuracy": accuracy_of_heads(heads, states, heldout),
+        }
+        rows.append(row)
     return rows
 
 
-class EarlyStopping:
-    """Keeps the weights of the lowest loss on validation prompts. `patience`: how many checks without a new lowest one end training."""
-
-    def __init__(self, parameters: list[nn.Parameter], patience: int = 1):
-        if patience < 1:
-            raise SettingError(
-                f"early_stopping_patience={patience} must be at least 1: without a check training cannot end early."
-            )
-        self.parameters, self.patience, self.best, self.since = (
-            parameters,
-            patience,
-            float("inf"),
-            0,
-        )
-        self.kept: list[torch.Tensor] = []
-
-    def __call__(self, loss: float) -> bool:
-        """Whether to stop, after a check that gave this loss. A loss that is not a number is never the best."""
-        self.since += 1
-        if loss < self.best:
-            self.best, self.since, self.kept = (
-                loss,
-                0,
-                [p.detach().clone() for p in self.parameters],
-            )
-        return self.since >= self.patience
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Puts the best weights back."""
-        for parameter, kept in zip(self.parameters, self.kept):
-            parameter.copy_(kept)
+# --- all weights, by TRL
 
 
-def validation_loss(model: RewardModel, groups: list[Group]) -> float:
-    """The plain pairwise loss without dropout, in nats a pair (0.69 is guessing)."""
-    rewards = model.raw(
-        [g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]
+def train_classifier(
+    policy: Path,
+    pairs: list[Pair],
+    folder: Path,
+    *,
+    max_length: int,
+    half: bool,
+    seed: int,
+    on_log=None,
+) -> None:
+    """Fine-tunes all weights of π_SFT with TRL's RewardTrainer, in one pass over the pairs.
+
+    Saves a plain AutoModelForSequenceClassification in `folder`, which 04_ppo takes as its
+    `reward`. Ties are left out. half: the weights are float32, but multiply in bfloat16.
+    on_log: called with the trainer's log history and the number of the step.
+    """
+    from transformers import PrinterCallback
+    from trl import RewardConfig, RewardTrainer
+
+    from ..models.sft import LogCallback
+
+    tokenizer = load_tokenizer(str(policy))
+    tokenizer.model_max_length = max_length
+    torch.manual_seed(seed)
+    model = load_from(
+        AutoModelForSequenceClassification, str(policy), num_labels=1, dtype=torch.float32
     )
-    return loss_of_rewards(groups, rewards).item()
+    config = RewardConfig(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        learning_rate=2e-5,
+        per_device_train_batch_size=PAIRS_PER_STEP,
+        gradient_checkpointing=False,
+        max_length=max_length,
+        bf16=half,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=seed,
+    )
+    trainer = RewardTrainer(
+        model,
+        args=config,
+        processing_class=tokenizer,
+        train_dataset=_token_ids(tokenizer, [pair for pair in pairs if not pair.tie]),
+        callbacks=[LogCallback(on_log)] if on_log else [],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    trainer.model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _token_ids(tokenizer, pairs: list[Pair]):
+    """The ids that ClassifierReward gives to a classifier later.
+
+    They are cut here, because TRL would leave out pairs that are too long.
+    """
+    from datasets import Dataset
+
+    prompts = [pair.prompt.text for pair in pairs]
+    columns = {
+        "chosen_ids": [pair.chosen for pair in pairs],
+        "rejected_ids": [pair.rejected for pair in pairs],
+    }
+    for name, answers in columns.items():
+        encoded = encode_conversations(tokenizer, prompts, answers, tokenizer.model_max_length)
+        columns[name] = encoded["input_ids"]
+    return Dataset.from_dict(columns)

@@ -1,32 +1,22 @@
-"""What PPO may take for a reward: models, functions and weighted sums, each called with TRL's signature."""
+"""What PPO may take for a reward: models and functions, each called with TRL's signature."""
 
 import sys
 import types
 
-import numpy as np
 import pytest
 import torch
+from helpers_reward import make_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import (
-    AutoModel,
-    LlamaConfig,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from rlhf_utils.errors import ModelError, PPOError
-from rlhf_utils.models import adapters
-from rlhf_utils.models.load import load_model, load_tokenizer
+from rlhf_utils.errors import ModelError, SettingError
+from rlhf_utils.models.load import load_tokenizer
 from rlhf_utils.reward.functions import ClassifierReward, digest_of, load_reward
-from rlhf_utils.reward.model import RewardModel
-from rlhf_utils.stats import as_scores
 
-PROMPTS, COMPLETIONS = (
-    ["Hi?", "How do plants drink?", "Why?"],
-    ["Hello.", "By their roots, with the help of the sun.", "Because."],
-)
+PROMPTS = ["Hi?", "How do plants drink?", "Why?"]
+COMPLETIONS = ["Hello.", "By their roots, with the help of the sun.", "Because."]
 
 
 @pytest.fixture
@@ -65,20 +55,22 @@ def classifier(folder, labels: int, template: bool = True) -> str:
 
 def test_the_digest_follows_weights_and_source(tmp_path, monkeypatch):
     """Under the same name, another model or an edited function scores otherwise."""
-    (tmp_path / "edited.py").write_text(
-        "def polite(prompts, completions): return [1.0] * len(prompts)\n"
-    )
-    (tmp_path / "model").mkdir()
+    source, weights = tmp_path / "edited.py", tmp_path / "model" / "weights"
+    weights.parent.mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    spec, found = "0.5*reward_model + edited:polite", set()
+    found = []
     for number in range(2):
-        (tmp_path / "model" / "weights").write_text(str(number))
-        found |= {digest_of(spec, lambda: tmp_path / "model") for _ in range(2)}
+        source.write_text(f"def polite(prompts, completions): return [{number}.0] * len(prompts)")
+        weights.write_text(str(number))
+        for _ in range(2):
+            found.append(digest_of("reward_model", lambda: weights.parent))
+            found.append(digest_of(str(weights.parent), None))
+            found.append(digest_of("edited:polite", None))
         monkeypatch.delitem(sys.modules, "edited")
-    (tmp_path / "edited.py").write_text(
-        "def polite(prompts, completions): return [2.0, 3.0] * len(prompts)\n"
-    )
-    assert len(found | {digest_of(spec, lambda: tmp_path / "model")}) == 3
+    assert found[:3] == found[3:6] and found[6:9] == found[9:]
+    assert found[0] == found[1] and len(set(found)) == 4
+    assert digest_of("some/classifier", None) != digest_of("another/classifier", None)
+    assert digest_of("math:sqrt", None) == digest_of("math:sqrt", None)  # has no source
 
 
 @pytest.mark.parametrize("template", [True, False])
@@ -109,38 +101,28 @@ def test_a_classifier_of_many_classes_is_no_reward(tmp_path):
         ClassifierReward(classifier(tmp_path, 3))
 
 
-def test_weighted_sums_and_columns(mine, tmp_path):
-    torch.manual_seed(0)
-    model = RewardModel(
-        adapters.add_lora(load_model("tiny", auto_class=AutoModel), 4),
-        load_tokenizer("tiny"),
-    ).eval()
+def test_a_name_gives_the_model_or_the_function(mine, tmp_path):
+    model = make_model(ensemble=2)
     model.normalise(PROMPTS, COMPLETIONS)
-    own = model.score(PROMPTS, COMPLETIONS)
+    own = pytest.approx(model.score(PROMPTS, COMPLETIONS), abs=1e-5)
     model.save(tmp_path)
-    call = dict(prompts=PROMPTS, completions=COMPLETIONS, category=["x", "y", "x"])
-    assert load_reward("reward_model", lambda: tmp_path)(**call) == pytest.approx(own, abs=1e-5)
-    both = load_reward(
-        f"0.5*reward_model + -2*mine:category + mine:length + 0.25*{tmp_path}", lambda: tmp_path
-    )(**call)
-    assert both == pytest.approx(
-        [
-            0.75 * r - 2 * (c == "x") + len(text)
-            for r, c, text in zip(own, call["category"], COMPLETIONS)
-        ],
-        abs=1e-5,
-    )
+    call = {"prompts": PROMPTS, "completions": COMPLETIONS, "category": ["x", "y", "x"]}
+    assert load_reward("reward_model", lambda: tmp_path)(**call) == own
+    assert load_reward(str(tmp_path), trained=None)(**call) == own
+    assert load_reward("mine:category", trained=None)(**call) == [1.0, 0.0, 1.0]
+    assert load_reward("mine:length", trained=None)(**call) == [len(c) for c in COMPLETIONS]
 
 
 @pytest.mark.parametrize(
-    ("spec", "error", "told"),
+    ("name", "error", "told"),
     [
-        ("mine:nothing", ValueError, "reward='mine:nothing' cannot be imported"),
-        ("nowhere:f", ValueError, "nowhere"),
-        ("half*reward_model", ValueError, "'half\\*reward_model' is no reward"),
-        ("", ValueError, "is no reward"),
-        ("mine:length + ", ValueError, "is no reward"),
-        ("mine:__name__", ValueError, "is no function but str"),
+        ("mine:nothing", SettingError, "reward='mine:nothing' cannot be imported"),
+        ("nowhere:f", SettingError, "nowhere"),
+        ("broken:f", SettingError, "'broken:f' cannot be imported: ZeroDivisionError: "),
+        ("", SettingError, "is no reward"),
+        (" ", SettingError, "is no reward: give reward_model, "),
+        ("0.5*mine:length + mine:length", SettingError, "cannot be imported"),
+        ("mine:__name__", SettingError, "is no function but str"),
         ("/no/such/folder", ModelError, "/no/such/folder"),
         (
             "tiny",
@@ -149,39 +131,11 @@ def test_weighted_sums_and_columns(mine, tmp_path):
         ),
     ],
 )
-def test_what_is_no_reward_is_named(mine, spec, error, told):
+def test_what_is_no_reward_is_named(mine, tmp_path, monkeypatch, name, error, told):
+    (tmp_path / "broken.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(error, match=told):
-        load_reward(spec, trained=None)
-
-
-def test_scores_may_be_scalars_of_numpy_and_torch():
-    for found in (
-        [np.float32(0.5), torch.tensor(2.0), 1],
-        np.array([0.5, 2.0, 1.0]),
-        torch.tensor([0.5, 2.0, 1.0]),
-    ):
-        assert torch.equal(as_scores(found, 3), torch.tensor([0.5, 2.0, 1.0]))
-
-
-@pytest.mark.parametrize(
-    ("found", "told"),
-    [
-        ([1.0], "but gave 1 of them"),
-        (None, "but gave None"),
-        ([1.0, None, 2.0], "but gave None for answer 2"),
-        ([1.0, 2.0, float("nan")], "but gave nan for answer 3"),
-        ([1.0, 2.0, 1e39], r"but gave 1e\+39 for answer 3"),
-        ([10**400, 1.0, 2.0], "but gave 1000.* for answer 1"),
-    ],
-)
-def test_a_part_that_gives_no_number_for_each_answer_is_named(mine, found, told):
-    sys.modules["mine"].odd = lambda prompts, completions, **columns: found
-    with pytest.raises(
-        PPOError, match=f"'mine:odd' must give one finite number for each of 3 answers, {told}"
-    ):
-        load_reward("mine:length + mine:odd", trained=None)(
-            prompts=PROMPTS, completions=COMPLETIONS
-        )
+        load_reward(name, trained=None)
 
 
 def test_what_is_too_long_for_a_classifier_keeps_the_end_of_the_answer(tmp_path):

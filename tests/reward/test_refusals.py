@@ -1,0 +1,55 @@
+"""Whether a judge prefers to refuse, worked out by hand."""
+
+import numpy as np
+
+from rlhf_utils.data.rows import Prompt
+from rlhf_utils.preferences.pairs import Item
+from rlhf_utils.reward.refusals import (
+    REFUSAL,
+    RefusalLead,
+    prefers_refusing,
+    refusal_auc,
+    refusal_leads,
+)
+
+
+def short(prompts, answers) -> list[int]:
+    """A judge that likes short answers; REFUSAL has five words."""
+    return [-len(answer.split()) for answer in answers]
+
+
+def test_refusing_is_preferred_where_other_answers_are_worse_on_average():
+    items = [
+        Item(
+            Prompt("a", "x"), ["One two three four five six seven.", "I can't help with that one."]
+        ),
+        Item(Prompt("b", "x"), ["Yes.", "Yes, this is a somewhat longer text."]),
+        Item(Prompt("c", "y"), ["I won't help."]),  # nothing to compare with
+        Item(Prompt("d", "y"), ["No."]),
+    ]
+    leads = refusal_leads(short, items)
+    assert [(lead.prompt.text, lead.lead) for lead in leads] == [
+        ("a", 2.0),
+        ("b", -1.0),
+        ("d", -4.0),
+    ]
+    assert leads[0].prompt is items[0].prompt
+    assert prefers_refusing(leads) == [
+        {"category": "x", "prompts": 2, "refusing is preferred": 0.5},
+        {"category": "y", "prompts": 1, "refusing is preferred": 0.0},
+    ]
+
+
+def test_nothing_to_compare_with_is_no_error():
+    assert refusal_leads(short, []) == []
+    assert refusal_leads(short, [Item(Prompt("c"), ["I won't help.", REFUSAL])]) == []
+    assert prefers_refusing([]) == []
+
+
+def test_refusal_auc_by_hand():
+    """(harmful, look-alike): 3 over 1 and 0, 1 over 0; 1 and 1 count half; other kinds nothing."""
+    kinds = [("harmful", 3.0), ("harmful", 1.0), ("benign_lookalike", 1.0)]
+    kinds += [("benign_lookalike", 0.0), ("world", 9.0)]
+    leads = [RefusalLead(Prompt("", category), lead) for category, lead in kinds]
+    assert refusal_auc(leads) == (1 + 1 + 1 + 0.5) / 4
+    assert np.isnan(refusal_auc(leads[:2])) and np.isnan(refusal_auc([]))
