@@ -1,97 +1,91 @@
-"""TODO: purpose."""
+"""The settings of PPO, under TRL's names."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from ..errors import SettingError
-from ..run.stage import convert
+
+ABOVE_ZERO = (
+    "total_episodes",
+    "batch_size",
+    "response_length",
+    "temperature",
+    "num_ppo_epochs",
+    "num_mini_batches",
+    "per_device_train_batch_size",
+    "learning_rate",
+    "max_grad_norm",
+    "kl_horizon",
+    "save_every",
+)
 
 
 @dataclass
 class PPOConfig:
-    """Every number of the loop. Raises SettingError for values that cannot work, sizes that do not divide among them."""
+    """Every number of the loop.
 
-    total_episodes: int = 1664  # responses sampled in all
-    batch_size: int = 128  # episodes of one update
-    num_mini_batches: int = 2  # optimizer steps of one pass over the batch
-    per_device_train_batch_size: int = (
-        16  # episodes of one pass, forward or backward; only memory and time depend on it
-    )
-    num_ppo_epochs: int = 4  # passes over each batch
-    learning_rate: float = 6e-4  # of Adam; falls linearly to 0
-    response_length: int = 48  # most tokens of a response
+    Raises SettingError for a value out of range, and for sizes that do not divide.
+    """
+
+    # How much is sampled
+    total_episodes: int = 1664  # answers sampled in all
+    batch_size: int = 128  # answers of one update
+    response_length: int = 48  # most tokens of an answer
     temperature: float = 0.7  # of sampling, and of every log-probability
-    kl_coef: float = 0.05  # β, reward points for each nat away from π_SFT
-    kl_estimator: str = "k1"  # k1 (log-ratio) or k3 (always positive), Schulman 2020
-    kl_target: float = (
-        0.0  # nats a response that the adaptive controller steers to; 0 keeps β fixed
-    )
-    kl_horizon: int = 2000  # episodes over which the controller corrects
-    cliprange: float = 0.2  # of the probability ratio
-    cliprange_value: float = 0.2  # of the value
-    vf_coef: float = 0.1  # weight of the value loss
-    gamma: float = 1.0  # discount of a token
-    lam: float = 1.0  # λ of GAE; 1: the first token, which decides whether to decline, gets all of what follows
-    whiten_rewards: bool = False  # scale rewards to variance 1 within the batch
+
+    # How each batch is learned from
+    num_ppo_epochs: int = 4  # passes over each batch
+    num_mini_batches: int = 2  # optimizer steps of one pass
+    per_device_train_batch_size: int = 16  # answers read at once; changes memory and time only
+    learning_rate: float = 6e-4  # of Adam; falls linearly to 0
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm
+
+    # Reward
     score_clip: float = 0.0  # scores are cut to ± this many points; 0: never
-    missing_eos_penalty: float = 1.0  # taken off the score of a response that does not end
-    max_grad_norm: float = 1.0  # gradients are clipped to it
-    target_kl: float = (
-        0.1  # approximate KL of one update at which its remaining passes are left out; 0: never
-    )
-    ratio_threshold: float = 10.0  # mean ratio of a minibatch at which the update stops; 0: never
-    max_kl: float = (
-        100.0  # nats a response at which training stops, because the policy has run away; 0: never
-    )
+    missing_eos_penalty: float = 1.0  # points taken off an answer that does not end
+    whiten_rewards: bool = False  # scale rewards to variance 1 within the batch
+    kl_coef: float = 0.05  # β: reward points per nat away from π_SFT
+    kl_estimator: str = "k1"  # k1 (log-ratio) or k3 (always positive)
+    kl_target: float = 0.0  # nats per answer that β is steered to; 0: β stays fixed
+    kl_horizon: int = 2000  # episodes over which β is corrected
+
+    # Advantages and losses
+    gamma: float = 1.0  # γ: discount of a token
+    lam: float = 1.0  # λ of GAE; 1: the whole reward reaches the first token
+    cliprange: float = 0.2  # how far the probability ratio may move from 1
+    cliprange_value: float = 0.2  # how far a value may move from the old one
+    vf_coef: float = 0.1  # weight of the value loss
+
+    # When to stop
+    target_kl: float = 0.1  # approximate KL at which an update ends after this pass; 0: never
+    ratio_threshold: float = 10.0  # mean ratio of a minibatch at which an update ends; 0: never
+    max_kl: float = 100.0  # nats per answer at which training stops; 0: never
+    save_every: int = 4  # updates between checkpoints, and between the watched answers
 
     def __post_init__(self):
-        for field in fields(self):
-            if field.type in (int, float) and not 0 <= getattr(self, field.name) < math.inf:
-                raise SettingError(
-                    f"{field.name}={getattr(self, field.name)} must be a finite number and not negative."
-                )
-        for name in (
-            "total_episodes",
-            "batch_size",
-            "num_mini_batches",
-            "per_device_train_batch_size",
-            "num_ppo_epochs",
-            "response_length",
-            "temperature",
-            "kl_horizon",
-            "max_grad_norm",
-        ):
-            if getattr(self, name) == 0:
-                raise SettingError(f"{name}=0 must be above 0.")
-        for whole, part in (
-            ("total_episodes", "batch_size"),
-            ("batch_size", "num_mini_batches"),
-            ("mini_batch_size", "per_device_train_batch_size"),
-        ):
-            if getattr(self, whole) % getattr(self, part):
-                raise SettingError(
-                    f"{whole}={getattr(self, whole)} is not a multiple of {part}={getattr(self, part)}: choose sizes that divide."
-                )
-        for name in ("gamma", "lam"):
-            if getattr(self, name) > 1:
-                raise SettingError(f"{name}={getattr(self, name)} must be at most 1.")
+        for name, value in vars(self).items():
+            if name != "kl_estimator":
+                self._check_range(name, value)
         if self.kl_estimator not in ("k1", "k3"):
             raise SettingError(f"kl_estimator={self.kl_estimator!r} must be 'k1' or 'k3'.")
+        self._check_divides("total_episodes", "batch_size")
+        self._check_divides("batch_size", "num_mini_batches")
+        self._check_divides("mini_batch_size", "per_device_train_batch_size")
 
-    @classmethod
-    def of(cls, parameters: dict, more: str = "") -> "PPOConfig":
-        """The settings among a notebook's parameters, and those that `more` names: "gamma: 0.99, whiten_rewards=true"."""
-        kinds = {field.name: field.type.__name__ for field in fields(cls)}
-        values = {name: value for name, value in parameters.items() if name in kinds}
-        for name, _, value in (
-            part.replace(":", "=").partition("=") for part in more.split(",") if part.strip()
-        ):
-            if (name := name.strip()) not in kinds or name in values:
-                raise SettingError(
-                    f"more={more!r} may set {', '.join(kind for kind in kinds if kind not in parameters)}, each once, but not {name!r}."
-                )
-            values[name] = convert(name, value.strip(), kinds[name])
-        return cls(**values)
+    def _check_range(self, name: str, value: float):
+        if not 0 <= value < math.inf:
+            raise SettingError(f"{name}={value} must be finite and not negative.")
+        if name in ABOVE_ZERO and value == 0:
+            raise SettingError(f"{name}=0 must be above 0.")
+        if name in ("gamma", "lam") and value > 1:
+            raise SettingError(f"{name}={value} must be at most 1.")
+
+    def _check_divides(self, whole: str, part: str):
+        if getattr(self, whole) % getattr(self, part):
+            raise SettingError(
+                f"{whole}={getattr(self, whole)} is not a multiple of "
+                f"{part}={getattr(self, part)}: choose sizes that divide."
+            )
 
     @property
     def mini_batch_size(self) -> int:

@@ -1,232 +1,66 @@
-"""PPO for language models: reward shaping, advantages, losses and one update.
+"""One whole update of PPO: `collect` samples and scores a batch, `update` learns from it.
 
-Sources: PPO (Schulman 2017, arXiv 1707.06347); GAE (Schulman 2015, arXiv 1506.02438); KL-penalised rewards and the adaptive
-controller (Ziegler 2019, arXiv 1909.08593); implementation details (Huang 2024, arXiv 2403.17031). Names follow TRL.
-Left out: a separate value network, several GPUs.
+The formulas are in formulas.py. Names of settings and metrics are TRL's, and details follow Huang
+2024 (arXiv 2403.17031). Left out: a separate value network, several GPUs.
 """
 
 import math
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
+from ..data.rows import Prompt, columns_of
 from ..errors import PPOError
-from ..fast.logprobs import token_logprobs
-from ..fast.memory import release_freed_memory
-from ..fast.trunk import Trunk
-from ..models.sampling import Samples, sample, score_tokens, upper_hidden
-from ..reward.functions import score_samples
-from ..stats import as_scores
+from ..models.sampling import Samples, answer_logprobs, sample, score_tokens
+from ..stats import finite_scores
 from .config import PPOConfig
-from .formulas import gae, kl_estimate, policy_loss, shape_rewards, value_loss, whiten
+from .formulas import approx_kl, gae, kl_estimate, policy_loss, shape_rewards, value_loss, whiten
 from .policy import Policy
 
 
 @dataclass
 class Rollout:
-    """One batch of B episodes of T response tokens. All (B, T) tensors are float32 and 0 where `samples.response_mask` is False."""
+    """One batch of B episodes of T answer tokens, before the update.
+
+    All (B, T) tensors are float32 and 0 where `mask` is False.
+    """
 
     samples: Samples
-    logprobs: torch.Tensor  # (B, T) log π_old of the sampled tokens
-    ref_logprobs: torch.Tensor  # (B, T) log π_SFT of the same tokens
-    values: torch.Tensor  # (B, T) value estimates before the update
-    entropy: torch.Tensor  # (B, T) entropy of π_old at each position
-    kl_full: torch.Tensor  # (B, T) exact KL of each position's whole distribution
-    scores: torch.Tensor  # (B,) reward of the finished response, penalty for a missing end included
-    rewards: torch.Tensor  # (B, T) per-token rewards: −β·KL, and the score on the last token
-    advantages: torch.Tensor  # (B, T) whitened
-    returns: torch.Tensor  # (B, T) advantages before whitening + values
+    logprobs: Tensor  # (B, T) log π_old of the sampled tokens
+    ref_logprobs: Tensor  # (B, T) log π_SFT of the same tokens
+    values: Tensor  # (B, T) value estimates before the update
+    entropy: Tensor  # (B, T) entropy of π_old at each position
+    kl_full: Tensor  # (B, T) exact KL of each position's whole distribution
+    scores: Tensor  # (B,) reward of each answer, less the penalty for a missing end
+    rewards: Tensor  # (B, T) per token: −β·KL, and the score on the last token
+    advantages: Tensor  # (B, T) whitened
+    returns: Tensor  # (B, T) advantages before whitening + values
 
     @property
-    def mask(self) -> torch.Tensor:
-        return self.samples.response_mask
+    def mask(self) -> Tensor:
+        """(B, T) bool, True for real tokens: up to and including the end of the answer."""
+        return self.samples.answer_mask
 
 
+@dataclass
 class KLController:
-    """β. Fixed, or with a target steered by β ← β(1 + clip(KL/target − 1, ±0.2)·n/horizon) (Ziegler 2019, section 2.2)."""
+    """β: fixed, or with a target steered by β ← β(1 + clip(KL/target − 1, ±0.2)·n/horizon).
 
-    def __init__(self, kl_coef: float, target: float = 0.0, horizon: int = 2000):
-        self.value, self.target, self.horizon = kl_coef, target, horizon
+    Source: Ziegler 2019 (arXiv 1909.08593), section 2.2.
+    """
+
+    value: float  # β now
+    target: float = 0.0  # nats per answer; 0: β stays fixed
+    horizon: int = 2000  # episodes
 
     def update(self, kl: float, episodes: int) -> None:
         if self.target:
-            self.value *= 1 + max(-0.2, min(0.2, kl / self.target - 1)) * episodes / self.horizon
-
-
-def collect(
-    policy: Policy,
-    tokenizer,
-    prompts: list[dict],
-    reward,
-    config: PPOConfig,
-    kl_coef: float,
-    generator: torch.Generator,
-) -> Rollout:
-    """Samples one response to each prompt row and scores it with `reward(prompts=…, completions=…, **columns) → scores`."""
-    texts = [row["prompt"] for row in prompts]
-    release_freed_memory()  # the holes that training left are too small for the keys and values of a batch
-    with Trunk(policy.model).mixed():
-        samples = sample(
-            policy.model, tokenizer, texts, config.response_length, config.temperature, generator
-        )
-    mask = samples.response_mask
-    tokens = score_tokens(
-        policy.model,
-        samples,
-        config.temperature,
-        policy.reference,
-        config.per_device_train_batch_size,
-    )
-    with torch.no_grad():
-        values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
-    columns = {
-        key: [row.get(key) for row in prompts]
-        for key in dict.fromkeys(k for row in prompts for k in row)
-        if key != "prompt"
-    }
-    scores = as_scores(score_samples(reward, samples, **columns), len(texts)).to(mask.device)
-    scores = scores.clamp(-config.score_clip, config.score_clip) if config.score_clip else scores
-    scores = scores - config.missing_eos_penalty * (~samples.ended).float()
-    rewards = shape_rewards(
-        scores,
-        kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator),
-        mask,
-        kl_coef,
-    )
-    if config.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False)
-    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-    return Rollout(
-        samples,
-        tokens["logprobs"],
-        tokens["ref_logprobs"],
-        values,
-        tokens["entropy"],
-        tokens["kl"],
-        scores,
-        rewards,
-        whiten(advantages, mask),
-        returns,
-    )
-
-
-def evaluate_tokens(
-    policy: Policy, rollout: Rollout, rows: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, ...]:
-    """(logprobs, values, entropy) of the real response tokens of some episodes, flat (n,), in row order; the first two with gradients."""
-    hidden = upper_hidden(Trunk(policy.model), rollout.samples, rows)
-    logprobs, entropy = token_logprobs(
-        policy.model, hidden, rollout.samples.response_ids[rows][rollout.mask[rows]], temperature
-    )
-    return logprobs, policy.value_head(hidden)[:, 0], entropy
-
-
-def update(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    rollout: Rollout,
-    config: PPOConfig,
-    generator: torch.Generator,
-) -> dict[str, float]:
-    """num_ppo_epochs passes over the rollout in fresh random order; returns metrics under TRL's names, averaged over the optimizer steps.
-
-    Clip fractions count every ratio, and change of value, outside the range, and `val/ratio_var` is over tokens; TRL counts those where the clipped
-    loss is the larger, and takes the variance over minibatches.
-
-    Raises PPOError at a KL above max_kl, and at a loss or gradient that is not finite. A ratio above the threshold, or an approximate KL above target_kl,
-    ends the update early, which `val/early_stop` records.
-    """
-    steps, stop, kl = [], False, rollout.kl_full.sum(1).mean().item()
-    if config.max_kl and not kl <= config.max_kl:
-        raise PPOError(
-            f"The policy has run away: objective/kl_full is {kl:.4g} nats a response, above max_kl={config.max_kl:g}. "
-            "Lower learning_rate, or raise kl_coef.",
-            {"objective/kl_full": kl},
-        )
-    for _ in range(config.num_ppo_epochs):
-        order = torch.randperm(config.batch_size, generator=generator, device=generator.device)
-        for rows in order.to(rollout.mask.device).split(config.mini_batch_size):
-            step = _optimizer_step(policy, optimizer, rollout, rows, config)
-            steps.append(step)
-            stop = 0 < config.ratio_threshold < step["val/ratio"]
-            if stop:
-                break
-        stop = stop or (config.target_kl and step["policy/approxkl_avg"] > config.target_kl)
-        if stop:
-            break
-    metrics = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
-    return metrics | {"val/early_stop": float(bool(stop)), "val/ratio_first": steps[0]["val/ratio"]}
-
-
-def _optimizer_step(
-    policy, optimizer, rollout: Rollout, rows: torch.Tensor, config: PPOConfig
-) -> dict[str, float]:
-    optimizer.zero_grad()  # of what a step that was interrupted or broken left
-    release_freed_memory()  # passes of different lengths leave holes, more from update to update
-    count = rollout.mask[rows].sum()
-    sums: dict[str, torch.Tensor] = {}
-    for part in rollout.samples.parts(rows, config.per_device_train_batch_size):
-        mask = rollout.mask[part]
-        old, advantages = rollout.logprobs[part][mask], rollout.advantages[part][mask]
-        logprobs, values, entropy = evaluate_tokens(policy, rollout, part, config.temperature)
-        losses, ratio = policy_loss(logprobs, old, advantages, config.cliprange)
-        value_losses = value_loss(
-            values, rollout.values[part][mask], rollout.returns[part][mask], config.cliprange_value
-        )
-        # Sums over the part, divided by the minibatch's tokens: accumulated gradients equal those of one big pass.
-        loss = (losses.sum() + config.vf_coef * value_losses.sum()) / count
-        loss.backward()
-        with torch.no_grad():
-            found = {
-                "policy/approxkl_avg": 0.5 * ((logprobs - old) ** 2).sum(),
-                "policy/clipfrac_avg": ((ratio - 1).abs() > config.cliprange).float().sum(),
-                "policy/entropy_avg": entropy.sum(),
-                "loss/policy_avg": losses.sum(),
-                "loss/value_avg": value_losses.sum(),
-                "val/clipfrac_avg": (
-                    (values - rollout.values[part][mask]).abs() > config.cliprange_value
-                )
-                .float()
-                .sum(),
-                "val/ratio": ratio.sum(),
-                "val/ratio_square": (ratio**2).sum(),
-            }
-        sums = {name: sums.get(name, 0.0) + value / count for name, value in found.items()}
-    norm = nn.utils.clip_grad_norm_(
-        [p for g in optimizer.param_groups for p in g["params"]], config.max_grad_norm
-    )
-    metrics = {name: float(value) for name, value in sums.items()} | {
-        "policy/grad_norm": float(norm)
-    }
-    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if broken:
-        raise PPOError(f"{', '.join(broken)} is not finite. Lower learning_rate.", metrics)
-    optimizer.step()
-    optimizer.zero_grad()  # frees their memory for sampling
-    metrics["val/ratio_var"] = max(metrics.pop("val/ratio_square") - metrics["val/ratio"] ** 2, 0.0)
-    return metrics
-
-
-def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict[str, float]:
-    """What the batch says before the update, a response each: KL in nats, summed over its tokens, and mean scores."""
-    penalty = (
-        kl_estimate(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator)
-        .masked_fill(~rollout.mask, 0.0)
-        .sum(1)
-    )
-    return {
-        "objective/kl": (rollout.logprobs - rollout.ref_logprobs).sum(1).mean().item(),
-        "objective/kl_full": rollout.kl_full.sum(1).mean().item(),
-        "objective/entropy": rollout.entropy.sum(1).mean().item(),
-        "objective/scores": rollout.scores.mean().item(),
-        "objective/scores_std": rollout.scores.std(correction=0).item(),
-        "objective/non_score_reward": -kl_coef * penalty.mean().item(),
-        "objective/rlhf_reward": rollout.scores.mean().item() - kl_coef * penalty.mean().item(),
-        "objective/kl_coef": kl_coef,
-        "val/num_eos_tokens": rollout.samples.ended.sum().item(),
-        "val/length": rollout.mask.sum(1).float().mean().item(),
-    }
+            error = max(-0.2, min(0.2, kl / self.target - 1))
+            self.value *= 1 + error * episodes / self.horizon
 
 
 def learning_rate_at(config: PPOConfig, update_index: int) -> float:
@@ -234,18 +68,206 @@ def learning_rate_at(config: PPOConfig, update_index: int) -> float:
     return config.learning_rate * (1 - update_index / config.num_updates)
 
 
-def look(
-    policy: Policy, tokenizer, prompts: list[dict], reward, config: PPOConfig, seed: int
-) -> list[dict]:
-    """One answer to each fixed prompt with its score and KL, from a generator of its own, so that looking changes no training."""
-    generator = torch.Generator(device=policy.model.device).manual_seed(seed)
-    rollout = collect(policy, tokenizer, prompts, reward, config, 0.0, generator)
-    return [
-        {"prompt": prompt, "answer": answer, "score": score, "kl": kl}
-        for prompt, answer, score, kl in zip(
-            rollout.samples.prompts,
-            rollout.samples.responses,
-            rollout.scores.tolist(),
-            rollout.kl_full.sum(1).tolist(),
+# --- Collect: sample, score, shape rewards, estimate advantages ---
+
+
+def collect(
+    policy: Policy,
+    tokenizer,
+    prompts: list[Prompt],
+    reward: Callable,
+    config: PPOConfig,
+    kl_coef: float,
+    generator: Generator,
+) -> Rollout:
+    """One answer to each prompt, with all that an update learns from.
+
+    reward: called as reward(prompts=…, completions=…, **columns of the prompts); gives one number
+    for each answer. Raises PPOError if it does not.
+    """
+    # sample
+    model = policy.model
+    texts = [prompt.text for prompt in prompts]
+    samples = sample(model, tokenizer, texts, config.response_length, config.temperature, generator)
+    mask = samples.answer_mask
+
+    # log-probabilities under policy and reference, and values
+    rows_at_once = config.per_device_train_batch_size
+    tokens = score_tokens(model, samples, config.temperature, policy.reference, rows_at_once)
+    with torch.no_grad():
+        values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
+
+    # score the finished answers
+    found = reward(prompts=texts, completions=samples.answers, **columns_of(prompts))
+    scores = torch.tensor(finite_scores(found, len(texts)), device=mask.device)
+    if config.score_clip:
+        scores = scores.clamp(-config.score_clip, config.score_clip)
+    scores = scores - config.missing_eos_penalty * (~samples.ended).float()
+
+    # shape rewards: the KL penalty at each token, the score at the last
+    kl = kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator)
+    rewards = shape_rewards(scores, kl, mask, kl_coef)
+    if config.whiten_rewards:
+        rewards = whiten(rewards, mask, shift_mean=False)
+
+    # advantages
+    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+    return Rollout(
+        samples=samples,
+        logprobs=tokens["logprobs"],
+        ref_logprobs=tokens["ref_logprobs"],
+        values=values,
+        entropy=tokens["entropy"],
+        kl_full=tokens["kl"],
+        scores=scores,
+        rewards=rewards,
+        advantages=whiten(advantages, mask),
+        returns=returns,
+    )
+
+
+# --- Update: epochs, minibatches, loss, step ---
+
+
+def update(
+    policy: Policy, optimizer: Optimizer, rollout: Rollout, config: PPOConfig, generator: Generator
+) -> dict[str, float]:
+    """num_ppo_epochs passes over the rollout; returns metrics, averaged over the optimizer steps.
+
+    A mean ratio above ratio_threshold ends the update at once; an approximate KL above target_kl
+    leaves out the remaining passes. `val/early_stop` is 1 then.
+
+    Raises PPOError for a KL above max_kl, and for a loss or gradient that is not finite.
+    """
+    _check_kl(rollout, config)
+    steps = []
+    for _ in range(config.num_ppo_epochs):
+        order = torch.randperm(config.batch_size, generator=generator, device=generator.device)
+        for rows in order.to(rollout.mask.device).split(config.mini_batch_size):
+            step = train_minibatch(policy, optimizer, rollout, rows, config)
+            steps.append(step)
+            stop = 0 < config.ratio_threshold < step["val/ratio"]
+            if stop:
+                break
+        stop = stop or 0 < config.target_kl < step["policy/approxkl_avg"]
+        if stop:
+            break
+    metrics = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+    metrics["val/early_stop"] = float(stop)
+    metrics["val/ratio_first"] = steps[0]["val/ratio"]
+    return metrics
+
+
+def _check_kl(rollout: Rollout, config: PPOConfig) -> None:
+    kl = rollout.kl_full.sum(1).mean().item()
+    if config.max_kl and not kl <= config.max_kl:  # "not", because KL may be NaN
+        raise PPOError(
+            f"The policy has run away: objective/kl_full is {kl:.4g} nats per answer, above "
+            f"max_kl={config.max_kl:g}. Lower learning_rate, or raise kl_coef.",
+            {"objective/kl_full": kl},
         )
+
+
+def train_minibatch(
+    policy: Policy, optimizer: Optimizer, rollout: Rollout, rows: Tensor, config: PPOConfig
+) -> dict[str, float]:
+    """One optimizer step on the episodes `rows`; returns metrics, averaged over their tokens."""
+    optimizer.zero_grad()  # an interrupted step may have left gradients
+    count = rollout.mask[rows].sum()
+    means = defaultdict(float)
+    for part in rollout.samples.parts(rows, config.per_device_train_batch_size):
+        loss, sums = loss_and_metrics(policy, rollout, part, config)
+        # each part is divided by the minibatch's tokens, so gradients add up to its mean
+        (loss / count).backward()
+        for name, total in sums.items():
+            means[name] += total / count
+    norm = nn.utils.clip_grad_norm_(policy.trainable().values(), config.max_grad_norm)
+
+    metrics = {name: float(value) for name, value in means.items()}
+    metrics["policy/grad_norm"] = float(norm)
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise PPOError(f"{', '.join(broken)} is not finite. Lower learning_rate.", metrics)
+    # the variance over tokens; TRL's is over minibatches
+    square = metrics.pop("val/ratio_square")
+    metrics["val/ratio_var"] = max(square - metrics["val/ratio"] ** 2, 0.0)
+
+    optimizer.step()
+    optimizer.zero_grad()  # frees their memory for sampling
+    return metrics
+
+
+def loss_and_metrics(
+    policy: Policy, rollout: Rollout, rows: Tensor, config: PPOConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss, metrics) of the episodes `rows`, each summed over their n real answer tokens.
+
+    Clip fractions count every token outside the range; TRL counts those whose clipped loss is the
+    larger one.
+    """
+    # what the rollout says of the tokens: (n,) each
+    mask = rollout.mask[rows]
+    old_logprobs = rollout.logprobs[rows][mask]
+    old_values = rollout.values[rows][mask]
+    advantages = rollout.advantages[rows][mask]
+    returns = rollout.returns[rows][mask]
+
+    # what the policy says of them now
+    logprobs, entropy, hidden = answer_logprobs(
+        policy.model, rollout.samples, rows, config.temperature
+    )
+    values = policy.value_head(hidden)[:, 0]
+
+    # clipped policy loss and clipped value loss
+    policy_losses, ratio = policy_loss(logprobs, old_logprobs, advantages, config.cliprange)
+    value_losses = value_loss(values, old_values, returns, config.cliprange_value)
+    loss = policy_losses.sum() + config.vf_coef * value_losses.sum()
+
+    with torch.no_grad():
+        per_token = {
+            "policy/approxkl_avg": approx_kl(logprobs, old_logprobs),
+            "policy/clipfrac_avg": ((ratio - 1).abs() > config.cliprange).float(),
+            "policy/entropy_avg": entropy,
+            "loss/policy_avg": policy_losses,
+            "loss/value_avg": value_losses,
+            "val/clipfrac_avg": ((values - old_values).abs() > config.cliprange_value).float(),
+            "val/ratio": ratio,
+            "val/ratio_square": ratio**2,
+        }
+        sums = {name: each.sum() for name, each in per_token.items()}
+    return loss, sums
+
+
+def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict[str, float]:
+    """What the batch says before the update: means per answer. KL and entropy are sums of nats."""
+    kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator)
+    penalty = kl_coef * kl.sum(1).mean().item()
+    score = rollout.scores.mean().item()
+    return {
+        "objective/kl": (rollout.logprobs - rollout.ref_logprobs).sum(1).mean().item(),
+        "objective/kl_full": rollout.kl_full.sum(1).mean().item(),
+        "objective/entropy": rollout.entropy.sum(1).mean().item(),
+        "objective/scores": score,
+        "objective/scores_std": rollout.scores.std(correction=0).item(),
+        "objective/non_score_reward": -penalty,
+        "objective/rlhf_reward": score - penalty,
+        "objective/kl_coef": kl_coef,
+        "val/num_eos_tokens": rollout.samples.ended.sum().item(),
+        "val/length": rollout.mask.sum(1).float().mean().item(),
+    }
+
+
+def sample_watched(
+    policy: Policy, tokenizer, prompts: list[Prompt], reward: Callable, config: PPOConfig, seed: int
+) -> list[dict]:
+    """Rows of samples.jsonl: one answer to each watched prompt, with its score and KL in nats.
+
+    Has a random generator of its own, so that watching changes no training.
+    """
+    generator = Generator(device=policy.model.device).manual_seed(seed)
+    rollout = collect(policy, tokenizer, prompts, reward, config, 0.0, generator)
+    scores, kls = rollout.scores.tolist(), rollout.kl_full.sum(1).tolist()
+    return [
+        {"prompt": prompt.text, "answer": answer, "score": score, "kl": kl}
+        for prompt, answer, score, kl in zip(prompts, rollout.samples.answers, scores, kls)
     ]

@@ -1,4 +1,7 @@
-"""Checkpoints: a resumed run is the run that never stopped, also after kill -9; what is broken is passed over, and failures say where they are."""
+"""Checkpoints: a resumed run is the run that never stopped, also after kill -9.
+
+Damaged checkpoints are passed over, and a failure says where it happened.
+"""
 
 import json
 import subprocess
@@ -8,45 +11,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_loop import (
-    CONFIG,
-    ROWS,
-    fresh_run,
-    train,
-    weights,
-    whole_blocks,
-)  # noqa: F401
+from helpers_ppo import CONFIG, PROMPTS, checkpoints, fresh_run, train, weights, whole_blocks
 
 from rlhf_utils.data.rows import Endless
 from rlhf_utils.errors import PPOError
+from rlhf_utils.fast import matmul
 from rlhf_utils.ppo import loop
-from rlhf_utils.ppo.checkpoint import Checkpoints
 
 
-def checkpoints(folder, run, settings=None, **options):
-    return Checkpoints(
-        folder, run.policy, run.optimizer, run.generator, run.controller, settings or {}, **options
-    )
-
-
-@pytest.mark.parametrize("start", [fresh_run, partial(whole_blocks, 1)])
-def test_a_resumed_run_is_the_run_that_never_stopped(start, tmp_path, monkeypatch):
-    """Adapters, and whole blocks where frozen weights are laid out otherwise than those that learn."""
-    monkeypatch.setattr(matmul, "prefers_onednn", torch.backends.mkldnn.is_available)
+@pytest.mark.parametrize(
+    "start, turned",
+    [(fresh_run, True), (partial(whole_blocks, 1), True), (partial(whole_blocks, 1), False)],
+)
+def test_a_resumed_run_is_the_run_that_never_stopped(start, turned, tmp_path, monkeypatch):
+    """Adapters and whole blocks, also where frozen weights are laid out otherwise than others."""
+    if turned:
+        monkeypatch.setattr(matmul, "prefers_onednn", torch.backends.mkldnn.is_available)
     straight = start()
     expected = train(straight)
-    assert len(expected) == 6 and straight.controller.value != CONFIG.kl_coef, (
-        "β has moved, so it must be restored too"
-    )
+    assert len(expected) == 6
+    assert straight.controller.value != CONFIG.kl_coef, "β has moved, so it must be restored too"
 
     run = start()
     first = train(run, stop=3)
     checkpoints(tmp_path, run).save(3)
 
-    resumed = start(
-        seed=1
-    )  # as a new process would: other random states, other adapters, no moments
-    resumed.order = Endless(ROWS, 0)
+    # as a new process would: other random states, other adapters, no moments
+    resumed = start(seed=1)
+    resumed.order = Endless(PROMPTS, 0)
     torch.manual_seed(123)
     assert checkpoints(tmp_path, resumed).load_last() == 3
     assert first + train(resumed, start=3) == expected
@@ -55,8 +47,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(start, tmp_path, monkeypatc
 
 
 def test_the_last_checkpoints_are_kept_and_half_written_ones_ignored(tmp_path):
-    run = fresh_run()
-    state = checkpoints(tmp_path, run, {"lora_r": 4})
+    state = checkpoints(tmp_path, fresh_run(), {"lora_r": 4})
     with pytest.raises(PPOError, match="no checkpoint"):
         state.load_last()
     for update in (8, 9, 10):
@@ -68,35 +59,17 @@ def test_the_last_checkpoints_are_kept_and_half_written_ones_ignored(tmp_path):
     state.settings = {"lora_r": 8}
     with pytest.raises(PPOError, match="lora_r=4, now 8"):
         state.load_last()
-    assert (
-        state.clear() == 0 and state.saved() == []
-    )  # a new run of 4 updates must not meet those of an older, longer one
-
-
-def test_the_best_checkpoint_is_kept_beside_the_last(tmp_path):
-    run = fresh_run()
-    state, value = checkpoints(tmp_path, run, keep=1), run.policy.value_head.bias
-    for update, score in ((1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3)):
-        value.data.fill_(update)
-        state.save(update, score)
-    assert [path.name for path in state.saved()] == ["update-000002", "update-000004"]
-    assert (
-        state.best().name == "update-000002" and state.load(state.best()) == 2 and value.item() == 2
-    )
-    with pytest.raises(
-        PPOError, match="update-000003 is not whole; there are update-000002, update-000004"
-    ):
-        state.load(tmp_path / "update-000003")
+    # a new run of 4 updates must not meet those of an older, longer one
+    assert state.clear() == 0 and state.saved() == []
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path, file):
-    run = fresh_run()
-    state = checkpoints(tmp_path, run)
+    state = checkpoints(tmp_path, fresh_run())
     state.save(1)
     path = state.save(2) / file
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.warns(UserWarning, match="update-000002 is not whole"):
+    with pytest.warns(UserWarning, match="update-000002 is damaged"):
         assert state.load_last() == 1
     state.save(3)  # also counting what is there must not stumble over it
 
@@ -110,47 +83,42 @@ def test_a_failure_says_the_update_and_the_last_good_checkpoint(tmp_path):
         raise PPOError("Broken.")
     state.save(1)
     (state.save(2) / "state.json").write_text("{")
-    with (
-        pytest.raises(
-            PPOError,
-            match="Update 3: Broken. The last good checkpoint is update-000001: resume=True",
-        ) as caught,
-        state.guard(3),
-    ):
+    told = "Update 3: Broken. The last good checkpoint is update-000001: resume=True"
+    with pytest.raises(PPOError, match=told) as caught, state.guard(3):
         raise PPOError("Broken.", {"loss/policy_avg": float("nan"), "policy/grad_norm": 2.0})
     assert json.loads((tmp_path / "failed.json").read_text())["metrics"] == {
         "loss/policy_avg": None,
         "policy/grad_norm": 2.0,
     }
-    assert caught.value._render_traceback_() == [f"PPOError: {caught.value}"], (
-        "a notebook shows the sentence alone"
-    )
+    shown = caught.value._render_traceback_()
+    assert shown == [f"PPOError: {caught.value}"], "a notebook shows the sentence alone"
 
 
 KILLED = """
-import os, pathlib, signal, sys
+import json, os, pathlib, signal, sys
 sys.path.insert(0, {tests!r})
-import test_checkpoint as t
-t.torch.set_num_threads(1)
-run, updates = t.fresh_run(), []
+import torch
+import helpers_ppo as h
+torch.set_num_threads(1)
+run, updates = h.fresh_run(), []
 
 def reward(completions, **columns):
     if len(updates) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return t.letter_e(completions=completions, **columns)
+    return h.letter_e(completions=completions, **columns)
 
 for index in range(6):
-    updates += t.train(run, start=index, stop=index + 1, reward=reward)
-    print(t.json.dumps(updates[-1]), flush=True)
+    updates += h.train(run, start=index, stop=index + 1, reward=reward)
+    print(json.dumps(updates[-1]), flush=True)
     if index == 2:
-        t.checkpoints(pathlib.Path({folder!r}), run).save(3)
+        h.checkpoints(pathlib.Path({folder!r}), run).save(3)
 """
 
 
 def test_a_run_killed_and_resumed_in_another_process_is_the_run_that_never_stopped(tmp_path):
     """kill -9 in the fourth update, after the checkpoint of the third."""
     expected = train(fresh_run())
-    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
     )
@@ -158,7 +126,7 @@ def test_a_run_killed_and_resumed_in_another_process_is_the_run_that_never_stopp
     first = [json.loads(line) for line in ended.stdout.splitlines()]
     assert len(first) == 3
     resumed = fresh_run(seed=1)
-    resumed.order = Endless(ROWS, 0)
+    resumed.order = Endless(PROMPTS, 0)
     assert checkpoints(tmp_path, resumed).load_last() == 3
     assert first + train(resumed, start=3) == expected
 
