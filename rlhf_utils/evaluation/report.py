@@ -1,6 +1,7 @@
-"""The report of a run as one HTML file that opens offline: headline numbers, figures, answers side by side.
+"""The report of a run as one HTML page that opens offline: numbers, answers side by side, figures.
 
-report.html escapes all text; only the figures are not: they are plotly's, whose script is put into the file once. Left out: comparing runs.
+report.html escapes every text; only the figures go in as they are, because plotly made them. Left
+out: comparing runs.
 """
 
 import time
@@ -10,12 +11,15 @@ import jinja2
 import plotly.io as pio
 
 from ..show.text import value_text
+from .compare import Comparison
 
 CAPTIONS = (
-    "The rubric's parts and the rates, before (grey) and after (blue). Refusals of harmful prompts should stay high or rise, of benign ones fall.",
-    "Training: reward and KL must be read together. Reward that rises while KL runs away is reward hacking.",
-    "All held-out answers. The blue heap should move right in reward without running far in KL.",
-    "Every held-out prompt. Points below the line are answers that PPO made worse; hover to read the prompt.",
+    "The rubric's parts and the rates, before (grey) and after (blue). The share of harmful "
+    "prompts that are refused should stay high or rise, the share of benign ones should fall.",
+    "Training: read reward and KL together. If the reward rises while KL runs away, PPO is "
+    "hacking the reward.",
+    "All held-out answers. The blue heap should move right in reward and stay low in KL.",
+    "Every held-out prompt. PPO made the answers below the line worse; hover to read the prompt.",
 )
 
 
@@ -27,19 +31,16 @@ def percent(value: float | None) -> str:
     return number(value, ".0%")
 
 
-def build(run: str, results: dict, pairs: list[dict], figures: list, parameters: dict) -> str:
-    """The page as text. `pairs` come from evaluate.examples, `figures` in the order of CAPTIONS."""
-    drawn = [
-        pio.to_html(
-            fig,
-            full_html=False,
-            include_plotlyjs="inline" if i == 0 else False,
-            config={"displaylogo": False},
-        )
-        for i, fig in enumerate(figures)
-    ]
-    everything = [(name, value_text(value)) for name, value in sorted(results.items())]
-    minutes = sum(value for name, value in results.items() if name.startswith("time.")) / 60
+def html_page(
+    run: str, results: dict, examples: list[Comparison], figures: list, parameters: dict
+) -> str:
+    """The page as text; `results` are those of all stages, `figures` in the order of CAPTIONS."""
+    drawn = []
+    for figure in figures:
+        script = False if drawn else "inline"  # plotly's own script goes in once
+        config = {"displaylogo": False}
+        drawn.append(pio.to_html(figure, config, full_html=False, include_plotlyjs=script))
+    seconds = sum(value for name, value in results.items() if name.startswith("time."))
     page = jinja2.Template(
         Path(__file__).with_name("report.html").read_text(encoding="utf-8"),
         autoescape=True,
@@ -49,10 +50,10 @@ def build(run: str, results: dict, pairs: list[dict], figures: list, parameters:
         run=run,
         date=time.strftime("%Y-%m-%d"),
         results=results,
-        everything=everything,
-        minutes=minutes,
+        all_results=[(name, value_text(value)) for name, value in sorted(results.items())],
+        minutes=seconds / 60,
         parameters=parameters,
-        pairs=pairs,
+        examples=examples,
         figures=zip(drawn, CAPTIONS),
         number=number,
         percent=percent,

@@ -1,0 +1,198 @@
+"""The figures: what is drawn is what was given, in a real browser too, and text stays text."""
+
+import html
+
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+
+from rlhf_utils.data.rows import Prompt
+from rlhf_utils.evaluation import compare
+from rlhf_utils.show import figures
+
+SCRIPT = "<script>alert(1)</script>"
+HOSTILE = [SCRIPT, '"><img src=x onerror=alert(1)>', "<b>bold</b>"]
+
+
+def comparisons_of(text: str = "plain") -> list[compare.Comparison]:
+    prompts = [Prompt(f"p {text} {n}", f"c {text} {n % 2}", ["four"]) for n in range(4)]
+    sft = compare.score_answers(prompts, ["Four."] * 4, [0.0, 1.0, 2.0, 3.0])
+    ppo = compare.score_answers(prompts, ["It is four."] * 4, [1.0] * 4, [0.5, 1.0, 1.5, 2.0])
+    return compare.side_by_side(sft, ppo)
+
+
+def share(name: str, accuracy: float = 0.6) -> dict:
+    return {"name": name, "accuracy": accuracy, "ci": (accuracy - 0.1, accuracy + 0.1)}
+
+
+REPORT = {
+    "temperature": 1.5,
+    "calibration": {"bins": [{"confidence": 0.6, "accuracy": 0.5}]},
+    "calibration_scaled": {"bins": [{"confidence": 0.55, "accuracy": 0.5}]},
+    "by_category": [share("science"), share("advice")],
+    "by_rank_gap": [share("rank gap 1"), share("rank gap 2", 0.8)],
+    "by_length": [share("a: over 8 shorter"), share("c: equal")],
+}
+CURVE = [{"prompts": 10, "accuracy": 0.5}, {"prompts": 20, "accuracy": 0.6}]
+
+
+def metrics(count: int) -> list[dict]:
+    rows = []
+    for n in range(count):
+        row = {"episode": 16 * (n + 1), "objective/scores": 0.1 * n, "objective/kl_full": 0.5 * n}
+        row |= {"policy/clipfrac_avg": 0.1, "objective/entropy": 20 - n, "val/length": 12}
+        rows.append(row)
+    return rows
+
+
+def every_figure() -> dict[str, tuple[go.Figure, int]]:
+    """Each figure from a few numbers, with how many bars, heaps, curves or clouds it shows."""
+    comparisons = comparisons_of()
+    sft = [pair.sft for pair in comparisons]
+    ppo = [pair.ppo for pair in comparisons]
+    bias = {"longer_wins": 0.3, "longer_wins_ci": (0.2, 0.4)}
+    bias |= {"first_shown_wins": 0.3, "first_shown_wins_ci": (0.2, 0.4)}
+    bias |= {"first_shown_by_chance": 0.25}
+    losses = [{"loss": 0.7, "epoch": 0.5}, {"eval_loss": 0.6, "epoch": 1}]
+    bars = [("model", 0.7, (0.6, 0.8)), ("longer", 0.4, None)]
+    rewards = {"chosen": [1.0, 2.0], "rejected": [0.0, 1.0]}
+    return {
+        "sft_loss": (figures.sft_loss(losses, "step 1 of 2"), 2),
+        "label_bias": (
+            figures.label_bias(bias, {"pairwise": 0.8, "pairwise_ci": (0.7, 0.9)}),
+            2,
+        ),
+        "reward_training": (
+            figures.reward_training([{"loss": 0.7}], [{"epoch": 1, "accuracy": 0.5}]),
+            2,
+        ),
+        "report_card": (figures.report_card(bars, REPORT, rewards), 6),
+        "accuracy_details": (figures.accuracy_details(REPORT, CURVE, 0.8), 4),
+        "ppo_progress": (figures.ppo_progress(metrics(3)), 6),
+        "distributions": (figures.distributions(sft, ppo), 5),
+        "rubric_bars": (figures.rubric_bars(compare.compare(comparisons)), 2),
+        "gain_by_prompt": (figures.gain_by_prompt(comparisons), 3),
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_every_figure(chromium, scheme):
+    """In one page, on a ground of either colour: nothing fails, all is drawn, nothing is cut."""
+    drawn = every_figure()
+    page = chromium.new_page(viewport={"width": 800, "height": 600})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    ground = {"light": "#ffffff", "dark": "#111111"}[scheme]
+    parts = [f"<!doctype html><body style='margin:0;background:{ground}'>"]
+    for number, (fig, _) in enumerate(drawn.values()):
+        script = "inline" if number == 0 else False
+        parts.append(pio.to_html(fig, full_html=False, include_plotlyjs=script))
+    page.set_content("".join(parts))
+    for number, (name, (_, count)) in enumerate(drawn.items()):
+        plot = page.locator(".plotly-graph-div").nth(number)
+        assert plot.locator(".trace").count() == count, name
+        shown = plot.locator("svg.main-svg").first
+        assert shown.evaluate("svg => svg.style.background") == "rgba(0, 0, 0, 0)", name
+        # the panels' titles, the axes' words and the legend lie inside the figure
+        outside = plot.evaluate(
+            """plot => {
+              const frame = plot.getBoundingClientRect();
+              return [...plot.querySelectorAll('text')].filter(text => {
+                const box = text.getBoundingClientRect();
+                return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1
+                  || box.top < frame.top - 1 || box.bottom > frame.bottom + 1);
+              }).map(text => text.textContent);
+            }"""
+        )
+        assert outside == [], name
+    assert errors == []
+    page.close()
+
+
+def luminance(color: str) -> float:
+    """WCAG 2's relative luminance of "#rrggbb"."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_reads_on_light_and_dark():
+    """At least 4 to 1, whatever the page's ground."""
+    text = luminance(figures.TEXT) + 0.05
+    assert 1.05 / text > 4 and text / (luminance("#111111") + 0.05) > 4
+
+
+# --- what single figures show
+
+
+def test_accuracies_have_names_without_what_sorts_them():
+    fig = figures.accuracy_details(REPORT, CURVE, 0.8)
+    assert list(fig.data[0].y) == ["advice", "science"]  # plotly starts at the bottom
+    assert list(fig.data[1].y) == ["2", "1"] and list(fig.data[1].x) == [0.8, 0.6]
+    assert list(fig.data[2].y) == ["equal", "over 8 shorter"]
+    titles = [note.text for note in fig.layout.annotations]
+    assert titles == [
+        "by category",
+        "by rank gap",
+        "by length of the chosen one",
+        "learning curve",
+        "ceiling by label noise",
+    ]
+
+
+def test_accuracies_that_are_unknown_leave_no_panel():
+    fig = figures.accuracy_details({"by_length": REPORT["by_length"]}, [])
+    assert len(fig.data) == 2 and fig.layout.annotations[0].text == "by length of the chosen one"
+
+
+def test_a_bar_without_an_interval_gets_none():
+    fig = figures.report_card([("model", 0.7, (0.6, 0.9)), ("longer", 0.4, None)], REPORT, {})
+    bars = fig.data[0]
+    assert list(bars.y) == ["longer", "model"] and list(bars.x) == [0.4, 0.7]
+    assert list(bars.marker.color) == [figures.GREY, figures.BLUE]
+    assert bars.error_x.array[1] == pytest.approx(0.2)
+    assert bars.error_x.arrayminus[1] == pytest.approx(0.1)
+    assert bars.error_x.array[0] != bars.error_x.array[0] and bars.error_x.width == 0
+
+
+def test_loss_is_a_mean_of_up_to_eight_steps():
+    assert len(figures.reward_training([], []).data[0].y) == 0
+    few = figures.reward_training([{"loss": 0.6}, {"loss": 0.4}], []).data[0]
+    assert list(few.y) == pytest.approx([0.5])
+    many = figures.reward_training([{"loss": n} for n in range(10)], []).data[0]
+    assert list(many.y) == [3.5, 4.5, 5.5] and list(many.x) == [8, 9, 10]
+
+
+def test_a_loop_that_has_not_begun_has_its_figure():
+    assert len(figures.ppo_progress([]).data) == 6
+    assert len(figures.sft_loss([]).data) == 2
+    assert figures.sft_loss([], "step 0 of 9").layout.title.text == "step 0 of 9"
+
+
+# --- text of models and files
+
+
+@pytest.mark.parametrize("hostile", HOSTILE + ["x" * 295 + SCRIPT])
+def test_hover_escapes(hostile):
+    text = figures.hover(hostile)
+    assert "<" not in text.replace("<br>", "")
+    assert html.unescape(text.replace("<br>", " "))[:20] == hostile[:20]
+
+
+def test_hover_wraps_and_cuts():
+    lines = figures.hover("word " * 200).split("<br>")
+    assert all(len(line) <= 70 for line in lines) and 250 < sum(map(len, lines)) <= 300
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_figures_carry_no_tags_of_the_data(hostile):
+    """plotly reads tags in hover texts, in the names of a legend and on axes alike."""
+    scatter = figures.gain_by_prompt(comparisons_of(hostile)).to_plotly_json()["data"]
+    texts = []
+    for trace in scatter:
+        texts += [trace.get("name"), *(trace.get("text") or [])]
+    texts = [text for text in texts if text]
+    details = figures.accuracy_details({"by_category": [share(hostile)]}, [])
+    texts += details.data[0].y
+    assert len(texts) == 2 + 4 + 1
+    assert all("<" not in text.replace("<br>", "") for text in texts)
