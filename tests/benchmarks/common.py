@@ -1,4 +1,7 @@
-"""What both sides of the benchmark share: the sizes, the prompts, clock and memory, what a child process is told and what it says."""
+"""What both sides of the benchmark share: sizes, prompts, clock and memory.
+
+Also what a child process is told, and what it says.
+"""
 
 import argparse
 import json
@@ -8,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from rlhf_utils.data.rows import load_rows, pick
+from rlhf_utils.data.rows import load_prompts, pick
 
 BATCH = 16  # episodes of one update, in one minibatch, where --batch says nothing else
-LENGTH = 32  # tokens of every response
+LENGTH = 32  # tokens of every answer
 EPOCHS = 4  # PPO passes over a batch
 TEMPERATURE = 0.7
 LEARNING_RATE = 3e-6  # TRL's default
@@ -29,10 +32,11 @@ def positive(text: str) -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """What the parent tells a child process: the task, the model's folder, the weights' dtype, timed updates, and what learns.
+    """What the parent tells a child process.
 
-    "full": everything (TRL only); "blocks": all N blocks, not embeddings and head; "top": the top k blocks; "lora": adapters on them;
-    "lora_top" (TRL only): the same, and of the value model, which TRL trains whole, only the top k blocks.
+    --trains says what learns. "full": everything (TRL only). "blocks": all N blocks, without
+    embeddings and head. "top": the top k blocks. "lora": adapters on them. "lora_top" (TRL only):
+    the same, and only the top k blocks of the value model, all of which TRL trains by itself.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--task", choices=("ppo", "sampling", "trl_sampling"), default="ppo")
@@ -48,13 +52,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prompt_rows(count: int = BATCH) -> list[dict]:
-    """The same different built-in prompts for both sides and for every update, `count` of them."""
-    return pick(load_rows("builtin", "prompts"), count, seed=0)
+def prompt_texts(count: int = BATCH) -> list[str]:
+    """`count` different built-in prompts, the same for both sides and for every update."""
+    return [prompt.text for prompt in pick(load_prompts("builtin"), count, seed=0)]
 
 
 def top_layers(model) -> int:
-    """k: TOP_LAYERS, or half of the blocks of a model with fewer than twice as many (the tiny one has 2)."""
+    """k: TOP_LAYERS, or half of the blocks of a small model (the tiny one has 2)."""
     return min(TOP_LAYERS, model.config.num_hidden_layers // 2)
 
 
@@ -75,12 +79,14 @@ def sampling_rate(call, args) -> float:
 
 
 def peak_gb(device: str = "cpu") -> float:
-    """The most memory so far in 1e9 bytes: what tensors held of a GPU's; else what this process held (ru_maxrss would begin with its parent's)."""
+    """The most memory so far, in 1e9 bytes: what tensors held of a GPU's, else of this process.
+
+    ru_maxrss would begin with that of the parent process.
+    """
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    return (
-        int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
-    )
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e9
 
 
 def say(result: dict) -> None:

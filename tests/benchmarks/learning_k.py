@@ -1,10 +1,13 @@
-"""What freezing the lower blocks costs in learning: PPO with k top layers against all N, reward against KL over the same episodes.
+"""What freezing the lower blocks costs in learning: PPO with k top layers against all N.
 
-    python tests/benchmarks/learning_k.py --run demo --plot learning_k.html      a finished run's π_SFT and reward model; some 10 minutes
-    python tests/benchmarks/learning_k.py --run smoke --episodes 64 --seeds 2    a check that it runs
+Reward against KL over the same episodes. Run this file with
 
-Each k and seed is a training of its own with the settings of 04_ppo but for the number of episodes; within a seed all see the same built-in prompts.
-A curve is the mean over the seeds, its whiskers the standard deviation between them.
+    --run demo --plot learning_k.html      a finished run's π_SFT and reward model; some 10 minutes
+    --run smoke --episodes 64 --seeds 2    a check that it runs
+
+Each k and seed is a training of its own, with the settings of 04_ppo except for the number of
+episodes. Within a seed all see the same built-in prompts. A curve is the mean over the seeds; its
+whiskers are the standard deviation between them.
 """
 
 import argparse
@@ -15,7 +18,7 @@ from statistics import mean, pstdev
 import plotly.graph_objects as go
 import torch
 
-from rlhf_utils.data.rows import Endless, load_rows
+from rlhf_utils.data.rows import Endless, load_prompts
 from rlhf_utils.models.load import load_model, load_tokenizer, pick_device
 from rlhf_utils.ppo import loop
 from rlhf_utils.ppo.config import PPOConfig
@@ -36,33 +39,21 @@ def train(folder: Path, k: int, seed: int, args) -> list[dict]:
     )
     generator = seed_everything(seed)
     policy = make_policy(load_model(str(folder / "sft/policy"), dtype, device), args.lora_r, k)
-    reward = load_reward(
-        "reward_model", lambda: folder / "reward_model", dtype, device, trunk_of=policy.model
+    reward = load_reward("reward_model", lambda: folder / "reward_model", dtype, device)
+    tokenizer = load_tokenizer(str(folder / "sft/policy"))
+    optimizer = torch.optim.Adam(
+        policy.trainable().values(), lr=config.learning_rate, eps=1e-5, fused=True
     )
-    tokenizer, optimizer = (
-        load_tokenizer(str(folder / "sft/policy")),
-        torch.optim.Adam(
-            policy.trainable().values(), lr=config.learning_rate, eps=1e-5, fused=True
-        ),
-    )
-    order, log = Endless(load_rows("builtin", "prompts"), seed), []
+    order, beta, log = Endless(load_prompts("builtin"), seed), config.kl_coef, []
     for index in range(config.num_updates):
         optimizer.param_groups[0]["lr"] = loop.learning_rate_at(config, index)
-        rollout = loop.collect(
-            policy,
-            tokenizer,
-            order.batch(index * batch, batch),
-            reward,
-            config,
-            config.kl_coef,
-            generator,
-        )
-        log.append(
-            loop.rollout_metrics(rollout, config, config.kl_coef)
-            | loop.update(policy, optimizer, rollout, config, generator)
-        )
+        prompts = order.batch(index * batch, batch)
+        rollout = loop.collect(policy, tokenizer, prompts, reward, config, beta, generator)
+        metrics = loop.rollout_metrics(rollout, config, beta)
+        log.append(metrics | loop.update(policy, optimizer, rollout, config, generator))
         print(
-            f"k={k or 'N'} seed {seed} update {index + 1}: reward {log[-1]['objective/scores']:.3f}, KL {log[-1]['objective/kl_full']:.2f}",
+            f"k={k or 'N'} seed {seed} update {index + 1}: "
+            f"reward {metrics['objective/scores']:.3f}, KL {metrics['objective/kl_full']:.2f}",
             flush=True,
         )
     return log
@@ -112,19 +103,16 @@ def main() -> None:
         for k in args.layers
     }
     for k, logs in found.items():
-        last = {
-            name: [log[-1][name] for log in logs]
-            for name in ("objective/scores", "objective/kl_full")
-        }
-        print(
-            f"k={k or 'N'}, last batch: "
-            + ", ".join(f"{name} {mean(v):.3f} ± {pstdev(v):.3f}" for name, v in last.items())
-        )
+        figures = []
+        for name in ("objective/scores", "objective/kl_full"):
+            values = [log[-1][name] for log in logs]
+            figures.append(f"{name} {mean(values):.3f} ± {pstdev(values):.3f}")
+        print(f"k={k or 'N'}, last batch: {', '.join(figures)}")
     if args.plot:
         figure = go.Figure([curve(logs, f"k = {k or 'N'}") for k, logs in found.items()])
         figure.update_layout(
             title=f"{args.episodes} episodes, {args.seeds} seeds",
-            xaxis_title="KL, nats a response",
+            xaxis_title="KL, nats per answer",
             yaxis_title="reward",
         ).write_html(args.plot)
         args.plot.with_suffix(".json").write_text(json.dumps(found, indent=1))

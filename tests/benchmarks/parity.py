@@ -1,18 +1,21 @@
-"""Parity with trl 1.12.0: its real PPOTrainer.train() and this engine make the same updates of the same tiny model, float32, k = N.
+"""Parity with trl 1.12.0: its real PPOTrainer.train() and this engine make the same updates.
 
-Only the sampling is replaced, by fixed responses, on both sides; policy, reference and value head have weights of their own.
-Run by `ppo_vs_trl.py --parity` in the benchmark's environment. Exits with 1 where a number differs by more than 1e-5.
+Of the same tiny model, in float32, all blocks learning. Only the sampling is replaced, by fixed
+answers, on both sides; policy, reference and value head have weights of their own. Run by
+`ppo_vs_trl.py --parity` in the benchmark's environment. Exits with 1 if a number differs by more
+than 1e-5.
 """
 
 import sys
 from unittest import mock
 
 import torch
-from common import BATCH, KL_COEF, LENGTH, TEMPERATURE, prompt_rows
-from parity_case import PENALTY, Case, fixed_responses, shake, value_weight
+from common import BATCH, KL_COEF, LENGTH, TEMPERATURE, prompt_texts
+from parity_case import PENALTY, Case, fixed_answers, shake, value_weight
 from parity_trl import run_trl, watch_gradients
 from transformers.utils import logging
 
+from rlhf_utils.data.rows import Prompt
 from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models import adapters
 from rlhf_utils.models.load import chat_prompt, load_model, load_tokenizer, resolve
@@ -21,29 +24,33 @@ from rlhf_utils.ppo import loop
 from rlhf_utils.ppo.config import PPOConfig
 from rlhf_utils.ppo.policy import Policy
 
-TOLERANCE = 1e-5  # of any number, of weights for each optimizer step; and, as some are small, a share of the largest of their kind:
-SHARE, SHARE_OF_CHANGE = (
-    1e-4,
-    1e-2,
-)  # the latter for weights, of their largest change: Adam makes much of gradients near 0
+TOLERANCE = 1e-5  # of any number, and of weights for each optimizer step
+SHARE = 1e-4  # of the largest number of its kind, because some are small
+SHARE_OF_CHANGE = 1e-2  # of weights' largest change: Adam makes much of gradients near 0
 SWITCHES = """Documented differences, and how each is switched to match:
- 1. the score lands one place after the last token, whose value TRL also learns; ours on the last token, V = 0 after it
-    -> TRL: one line of train() set to `sequence_lengths_p1 = sequence_lengths` (not where all responses have full length)
- 2. advantages and rewards are whitened by the unbiased variance; ours by the biased     -> TRL: masked_var(unbiased=False)
- 3. a value network of its own, whose head has no bias; ours a head on the policy
+ 1. TRL's score lands one place after the last token, whose value TRL also learns; ours on the last
+    token, V = 0 after it.
+    -> TRL: one line of train() set to `sequence_lengths_p1 = sequence_lengths` (not where all
+       answers have full length)
+ 2. TRL whitens advantages and rewards by the unbiased variance; we by the biased one.
+    -> TRL: masked_var(unbiased=False)
+ 3. TRL has a value network of its own, whose head has no bias; we have a head on the policy.
     -> TRL: the value model is given the policy's backbone and the same Linear head, with a bias
- 4. gradients are never clipped; ours are, to norm 1                                      -> ours: max_grad_norm=1e6
- 5. an update never stops early; ours does at target_kl, ratio_threshold and max_kl      -> ours: all out of reach
- 6. embeddings and head learn; ours are frozen                                            -> TRL: frozen
- 7. AdamW with eps 1e-8; 04 takes Adam with eps 1e-5                                      -> TRL: adam_epsilon=1e-5, no weight decay
- 8. temperature + 1e-7; ours the temperature                                              -> as it is: below the tolerance
-Not compared, statistics only: TRL's approxkl, entropy and ratio average over padding too (ours over real tokens); its clip
-fractions count where the clipped loss is the larger (ours where the ratio or value left its range); its objective/entropy is
--log pi of the sampled tokens (ours exact); its ratio_var is over minibatches (ours over tokens)."""
+ 4. TRL never clips gradients; we do, to norm 1.                   -> ours: max_grad_norm=1e6
+ 5. TRL's updates never stop early; ours do at target_kl, ratio_threshold and max_kl.
+    -> ours: all out of reach
+ 6. TRL's embeddings and head learn; ours are frozen.              -> TRL: frozen
+ 7. TRL takes AdamW with eps 1e-8; 04 takes Adam with eps 1e-5.
+    -> TRL: adam_epsilon=1e-5, no weight decay
+ 8. TRL divides by temperature + 1e-7; we by the temperature.      -> as it is: below the tolerance
+Not compared, statistics only: TRL's approxkl, entropy and ratio average over padding too (ours over
+real tokens); its clip fractions count where the clipped loss is the larger (ours where the ratio or
+value left its range); its objective/entropy is -log pi of the sampled tokens (ours exact); its
+ratio_var is over minibatches (ours over tokens)."""
 
 CASES = [
-    Case("responses of full length: TRL's train() as it is", ends_early=False),
-    Case("responses of many lengths", ends_early=True),
+    Case("answers of full length: TRL's train() as it is", ends_early=False),
+    Case("answers of many lengths", ends_early=True),
     Case(
         "the same with k3, whitened rewards and 4 epochs",
         True,
@@ -56,29 +63,31 @@ CASES = [
 
 
 def fixed_samples(model, tokenizer, ends_early: bool) -> Samples:
-    """What `sample` would give, had it drawn the fixed responses."""
-    prompts = [row["prompt"] for row in prompt_rows()]
+    """What `sample` would give, had it drawn the fixed answers."""
+    prompts = prompt_texts()
     texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-    ids, query_mask = fixed_responses(tokenizer, ends_early), batch["attention_mask"].bool()
+    prompt_mask = batch["attention_mask"].bool()
+    ids = fixed_answers(tokenizer, ends_early)
     mask = ids != tokenizer.pad_token_id
-    whole, whole_mask = torch.cat([batch["input_ids"], ids], 1), torch.cat([query_mask, mask], 1)
+    whole = torch.cat([batch["input_ids"], ids], 1)
+    whole_mask = torch.cat([prompt_mask, mask], 1)
     return Samples(
         prompts=prompts,
-        query_ids=batch["input_ids"],
-        query_mask=query_mask,
-        response_ids=ids,
-        response_mask=mask,
+        prompt_ids=batch["input_ids"],
+        prompt_mask=prompt_mask,
+        answer_ids=ids,
+        answer_mask=mask,
         logprobs=torch.zeros(ids.shape),
         ended=(ids == tokenizer.eos_token_id).any(1),
-        responses=[""] * BATCH,
+        answers=[""] * BATCH,
         trunk=Trunk(model).lower(whole[:, :-1], whole_mask[:, :-1]),
         cut=Trunk(model).cut,
     )
 
 
 def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
-    """The same update by this engine, its responses scored as TRL's reward model scored them."""
+    """The same update by this engine, its answers scored as TRL's reward model scored them."""
     tokenizer, model = load_tokenizer(name), load_model(name)
     shake(model, 1, 0.05)
     policy = Policy(adapters.unfreeze_top(model))  # copies the reference
@@ -110,15 +119,13 @@ def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
     optimizer = torch.optim.Adam(policy.trainable().values(), lr=case.learning_rate, eps=1e-5)
     gradients: dict[str, torch.Tensor] = {}
     watch_gradients(optimizer, policy.trainable(), gradients)
-    generator, start = (
-        torch.Generator().manual_seed(0),
-        {name: p.detach().clone() for name, p in policy.trainable().items()},
-    )
-    with mock.patch.object(
-        ppo, "sample", lambda *_: fixed_samples(model, tokenizer, case.ends_early)
-    ):
+    generator = torch.Generator().manual_seed(0)
+    start = {name: p.detach().clone() for name, p in policy.trainable().items()}
+    prompts = [Prompt(text) for text in prompt_texts()]
+    samples = fixed_samples(model, tokenizer, case.ends_early)
+    with mock.patch.object(loop, "sample", lambda *_: samples):
         rollout = loop.collect(
-            policy, tokenizer, prompt_rows(), lambda **_: raw_scores, config, KL_COEF, generator
+            policy, tokenizer, prompts, lambda **_: raw_scores, config, KL_COEF, generator
         )
     return {
         "rollout": rollout,
@@ -135,45 +142,37 @@ def largest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> f
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
+FIELDS = ("logprobs", "ref_logprobs", "values", "rewards", "advantages", "returns", "scores")
+
+
 def compare(case: Case, name: str) -> dict[str, tuple[float, float]]:
-    """(largest difference, largest size of ours, of weights' change) of every number compared; tensors of tokens over real tokens only."""
+    """(largest difference, largest size of ours) of every number compared; over real tokens only.
+
+    The size of weights is that of their change.
+    """
     theirs = run_trl(case, name)
     ours = run_ours(case, name, theirs["raw_scores"])
     rollout, metrics, found = ours["rollout"], ours["metrics"], {}
-    for field in (
-        "logprobs",
-        "ref_logprobs",
-        "values",
-        "rewards",
-        "advantages",
-        "returns",
-        "scores",
-    ):
+    for field in FIELDS:
         mask = rollout.mask if getattr(rollout, field).dim() == 2 else ...
         mine, other = getattr(rollout, field)[mask], theirs[field][mask]
         found[field] = float((mine - other).abs().max()), float(mine.abs().max())
     for what, trl_name, size in (
+        # The mean of whitened advantages is 0, so the policy loss is measured by their size.
         ("loss/policy_avg", "pg_loss_stats", found["advantages"][1]),
         ("loss/value_avg", "vf_loss_stats", metrics["loss/value_avg"]),
     ):
-        found[what] = (
-            abs(metrics[what] - float(theirs[trl_name].mean())),
-            size,
-        )  # the mean of whitened advantages is 0
-    found["gradients"] = (
-        largest(ours["gradients"], theirs["gradients"]),
-        max(float(t.abs().max()) for t in ours["gradients"].values()),
+        found[what] = abs(metrics[what] - float(theirs[trl_name].mean())), size
+    sizes = [float(gradient.abs().max()) for gradient in ours["gradients"].values()]
+    found["gradients"] = largest(ours["gradients"], theirs["gradients"]), max(sizes)
+    change = largest(ours["weights"], ours["start"])
+    found["weights"] = largest(ours["weights"], theirs["weights"]), change
+    policy_share, value_share = (
+        float(theirs[name].mean()) for name in ("pg_clipfrac_stats", "vf_clipfrac_stats")
     )
-    found["weights"] = (
-        largest(ours["weights"], theirs["weights"]),
-        largest(ours["weights"], ours["start"]),
-    )
-    clipped = {
-        name: float(theirs[name].mean()) for name in ("pg_clipfrac_stats", "vf_clipfrac_stats")
-    }
     print(
-        f"\n{case.name}: policy loss clipped at {clipped['pg_clipfrac_stats']:.0%} of the tokens, "
-        f"value loss at {clipped['vf_clipfrac_stats']:.0%}"
+        f"\n{case.name}: policy loss clipped at {policy_share:.0%} of the tokens, "
+        f"value loss at {value_share:.0%}"
     )
     return found
 
@@ -185,17 +184,15 @@ def main() -> int:
     failed = 0
     for case in CASES:
         for what, (difference, size) in compare(case, resolve("tiny")).items():
-            steps, share = (
-                (case.epochs, SHARE_OF_CHANGE) if what == "weights" else (1, SHARE)
-            )  # what steps differ by adds up
+            steps, share = 1, SHARE
+            if what == "weights":
+                steps, share = case.epochs, SHARE_OF_CHANGE  # the steps' differences add up
             good = difference <= min(steps * TOLERANCE, size * share)
             failed += not good
-            print(
-                f"  {what:16} differs by {difference:.1e} at most, largest {size:.3g}{'' if good else '   FAILED'}"
-            )
-    print(
-        f"\nparity: {'all within' if not failed else f'{failed} numbers beyond'} {TOLERANCE:g} and their share"
-    )
+            end = "" if good else "   FAILED"
+            print(f"  {what:16} differs by {difference:.1e} at most, largest {size:.3g}{end}")
+    result = f"{failed} numbers beyond" if failed else "all within"
+    print(f"\nparity: {result} {TOLERANCE:g} and their share")
     return int(failed > 0)
 
 

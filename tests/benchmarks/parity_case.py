@@ -1,4 +1,4 @@
-"""What both sides of the parity test share: its cases, their weights and their responses."""
+"""What both sides of the parity test share: its cases, their weights and their answers."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ PENALTY = 0.5  # for a missing end, in reward points
 
 @dataclass
 class Case:
-    """One comparison: whether responses end early, and the settings of both sides."""
+    """One comparison: whether answers end early, and the settings of both sides."""
 
     name: str
     ends_early: bool
@@ -21,7 +21,7 @@ class Case:
 
 
 def shake(model, seed: int, scale: float) -> None:
-    """Adds normal noise to the blocks and the last norm: the same noise for the same seed, whoever holds the model."""
+    """Adds normal noise to the blocks and the last norm: the same noise for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in (*model.model.layers, model.model.norm):
@@ -34,8 +34,11 @@ def value_weight(size: int) -> torch.Tensor:
     return 0.1 * torch.randn(1, size, generator=torch.Generator().manual_seed(3))
 
 
-def fixed_responses(tokenizer, ends_early: bool) -> torch.Tensor:
-    """(BATCH, LENGTH) ids: ordinary tokens; if `ends_early`, of 1 to LENGTH tokens, all but two with an end, padded on the right."""
+def fixed_answers(tokenizer, ends_early: bool) -> torch.Tensor:
+    """(BATCH, LENGTH) ids of ordinary tokens.
+
+    If `ends_early`, of 1 to LENGTH tokens, all but two with an end, padded on the right.
+    """
     generator = torch.Generator().manual_seed(4)
     ordinary = torch.tensor(sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids)))
     ids = ordinary[torch.randint(len(ordinary), (BATCH, LENGTH), generator=generator)]

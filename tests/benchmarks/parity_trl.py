@@ -1,4 +1,7 @@
-"""TRL's half of the parity test: one update by the real PPOTrainer.train(), whose numbers are read from its local variables."""
+"""TRL's half of the parity test: one update by the real PPOTrainer.train().
+
+Its numbers are read from its local variables.
+"""
 
 import contextlib
 import functools
@@ -9,9 +12,9 @@ import textwrap
 from unittest import mock
 
 import torch
-from common import BATCH, KL_COEF, LENGTH, TEMPERATURE, prompt_rows
+from common import BATCH, KL_COEF, LENGTH, TEMPERATURE, prompt_texts
 from datasets import Dataset
-from parity_case import PENALTY, Case, fixed_responses, shake, value_weight
+from parity_case import PENALTY, Case, fixed_answers, shake, value_weight
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
@@ -67,7 +70,10 @@ def train_with(old: str, new: str):
 
 
 def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
-    """One update by PPOTrainer: its tensors, its raw scores, the first step's gradients and the weights after the last."""
+    """One update by PPOTrainer.
+
+    Its tensors, its raw scores, the first step's gradients and the weights after the last.
+    """
     tokenizer = load_tokenizer(name)
     policy, reference = (
         AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32) for _ in range(2)
@@ -94,10 +100,10 @@ def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
     for parameter in learning.values():
         parameter.requires_grad_(True)
 
-    responses, raw = fixed_responses(tokenizer, case.ends_early), {}
+    answers, raw = fixed_answers(tokenizer, case.ends_early), {}
 
     def generation(model, queries, *_):
-        both = torch.cat([queries, responses], dim=1)
+        both = torch.cat([queries, answers], dim=1)
         logits = ppo_trainer.forward(model, both, tokenizer.pad_token_id).logits[
             :, queries.shape[1] - 1 : -1
         ]
@@ -109,7 +115,7 @@ def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
             raw["scores"] = found[1].clone()
         return found
 
-    texts = [chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows()]
+    texts = [chat_prompt(tokenizer, text) for text in prompt_texts()]
     rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
     notes, gradients = Notes(), {}
     biased = functools.partial(ppo_trainer.masked_var, unbiased=False)

@@ -1,17 +1,23 @@
-"""This suite's PPO engine against trl 1.12.0's PPOTrainer: the same model, prompts, batch, response length and PPO epochs.
+"""This suite's PPO engine against trl 1.12.0's PPOTrainer.
 
-    python tests/benchmarks/ppo_vs_trl.py --json bench.json                       all of it, on smollm2-135m
-    python tests/benchmarks/ppo_vs_trl.py --model tiny                            a smoke check: whether it runs
-    python tests/benchmarks/ppo_vs_trl.py --configs k8_full_fp32 --rounds 3
-    python tests/benchmarks/ppo_vs_trl.py --only-sampling
-    python tests/benchmarks/ppo_vs_trl.py --parity                                numbers, not speed: parity.py
-    python tests/benchmarks/ppo_vs_trl.py --device cuda --batch 64                on a GPU, in bfloat16; memory is what tensors hold of the GPU's
+The same model, prompts, batch, answer length and PPO epochs. Run this file with
 
-Every measurement is a process of its own in the environment of environment.py; TRL's and ours take turns, and a round has each of
-them once. An update is sampling, scoring and training; the first of a process warms up. Ratios are ours over TRL's within a round,
-against the fastest TRL run that counts (and, for memory, the leanest); figures are medians over the rounds. TRL with the layers
-frozen that stay frozen on our side is run too and printed apart: it is not what TRL does by itself. Keys that begin with `trl_` tell
-of these TRL runs: `fastest`, `leanest` (which may be two) and `frozen`.
+    --json bench.json                 all of it, on smollm2-135m
+    --model tiny                      a smoke check: whether it runs
+    --configs k8_full_fp32 --rounds 3
+    --only-sampling
+    --parity                          numbers, not speed: parity.py
+    --device cuda --batch 64          on a GPU, in bfloat16; memory is what tensors hold of it
+    --configs k8_lora_fp32 --rounds 5 --against ../old
+                                      this checkout and another one by turns, without TRL
+
+Every measurement is a process of its own in the environment of environment.py. TRL's and ours take
+turns, and a round has each of them once. An update is sampling, scoring and training; the first of
+a process warms up. Ratios are ours over TRL's within a round, against the fastest TRL run that
+counts (and, for memory, the leanest); figures are medians over the rounds. TRL with the layers
+frozen that stay frozen on our side is run too and printed apart: TRL does not do that by itself.
+Keys that begin with `trl_` tell of these TRL runs: `fastest`, `leanest` (which may be two) and
+`frozen`.
 """
 
 import argparse
@@ -26,7 +32,7 @@ from statistics import median
 
 import torch
 from common import BATCH, positive
-from environment import TRL, child, trl_python, variables
+from environment import ROOT, TRL, child, trl_python, variables
 
 from rlhf_utils.models.load import resolve
 
@@ -44,11 +50,12 @@ class Run:
 
     def __str__(self) -> str:
         if self.task == "ppo":
-            return f"{'ours' if self.side == 'our' else f'TRL {TRL}'} {self.trains} {self.dtype}"
-        return {
-            "our": "our sampling",
-            "trl": "transformers' generate" if self.task == "sampling" else f"TRL {TRL}'s sampling",
-        }[self.side] + f" {self.dtype}"
+            side = "ours" if self.side == "our" else f"TRL {TRL}"
+            return f"{side} {self.trains} {self.dtype}"
+        if self.side == "our":
+            return f"our sampling {self.dtype}"
+        sampler = "transformers' generate" if self.task == "sampling" else f"TRL {TRL}'s sampling"
+        return f"{sampler} {self.dtype}"
 
 
 @dataclass
@@ -108,98 +115,93 @@ class Results:
 
 
 def schedule(names: list[str]) -> list[Run]:
-    """The runs of one round, each once although configs share some, TRL's and ours by turns."""
-    runs = dict.fromkeys(
-        run
-        for name in names
-        for run in (*CONFIGS[name].trl, CONFIGS[name].ours, CONFIGS[name].frozen)
-        if run
-    )
+    """The runs of one round, TRL's and ours by turns; each once, although configs share some."""
+    runs: dict[Run, None] = {}
+    for name in names:
+        this = CONFIGS[name]
+        runs |= dict.fromkeys([*this.trl, this.ours, *([this.frozen] if this.frozen else [])])
     sides = ([run for run in runs if run.side == side] for side in ("trl", "our"))
     return [run for pair in zip_longest(*sides) for run in pair if run]
 
 
-def measure(run: Run, python: Path, model: str, args) -> dict:
-    return child(
-        python,
-        f"{run.side}_side.py",
-        [
-            "--task",
-            run.task,
-            "--model",
-            model,
-            "--trains",
-            run.trains,
-            "--dtype",
-            run.dtype,
-            "--updates",
-            str(args.updates),
-            "--batch",
-            str(args.batch),
-            "--device",
-            args.device,
-            *(["--tuned"] if run.side == "trl" and args.tuned else []),
-        ],
-    )
+def measure(run: Run, python: Path, model: str, args, root: Path = ROOT) -> dict:
+    options = {
+        "task": run.task,
+        "model": model,
+        "trains": run.trains,
+        "dtype": run.dtype,
+        "updates": args.updates,
+        "batch": args.batch,
+        "device": args.device,
+    }
+    command = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    if run.side == "trl" and args.tuned:
+        command.append("--tuned")
+    return child(python, f"{run.side}_side.py", command, root)
 
 
 def each(values: list[float], digits: int) -> str:
     return " ".join(f"{value:.{digits}f}" for value in values)
 
 
+SPEED, MEMORY = "episodes_per_s", "peak_memory_gb"
+
+
 def report_config(name: str, results: Results) -> dict[str, float]:
     """Prints one config and returns its flat keys."""
-    this, speed, memory = CONFIGS[name], "episodes_per_s", "peak_memory_gb"
-    fastest = max(this.trl, key=lambda run: results.median(run, speed))
-    leanest = min(this.trl, key=lambda run: results.median(run, memory))
+    this = CONFIGS[name]
+    fastest = max(this.trl, key=lambda run: results.median(run, SPEED))
+    leanest = min(this.trl, key=lambda run: results.median(run, MEMORY))
     print(f"\n{name:34}  episodes/s (each round)      peak GB (each round)")
     for run in dict.fromkeys([this.ours, *this.trl, *([this.frozen] if this.frozen else [])]):
         apart = "  (apart)" if run == this.frozen else ""
+        speeds, peaks = results.values(run, SPEED), results.values(run, MEMORY)
         print(
-            f"  {str(run) + apart:36} {results.median(run, speed):8.3f} ({each(results.values(run, speed), 3)})"
-            f"   {results.median(run, memory):6.2f} ({each(results.values(run, memory), 2)})"
+            f"  {str(run) + apart:36} {median(speeds):8.3f} ({each(speeds, 3)})"
+            f"   {median(peaks):6.2f} ({each(peaks, 2)})"
         )
     flat = {
-        speed: results.median(this.ours, speed),
-        f"{speed}_ratio": results.ratio(this.ours, fastest, speed),
-        memory: results.median(this.ours, memory),
-        "memory_ratio": results.ratio(this.ours, leanest, memory),
-        f"trl_fastest_{speed}": results.median(fastest, speed),
-        f"trl_leanest_{memory}": results.median(leanest, memory),
+        SPEED: results.median(this.ours, SPEED),
+        f"{SPEED}_ratio": results.ratio(this.ours, fastest, SPEED),
+        MEMORY: results.median(this.ours, MEMORY),
+        "memory_ratio": results.ratio(this.ours, leanest, MEMORY),
+        f"trl_fastest_{SPEED}": results.median(fastest, SPEED),
+        f"trl_leanest_{MEMORY}": results.median(leanest, MEMORY),
     }
     print(
-        f"  ratio to {fastest}: {flat[f'{speed}_ratio']:.2f} times the episodes/s; "
+        f"  ratio to {fastest}: {flat[f'{SPEED}_ratio']:.2f} times the episodes/s; "
         f"to {leanest}: {flat['memory_ratio']:.2f} times the memory"
     )
     if this.frozen:
-        for figure, ratio in ((speed, f"{speed}_ratio"), (memory, "memory_ratio")):
-            flat |= {
-                f"trl_frozen_{figure}": results.median(this.frozen, figure),
-                f"{ratio}_frozen": results.ratio(this.ours, this.frozen, figure),
-            }
+        for figure, ratio in ((SPEED, f"{SPEED}_ratio"), (MEMORY, "memory_ratio")):
+            flat[f"trl_frozen_{figure}"] = results.median(this.frozen, figure)
+            flat[f"{ratio}_frozen"] = results.ratio(this.ours, this.frozen, figure)
         print(
-            f"  to TRL with the same layers frozen: {flat[f'{speed}_ratio_frozen']:.2f} times the episodes/s, {flat['memory_ratio_frozen']:.2f} times the memory"
+            "  to TRL with the same layers frozen: "
+            f"{flat[f'{SPEED}_ratio_frozen']:.2f} times the episodes/s, "
+            f"{flat['memory_ratio_frozen']:.2f} times the memory"
         )
-    return {
-        f"{name}.{key}": value for key, value in (flat | report_phases(this.ours, results)).items()
-    }
+    flat |= report_phases(this.ours, results)
+    return {f"{name}.{key}": value for key, value in flat.items()}
 
 
 def report_phases(run: Run, results: Results) -> dict[str, float]:
-    """Prints where our side's time went, with the FLOP/s reached beside the machine's, and returns it as flat keys."""
+    """Prints where our side's time went, and returns it as flat keys.
+
+    Beside it the FLOP/s that were reached, and those of the machine.
+    """
     last = results.found[run][-1]
     rates = ", ".join(
         f"{rate:.0f} in {dtype}" for dtype, rate in sorted(last["matmul_gflops"].items())
     )
-    shares = ", ".join(
-        f"{phase} {share:.0%}"
-        + (f" at {last['gflops'][phase]:.0f} GFLOP/s" if phase in last["gflops"] else "")
-        for phase, share in last["share"].items()
-    )
-    print(f"  our time, last round: {shares}; matrix products run at {rates}")
+    shares = []
+    for phase, share in last["share"].items():
+        gflops = last["gflops"].get(phase)
+        shares.append(f"{phase} {share:.0%}" + (f" at {gflops:.0f} GFLOP/s" if gflops else ""))
+    print(f"  our time, last round: {', '.join(shares)}; matrix products run at {rates}")
     return {
         f"{group}.{key}": value
-        for group in ("share", "gflops", "matmul_gflops")
+        for group in ("seconds", "share", "gflops", "matmul_gflops")
         for key, value in last[group].items()
     }
 
@@ -209,9 +211,8 @@ def report_sampling(runs: list[Run], results: Results) -> dict[str, float]:
     name = "tokens_per_s"
     print(f"\n{'sampling':34}  tokens/s (each round)")
     for run in runs:
-        print(
-            f"  {str(run):36} {results.median(run, name):8.1f} ({each(results.values(run, name), 1)})"
-        )
+        rates = results.values(run, name)
+        print(f"  {str(run):36} {median(rates):8.1f} ({each(rates, 1)})")
     flat = {
         name: results.median(ours, name),
         f"generate_{name}": results.median(generate, name),
@@ -221,10 +222,35 @@ def report_sampling(runs: list[Run], results: Results) -> dict[str, float]:
         "bandwidth_fraction": results.median(ours, "bandwidth_fraction"),
     }
     print(
-        f"  ratio to generate {flat[f'{name}_ratio']:.2f}, to TRL's {flat[f'trl_{name}_ratio']:.2f}; reading weights, keys and values alone "
-        f"would take {flat['bandwidth_fraction']:.0%} of our time"
+        f"  ratio to generate {flat[f'{name}_ratio']:.2f}, to TRL's {flat[f'trl_{name}_ratio']:.2f}"
+        "; reading weights, keys and values alone would take "
+        f"{flat['bandwidth_fraction']:.0%} of our time"
     )
     return {f"sampling.{key}": value for key, value in flat.items()}
+
+
+def compare_checkouts(name: str, other: Path, model: str, args) -> None:
+    """Times our side of one config here and in another checkout, by turns, and prints the ratios.
+
+    Also without the reward, because an older checkout may have another one.
+    """
+    run, found = CONFIGS[name].ours, {"here": [], "there": []}
+    places = {"here": (sys.executable, ROOT), "there": (other / ".venv/bin/python", other)}
+    for number in range(args.rounds):
+        for place in sorted(places, reverse=bool(number % 2)):  # whoever is first may be slower
+            python, root = places[place]
+            result = measure(run, python, model, args, root)
+            seconds = args.batch / result[SPEED]
+            rest = seconds * (1 - result["share"]["reward"])
+            found[place].append((seconds, rest, result[MEMORY]))
+            print(
+                f"round {number + 1}: {place:5} {seconds:.3f} s an update, "
+                f"{rest:.3f} s without the reward, {result[MEMORY]:.2f} GB",
+                flush=True,
+            )
+    for index, what in enumerate(("seconds", "seconds without the reward", "memory")):
+        ratios = [a[index] / b[index] for a, b in zip(found["here"], found["there"])]
+        print(f"{name}, {what} here / there: median {median(ratios):.3f} ({each(ratios, 3)})")
 
 
 def arguments() -> argparse.Namespace:
@@ -262,7 +288,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--parity", action="store_true", help="compare numbers with TRL's instead of speed"
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="time another checkout with its own .venv instead of TRL; takes one of --configs",
+    )
     args = parser.parse_args()
+    if args.against and len(args.configs or []) != 1:
+        parser.error("--against compares one config: give it with --configs.")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here.")
     args.configs = args.configs or [
@@ -273,14 +307,18 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
+    model = resolve(args.model)
+    if args.against:
+        compare_checkouts(args.configs[0], args.against.resolve(), model, args)
+        return 0
     python = trl_python()
     if args.parity:
         return subprocess.run([python, HERE / "parity.py"], env=variables()).returncode
-    names, model = [] if args.only_sampling else args.configs, resolve(args.model)
+    names = [] if args.only_sampling else args.configs
     place = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
     print(
-        f"{args.model} on {place}, batch {args.batch}, {torch.get_num_threads()} threads, torch {torch.__version__}; rounds {args.rounds}, "
-        f"timed updates {args.updates}",
+        f"{args.model} on {place}, batch {args.batch}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}; rounds {args.rounds}, timed updates {args.updates}",
         flush=True,
     )
     results, sampling = Results(), sampling_runs(args.device)
@@ -288,10 +326,8 @@ def main() -> int:
         for run in [*schedule(names), *sampling]:
             found = measure(run, python, model, args)
             results.found.setdefault(run, []).append(found)
-            figures = ", ".join(
-                f"{name} {value:.3f}" for name, value in found.items() if isinstance(value, float)
-            )
-            print(f"round {number + 1}: {run}: {figures}", flush=True)
+            figures = [f"{key} {value:.3f}" for key, value in found.items() if type(value) is float]
+            print(f"round {number + 1}: {run}: {', '.join(figures)}", flush=True)
     flat = {}
     for name in names:
         flat |= report_config(name, results)

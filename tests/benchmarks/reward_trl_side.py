@@ -1,7 +1,8 @@
-"""One run of TRL's RewardTrainer as a process of its own; prints one JSON line. See reward_vs_trl.py.
+"""One run of TRL's RewardTrainer as a process of its own; prints one JSON line.
 
-A sequence classifier on the same base model, all of it trained, at TRL's defaults but for batch, learning rate, epochs and, unless asked
-for, gradient checkpointing. It gets the very tokens that ours reads, cut the same way, because TRL would drop what is too long. With
+See reward_vs_trl.py. A sequence classifier on the same base model, all of it trained, at TRL's
+defaults but for batch, learning rate, epochs and, unless asked for, gradient checkpointing. It gets
+the very tokens that ours reads, cut the same way, because TRL would drop what is too long. With
 bfloat16 the weights are float32 and `bf16=True`, as TRL does it.
 """
 
@@ -12,16 +13,17 @@ import time
 import torch
 from common import peak_gb, say
 from datasets import Dataset
-from reward_common import child_arguments, rows_of, split
+from reward_common import child_arguments, pairs_of, split
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from rlhf_utils import stats
-from rlhf_utils.models.load import chat_prompt, load_tokenizer, resolve
-from rlhf_utils.reward import report_card
+from rlhf_utils.models.builtin import resolve
+from rlhf_utils.models.load import chat_prompt, load_tokenizer
+from rlhf_utils.preferences.pairs import Pair
+from rlhf_utils.reward.calibration import calibration
 
-os.environ.pop(
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY", None
-)  # a setting of ours, from `models`: TRL runs as its users have it
+# A setting of ours, from `fast`: TRL runs as its users have it.
+os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
 
 
 class Clock(TrainerCallback):
@@ -34,9 +36,11 @@ class Clock(TrainerCallback):
         self.end = time.perf_counter()
 
 
-def token_ids(tokenizer, rows: list[dict], side: str, max_length: int) -> list[list[int]]:
+def token_ids(tokenizer, pairs: list[Pair], side: str, max_length: int) -> list[list[int]]:
+    """Of the `chosen` or the `rejected` side."""
     texts = [
-        chat_prompt(tokenizer, row["prompt"]) + row[side] + tokenizer.eos_token for row in rows
+        chat_prompt(tokenizer, pair.prompt.text) + getattr(pair, side) + tokenizer.eos_token
+        for pair in pairs
     ]
     return [ids[-max_length:] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
@@ -57,7 +61,7 @@ def main() -> None:
     from trl import RewardConfig, RewardTrainer
 
     args, clock = child_arguments(), Clock()
-    train, validation, heldout = split(rows_of(args.name, args.folder), args.seed, args)
+    train, validation, heldout = split(pairs_of(args.name, args.folder), args.seed, args)
     tokenizer, half = load_tokenizer(args.model), args.dtype == "bfloat16"
     torch.manual_seed(args.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -101,8 +105,7 @@ def main() -> None:
     say(
         {
             "accuracy": float(stats.correct(chosen - rejected).mean()),
-            "ece_raw": report_card.calibration(chosen - rejected)["ece"],
-            "epoch_s": (clock.end - clock.start) / args.epochs,
+            "ece_raw": calibration(chosen - rejected)["ece"],
             "run_s": clock.end - clock.start,
             "peak_memory_gb": memory,
             "pairs": len(train),

@@ -1,15 +1,19 @@
-"""One measurement of trl 1.12.0's PPOTrainer, or of transformers' generate, as a process of its own; prints one JSON line.
+"""One measurement of trl 1.12.0's PPOTrainer, or of transformers' generate; prints one JSON line.
 
-Reward and value model are sequence classifiers with random heads on the same base model. "full", "blocks" and "top" (see
-common.arguments) hold for policy and value model; "lora" puts adapters on all linear layers of the policy's top k blocks (no
-reference model then: TRL switches the adapters off) and trains, as TRL does, the whole value model; "lora_top" only its top k blocks.
+It is a process of its own. Reward and value model are sequence classifiers with random heads on the
+same base model. "full", "blocks" and "top" (see common.arguments) hold for policy and value model.
+"lora" puts adapters on all linear layers of the policy's top k blocks and trains the whole value
+model, as TRL does by itself; "lora_top" trains only its top k blocks. With adapters there is no
+reference model: TRL switches the adapters off.
 
-bfloat16: `bf16=True` alone changes nothing, because trl 1.12.0 makes its Accelerator without it; ACCELERATE_MIXED_PRECISION, which
-`accelerate launch` would set, makes it work. As on our side, models that stay frozen are loaded in bfloat16, others in float32.
+bfloat16: `bf16=True` alone changes nothing, because trl 1.12.0 makes its Accelerator without it.
+ACCELERATE_MIXED_PRECISION, which `accelerate launch` would set, makes it work. As on our side,
+models that stay frozen are loaded in bfloat16, others in float32.
 
-With `stop_token=None` EOS is a token like any other, so every response has LENGTH tokens. --tuned gives TRL what `load_model`
-gives ours: attention whose backward pass is fast on a CPU, and glibc's memory settings. All else is at the defaults, among them fused
-AdamW. Gradient checkpointing, which PPOTrainer ignores, is said to be off.
+With `stop_token=None` EOS is a token like any other, so every answer has LENGTH tokens. --tuned
+gives TRL what `load_model` gives ours: attention whose backward pass is fast on a CPU, and glibc's
+memory settings. All else is at the defaults, fused AdamW included. Gradient checkpointing, which
+PPOTrainer ignores, is said to be off.
 """
 
 import os
@@ -24,7 +28,7 @@ from common import (
     arguments,
     now,
     peak_gb,
-    prompt_rows,
+    prompt_texts,
     sampling_rate,
     say,
     top_layers,
@@ -54,7 +58,10 @@ class Clock(TrainerCallback):
 
 
 def load(args, auto_class, dtype: torch.dtype, seed: int, **options):
-    """The model as a TRL user loads it, or tuned; the seed is that of a head that the base model lacks."""
+    """The model as a TRL user loads it, or tuned.
+
+    seed: of a head that the base model lacks.
+    """
     torch.manual_seed(seed)
     model = auto_class.from_pretrained(args.model, dtype=dtype, **options)
     if args.tuned:
@@ -95,7 +102,7 @@ def make_trainer(args, folder: str, clock: Clock):
         freeze_below(value, k)
     elif args.trains == "lora_top":
         freeze_below(value, top_layers(value))
-    texts = [chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
+    texts = [chat_prompt(tokenizer, text) for text in prompt_texts(args.batch)]
     rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
     config = PPOConfig(
         output_dir=folder,
@@ -132,7 +139,7 @@ def make_trainer(args, folder: str, clock: Clock):
 
 
 def check_lengths(args) -> None:
-    """Stops a run whose responses do not have LENGTH tokens."""
+    """Stops a run whose answers do not have LENGTH tokens."""
     from trl.experimental.ppo import ppo_trainer
 
     generate = ppo_trainer.batch_generation
@@ -159,7 +166,10 @@ def measure_ppo(args) -> dict:
 
 @torch.no_grad()
 def measure_sampling(args) -> dict:
-    """Tokens/s of transformers' generate, which gives tokens only, or of the sampler of TRL's trainer, which stacks all logits."""
+    """Tokens/s of transformers' generate, which gives tokens only, or of TRL's own sampler.
+
+    The latter stacks all logits.
+    """
     from trl.experimental.ppo.ppo_trainer import batch_generation
 
     tokenizer = load_tokenizer(args.model)
@@ -173,7 +183,7 @@ def measure_sampling(args) -> dict:
         pad_token_id=tokenizer.pad_token_id,
     )  # no eos_token_id: nothing ends early
     model.generation_config = settings
-    texts = [chat_prompt(tokenizer, row["prompt"]) for row in prompt_rows(args.batch)]
+    texts = [chat_prompt(tokenizer, text) for text in prompt_texts(args.batch)]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(
         args.device
     )
