@@ -1,121 +1,140 @@
-"""TODO: purpose."""
+"""Log-probabilities, entropies and exact KL of tokens, without whole tables of logits.
 
+A table of logits has a column for each of 49,152 tokens. Here one slice of rows at a time is
+worked on, in place.
+"""
+
+import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import nn
 
 from .matmul import can_order, linear, ordered
 
-TABLES = (
-    1 << 25
-)  # numbers in all the tables of logits and probabilities that live at a time: 134 MB
+# numbers in all tables of logits and probabilities that are held at a time: 134 MB
+TABLES = 1 << 25
+
+# head → (the state its weights were in, its float32 product)
+_float32_heads = weakref.WeakKeyDictionary()
 
 
-_float32_heads = (
-    weakref.WeakKeyDictionary()
-)  # head → (the state its weights were in, its float32 product)
+def head_logits(
+    head: nn.Linear, hidden: torch.Tensor, temperature: float | torch.Tensor
+) -> torch.Tensor:
+    """(…, V) float32 logits over `temperature` from (…, H) hidden states.
 
-
-def head_logits(model, hidden: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
-    """(…, V) float32 logits over `temperature` from (…, H) hidden states; bfloat16 logits would be off by up to 0.06.
-
-    Of bfloat16 weights and states the product is exact to float32 and still fast, see `models.load_model`.
+    bfloat16 logits would be off by up to 0.06. The product of bfloat16 weights and states is exact
+    to float32 and still fast, see `speed_up`; so the temperature divides the logits, not them.
     """
-    head = model.get_output_embeddings()
     with torch.autocast(hidden.device.type, enabled=False):
-        logits = _head_product(head)(
-            hidden.float()
-        )  # divided afterwards, so that bfloat16 states go in as they are
-    return (logits if head.bias is None else logits + head.bias.detach().float()).div_(temperature)
+        logits = _head_product(head)(hidden.float())
+    if head.bias is not None:
+        logits = logits + head.bias.detach().float()
+    return logits.div_(temperature)
 
 
-def _head_product(head):
-    """x ↦ x Wᵀ in float32."""
+def _head_product(head: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x ↦ x Wᵀ in float32, made once for each state of the weights."""
     weight = head.weight.detach()
-    state, cached = (weight.device, weight.data_ptr(), weight._version), _float32_heads.get(head)
+    state = (weight.device, weight.data_ptr(), weight._version)
+    cached = _float32_heads.get(head)
     if cached is None or cached[0] != state:
         whole = weight.float()
-        cached = _float32_heads[head] = (
-            state,
-            ordered(whole) if can_order(whole, whole.dtype) else lambda x: linear(x, whole),
-        )
+        if can_order(whole, whole.dtype):
+            product = ordered(whole)
+        else:
+            product = functools.partial(linear, weight=whole)
+        cached = _float32_heads[head] = (state, product)
     return cached[1]
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(head(hidden)/temperature)[label] with a gradient for hidden, and its entropy.
+    """log p[label] and the entropy of p = softmax(W hidden + b over temperature), rows apart.
 
-    A table of logits is worked on at a time, in place, and what the backward pass needs is computed at once:
-    slope = ∂ log p[label] / ∂ hidden = (W[label] − Σ_v p_v W_v) / temperature, of the size of `hidden`, where a table would be 85 times as large.
-    As logits are linear in hidden, Σ_v p_v logit_v is the label's less hidden · slope, which gives the entropy for next to nothing.
+    The forward pass computes the gradient at once, because it has the size of `hidden`, while a
+    table of logits would be 85 times as large:
+
+        slope = ∂ log p[label] / ∂ hidden = (W[label] − Σ_v p_v W_v) / temperature.
+
+    The entropy comes with it. logit_v = (W_v · hidden + b_v) / temperature, therefore
+    hidden · slope = logit[label] − Σ_v p_v logit_v (biases apart), and
+
+        entropy = Σ_v p_v (log Z − logit_v) = hidden · slope − log p[label] (biases apart).
     """
 
     @staticmethod
-    def forward(ctx, hidden, labels, model, temperature):
-        head, slope, (chosen, entropy) = (
-            model.get_output_embeddings(),
-            torch.empty_like(hidden),
-            hidden.new_zeros(2, len(hidden)),
-        )
+    def forward(ctx, hidden, labels, head, temperature):
         weight = head.weight.detach()
-        for rows in _tables(hidden, weight, 2):
-            label, logits = labels[rows, None], head_logits(model, hidden[rows], temperature)
+        slope = torch.empty_like(hidden)
+        chosen, entropy = hidden.new_zeros(2, len(hidden))
+        for rows in _slices(hidden, weight, tables=2):
+            label = labels[rows, None]
+            logits = head_logits(head, hidden[rows], temperature)
             p = torch.softmax(logits, 1, out=logits)
-            chosen[rows] = p.gather(1, label)[:, 0].clamp(min=torch.finfo(p.dtype).tiny).log()
-            p.scatter_add_(1, label, p.new_full(label.shape, -1.0))
-            slope[rows] = linear(p.to(weight.dtype), weight.T) / -temperature
-            entropy[rows] = (
-                torch.linalg.vecdot(hidden[rows], slope[rows])
-                - chosen[rows]
-                - (0 if head.bias is None else p @ head.bias.detach().float() / temperature)
-            )
+            smallest = torch.finfo(p.dtype).tiny
+            chosen[rows] = p.gather(1, label)[:, 0].clamp(min=smallest).log()
+
+            difference = p.scatter_add_(1, label, p.new_full(label.shape, -1.0))  # p − 1[label]
+            slope[rows] = linear(difference.to(weight.dtype), weight.T) / -temperature
+
+            spread = torch.linalg.vecdot(hidden[rows], slope[rows])
+            entropy[rows] = spread - chosen[rows]
+            if head.bias is not None:
+                entropy[rows] -= difference @ head.bias.detach().float() / temperature
         ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(entropy)
         return chosen, entropy
 
     @staticmethod
     def backward(ctx, gradient, _):
-        return ctx.saved_tensors[0] * gradient[:, None], None, None, None
-
-
-def _tables(hidden: torch.Tensor, weight: torch.Tensor, live: int) -> Iterator[slice]:
-    """The rows of hidden whose logits make one table, where so many tables live at a time."""
-    size = max(TABLES // live // len(weight), 16)
-    return (slice(start, start + size) for start in range(0, len(hidden), size))
+        (slope,) = ctx.saved_tensors
+        return slope * gradient[:, None], None, None, None
 
 
 def token_logprobs(
-    model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float
+    head: nn.Linear, hidden: torch.Tensor, labels: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-probabilities, entropies), each (n,) float32, of (n,) labels after (n, H) states; the first has gradients for `hidden`.
+    """(log-probabilities, entropies), each (n,) float32, of (n,) labels after (n, H) states.
 
-    A probability below float32's range counts as the smallest one, e^−87. Of a bfloat16 head the entropy is off by about 0.03 a token, by 0.001 in the mean.
+    The log-probabilities have gradients for `hidden`, but not for the head. A probability below
+    float32's range counts as the smallest one, e^−87. With a bfloat16 head the entropy is off by
+    about 0.03 for a token and by 0.001 in the mean.
     """
-    return _TokenLogprobs.apply(hidden.float(), labels, model, temperature)
+    return _TokenLogprobs.apply(hidden.float(), labels, head, temperature)
 
 
 @torch.no_grad()
 def compared_logprobs(
-    model, hidden: torch.Tensor, labels: torch.Tensor, temperature: float, reference: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    """(log-probabilities, entropies, reference's log-probabilities, exact KL), each (n,) float32, of (n,) labels after (n, H) states.
+    head: nn.Linear,
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+    reference: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(log-probabilities, entropies, the reference's log-probabilities, exact KL), each (n,).
 
-    `reference` are the (n, H) states of π_ref.
+    All are float32, of (n,) labels after (n, H) states; `reference` holds the states of π_ref.
+    With p = softmax(logits) and log Z its log-sum-exp:
+
+        entropy = log Z − Σ_v p_v logit_v
+        KL = Σ_v p_v (logit_v − ref_logit_v) − log Z + log Z_ref.
     """
-    hidden, weight = hidden.float(), model.get_output_embeddings().weight
+    hidden = hidden.float()
     chosen, entropy, ref_chosen, kl = hidden.new_zeros(4, len(hidden))
-    for rows in _tables(hidden, weight, 4):
-        label, logits = labels[rows, None], head_logits(model, hidden[rows], temperature)
-        p, total = _softmax(logits)
-        chosen[rows], entropy[rows] = (
-            logits.gather(1, label)[:, 0] - total,
-            total - torch.linalg.vecdot(p, logits),
-        )
-        ref_logits = head_logits(model, reference[rows], temperature)
-        _, ref_total = _softmax(ref_logits)
-        ref_chosen[rows] = ref_logits.gather(1, label)[:, 0] - ref_total
-        kl[rows] = torch.linalg.vecdot(p, logits.sub_(ref_logits)) - total + ref_total
+    for rows in _slices(hidden, head.weight, tables=4):
+        label = labels[rows, None]
+        logits = head_logits(head, hidden[rows], temperature)
+        p, log_z = _softmax(logits)
+        chosen[rows] = logits.gather(1, label)[:, 0] - log_z
+        entropy[rows] = log_z - torch.linalg.vecdot(p, logits)
+
+        ref_logits = head_logits(head, reference[rows], temperature)
+        _, ref_log_z = _softmax(ref_logits)
+        ref_chosen[rows] = ref_logits.gather(1, label)[:, 0] - ref_log_z
+        difference = logits.sub_(ref_logits)
+        kl[rows] = torch.linalg.vecdot(p, difference) - log_z + ref_log_z
     return chosen, entropy, ref_chosen, kl
 
 
@@ -123,3 +142,10 @@ def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(n, V) probabilities and (n,) log-sum-exps, from one pass of exponentials."""
     p = logits.softmax(1)
     return p, logits.amax(1) - p.amax(1).log()
+
+
+def _slices(hidden: torch.Tensor, weight: torch.Tensor, tables: int) -> Iterator[slice]:
+    """Slices of the rows, so small that `tables` tables of logits fit into TABLES."""
+    size = max(TABLES // tables // len(weight), 16)
+    for start in range(0, len(hidden), size):
+        yield slice(start, start + size)

@@ -1,8 +1,10 @@
-"""peft's LoRA layers with fewer passes over memory: the same numbers to rounding, in less time and less than half the memory.
+"""peft's LoRA layers with fewer passes over memory: less time and less than half the memory.
 
-peft makes x W, x A, (x A) B, its multiple and the sum one after another, each as a tensor of its own, and keeps a float32 copy of x for
-every layer. Here the last three are one product that adds to the first, and x is kept as it is. Left out: dropout while training,
-several adapters at once, variants of LoRA and layers other than `nn.Linear`; those stay peft's.
+peft computes x W, x A, (x A) B, its multiple and the sum one after another, each as a tensor of its
+own, and keeps a float32 copy of x for every layer. Here the last three are one product that adds to
+the first, and x is kept as it is.
+Left out: dropout while training, several adapters at once, variants of LoRA, and layers other than
+`nn.Linear`. Those stay peft's.
 """
 
 import torch
@@ -13,7 +15,10 @@ from .matmul import linear
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + b + scaling · (x Aᵀ) Bᵀ of (…, I) inputs, in the dtype of x; gradients for x, A (r, I) and B (O, r), as W is frozen."""
+    """x Wᵀ + b + scaling · (x Aᵀ) Bᵀ of (…, I) inputs, in the dtype of x.
+
+    Gradients go to x, A (r, I) and B (O, r); W is frozen.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scaling):
@@ -27,28 +32,21 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, weight, a, b, low = ctx.saved_tensors
-        gradient, flat = gradient.flatten(0, -2), x.flatten(0, -2)
+        gradient = gradient.flatten(0, -2)
         low_gradient = gradient @ (ctx.scaling * b).to(x.dtype)
-        for_x = (
-            linear(gradient, weight.T).addmm_(low_gradient, a.to(x.dtype)).view_as(x)
-            if ctx.needs_input_grad[0]
-            else None
-        )
-        return (
-            for_x,
-            None,
-            None,
-            (low_gradient.T @ flat).to(a.dtype),
-            ctx.scaling * (gradient.T @ low).to(b.dtype),
-            None,
-        )
+        for_x = None
+        if ctx.needs_input_grad[0]:
+            for_x = linear(gradient, weight.T).addmm_(low_gradient, a.to(x.dtype)).view_as(x)
+        for_a = (low_gradient.T @ x.flatten(0, -2)).to(a.dtype)
+        for_b = ctx.scaling * (gradient.T @ low).to(b.dtype)
+        return for_x, None, None, for_a, for_b, None
 
 
 class LeanLinear(Linear):
-    """peft's layer around an `nn.Linear`; whatever is out of the ordinary is left to peft."""
+    """peft's layer around an `nn.Linear`. Whatever is out of the ordinary is left to peft."""
 
     @property
-    def plain(self) -> bool:
+    def bare(self) -> bool:
         """Whether it is its base layer alone."""
         return self.disable_adapters or self.merged
 
@@ -59,7 +57,7 @@ class LeanLinear(Linear):
         return (
             len(self.active_adapters) == 1
             and name in self.lora_A
-            and not self.plain
+            and not self.bare
             and name not in self.lora_variant
             and not (self.training and isinstance(self.lora_dropout[name], nn.Dropout))
             and not self.base_layer.weight.requires_grad
@@ -67,18 +65,19 @@ class LeanLinear(Linear):
         )
 
     def adapter(self) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """A (r, I), B (O, r) and the scaling of an ordinary one."""
+        """A (r, I), B (O, r) and the scaling of an ordinary layer."""
         name = self.active_adapters[0]
         return self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        if args or kwargs or self.base_layer.weight.dtype != x.dtype or not self.ordinary:
+        base = self.base_layer
+        if args or kwargs or base.weight.dtype != x.dtype or not self.ordinary:
             return super().forward(x, *args, **kwargs)
-        return _Product.apply(x, self.base_layer.weight, self.base_layer.bias, *self.adapter())
+        return _Product.apply(x, base.weight, base.bias, *self.adapter())
 
 
 def make_lean(model: nn.Module) -> nn.Module:
-    """The peft model, its ordinary LoRA layers exchanged for `LeanLinear`."""
+    """The peft model, with `LeanLinear` in place of its LoRA layers around `nn.Linear`."""
     for module in model.modules():
         if type(module) is Linear and isinstance(module.base_layer, nn.Linear):
             module.__class__ = LeanLinear

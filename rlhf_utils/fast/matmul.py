@@ -1,26 +1,28 @@
-"""Matrix products on a CPU: how fast they are, and float32 ones by way of oneDNN where torch's own are much slower.
+"""Matrix products on a CPU: float32 ones by way of oneDNN where torch's own are much slower.
 
-torch hands float32 products to MKL, which on AMD processors with AVX-512 reaches less than half of the rate of oneDNN, also a part of torch
-and as exact. Left out: products of activations with activations, as in attention.
+torch gives float32 products to MKL. On AMD processors with AVX-512 that reaches less than half the
+rate of oneDNN, which is also part of torch and as exact.
+Left out: products of activations with activations, as in attention.
 """
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from .plain import measured_rate
+
 
 def set_products(dtype: torch.dtype) -> None:
-    """As `products_in`, from now on."""
+    """From now on float32 products are exact, or with bfloat16 may round their inputs to it."""
     torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else "highest")
 
 
 @contextlib.contextmanager
 def products_in(dtype: torch.dtype):
-    """Within, float32 products are exact for float32, and may round their inputs to bfloat16 for bfloat16."""
+    """`set_products` within a block."""
     before = torch.get_float32_matmul_precision()
     set_products(dtype)
     try:
@@ -31,26 +33,19 @@ def products_in(dtype: torch.dtype):
 
 @functools.cache
 def product_rate(dtype: torch.dtype, size: int = 512) -> float:
-    """FLOP/s of square matrix products on the CPU, as `linear` makes them.
-
-    The best of 24, that take some 20 ms in all; of 2 where they are very slow.
-    """
-    product, seconds = _onednn if dtype == torch.float32 and prefers_onednn() else torch.mm, []
+    """FLOP/s of square matrix products on the CPU, as `linear` makes them. Takes some 20 ms."""
+    product = _onednn if dtype == torch.float32 and prefers_onednn() else torch.mm
     with products_in(torch.float32):
-        a, b = torch.randn(2, size, size).to(dtype)
-        while len(seconds) < 24 and (len(seconds) < 2 or sum(seconds) < 0.2):
-            start = time.perf_counter()
-            product(a, b)
-            seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
+        return measured_rate(product, dtype, size)
 
 
 @functools.cache
 def prefers_onednn() -> bool:
-    """Whether float32 products go by way of oneDNN: on AMD processors with AVX-512, which MKL leaves unused.
+    """Whether float32 products go by way of oneDNN: on AMD processors with AVX-512.
 
-    Known, not measured: two processes that chose otherwise would differ in their last digits. There oneDNN was 1.2 to 2 times as fast with many
-    rows and 1.9 to 4 times with a sampling step's; on an AMD processor with AVX2 alone 0.8 times with many.
+    This is known and not measured, because two processes that choose differently would differ in
+    their last digits. On such processors oneDNN was 1.2 to 2 times as fast with many rows and 1.9
+    to 4 times with a sampling step's few; on an AMD processor with AVX2 only 0.8 times with many.
     """
     processor = torch.cpu.get_capabilities()
     return (
@@ -80,50 +75,56 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
-        return (
-            _onednn(gradient, weight) if for_x else None,
-            _onednn(gradient.T, x) if for_weight else None,
-            gradient.sum(0) if for_bias else None,
-        )
+        for_x = for_weight = for_bias = None
+        if ctx.needs_input_grad[0]:
+            for_x = _onednn(gradient, weight)
+        if ctx.needs_input_grad[1]:
+            for_weight = _onednn(gradient.T, x)
+        if ctx.needs_input_grad[2]:
+            for_bias = gradient.sum(0)
+        return for_x, for_weight, for_bias
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """torch.nn.functional.linear, (…, I) → (…, O), with its gradients."""
-    plain = (
-        x.device.type != "cpu"
-        or not x.dtype == weight.dtype == torch.float32
-        or torch.is_autocast_enabled("cpu")
-        or torch.get_float32_matmul_precision() != "highest"
-        or not x.numel()
-        or not prefers_onednn()
+    onednn = (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and torch.get_float32_matmul_precision() == "highest"
+        and x.numel() > 0
+        and prefers_onednn()
     )
-    if plain:
+    if not onednn:
         return nn.functional.linear(x, weight, bias)
     flat = x.flatten(0, -2)
-    return (
-        _Linear.apply(flat, weight, bias)
-        if torch.is_grad_enabled()
-        else _onednn(flat, weight.T, bias)
-    ).view(*x.shape[:-1], -1)
+    if torch.is_grad_enabled():
+        out = _Linear.apply(flat, weight, bias)
+    else:
+        out = _onednn(flat, weight.T, bias)
+    return out.view(*x.shape[:-1], -1)
 
 
 def can_order(weight: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether `ordered` works for such weights in `dtype`, and pays: in float32 few rows take 0.6 to 0.7 of the time on an AMD processor with AVX2."""
-    there = weight.device.type == "cpu" and _has("_reorder_linear_weight")
-    pays = {
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        torch.float32: lambda: torch.backends.cpu.get_cpu_capability().startswith("AVX"),
-    }
-    return there and dtype in pays and pays[dtype]()
+    """Whether `ordered` works for this weight in `dtype`, and pays.
+
+    In float32 a product with few rows then takes 0.6 to 0.7 of the time on an AMD processor with
+    AVX2.
+    """
+    if weight.device.type != "cpu" or not _has("_reorder_linear_weight"):
+        return False
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def ordered(
     weight: torch.Tensor, bias: torch.Tensor | None = None, rows: int = 16
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """x ↦ x Wᵀ + b of (…, I) inputs, without gradients, for many products of about `rows` rows (fewer than 16 want an order of their own).
+    """x ↦ x Wᵀ + b of (…, I) inputs, without gradients, for many products with one weight.
 
-    A copy of W is kept in the order that oneDNN would otherwise bring it into in each product.
+    Keeps a copy of W in the order that oneDNN would otherwise bring it into at each product. The
+    order suits inputs of about `rows` rows; fewer than 16 want an order of their own.
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
@@ -137,16 +138,21 @@ class Linear(nn.Linear):
 
 
 def use_fast_products(model: nn.Module) -> nn.Module:
-    """The model, its `nn.Linear` layers exchanged for `Linear`, float32 weights laid out input by input where oneDNN is preferred.
+    """The model with `Linear` in place of `nn.Linear`, its float32 weights laid out for oneDNN.
 
-    So laid out, they are used as they lie; else oneDNN reorders them for each product, which with few rows takes as long as the product.
+    A weight that lies input by input is used as it lies. Otherwise oneDNN reorders it for each
+    product, which with few rows takes as long as the product.
     """
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     for layer in layers:
         layer.__class__ = Linear
-    on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
-    if on_cpu and prefers_onednn():
-        turned = {id(layer.weight) for layer in layers} - {id(model.get_input_embeddings().weight)}
-        for p in model.parameters():  # all of them, as the file that they are mapped from stays in memory until the last is copied
+    float32_on_cpu = all(
+        p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters()
+    )
+    if float32_on_cpu and prefers_onednn():
+        embeddings = model.get_input_embeddings().weight  # may be the head's weight, too
+        turned = {id(layer.weight) for layer in layers} - {id(embeddings)}
+        # All are copied: the file that they are mapped from stays in memory until the last is.
+        for p in model.parameters():
             p.data = p.data.T.contiguous().T if id(p) in turned else p.data.clone()
     return model

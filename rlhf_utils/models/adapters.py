@@ -1,55 +1,33 @@
-"""TODO: purpose."""
+"""What learns of a model: LoRA adapters or whole top blocks. And the reference beside it."""
 
+import contextlib
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from ..errors import ModelError, SettingError
-from ..fast.lora import make_lean
-from ..fast.trunk import Trunk
+from ..fast import speed_up
 
 
 def add_lora(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0):
-    """The model with LoRA adapters (Hu 2021, arXiv 2106.09685) on all linear layers of its top blocks (0: of all blocks).
+    """The model with LoRA adapters on all linear layers of its top blocks (0: of all blocks).
 
-    Blocks below the lowest adapter get no gradient, so backward passes stop there.
+    LoRA: Hu 2021, arXiv 2106.09685. Blocks below the lowest adapter get no gradient, so backward
+    passes stop there. Raises SettingError, ModelError.
     """
-    return make_lean(get_peft_model(model, lora_config(model, r, num_trainable_layers, dropout)))
+    return speed_up(get_peft_model(model, lora_config(model, r, num_trainable_layers, dropout)))
 
 
-def unfreeze_top(model, num_trainable_layers: int = 0):
-    """The model with its top blocks (0: all of them) and the norm after them trainable; embeddings and head stay frozen.
-
-    What learns is float32, whatever the blocks below are kept in: an optimizer's small steps would be lost in bfloat16. (A trunk multiplies
-    in bfloat16 all the same where the blocks below are.) A model that the trunk cannot split stays frozen.
-    """
-    model.requires_grad_(False)
-    trunk = Trunk(model)
-    if trunk.splits:
-        top = [*trunk.blocks[lowest_layer(model, num_trainable_layers) :], trunk.norm]
-        for p in (p for module in top for p in module.parameters()):
-            # Row by row, as moments from a checkpoint are: a fused optimizer takes all to be laid out alike.
-            p.data, p.requires_grad = p.data.float().contiguous(), True
-        if next(trunk.model.parameters()).dtype != torch.float32:
-            top[0].register_forward_pre_hook(
-                lambda _, args: (args[0].float(), *args[1:])
-            )  # these families give the states first
-    return model
+def load_lora(model, directory):
+    """The model with the adapters that peft saved in `directory`."""
+    return speed_up(PeftModel.from_pretrained(model, directory))
 
 
-def lowest_layer(model, num_trainable_layers: int) -> int:
-    """The number of the lowest block that learns. Raises ModelError."""
-    total = model.config.num_hidden_layers
-    if not 0 <= num_trainable_layers <= total:
-        raise ModelError(
-            f"num_trainable_layers={num_trainable_layers}, but the model has {total} layers: give 0 (all) to {total}."
-        )
-    return total - (num_trainable_layers or total)
-
-
-def lora_config(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0):
-    """peft's settings of these adapters, with the usual lora_alpha of twice the rank. Raises SettingError, ModelError."""
+def lora_config(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0) -> LoraConfig:
+    """peft's settings of these adapters, with the usual lora_alpha of 2 r."""
     if r < 1:
         raise SettingError(
             f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them."
@@ -63,7 +41,78 @@ def lora_config(model, r: int, num_trainable_layers: int = 0, dropout: float = 0
     return LoraConfig(r=r, lora_alpha=2 * r, lora_dropout=dropout, target_modules=targets)
 
 
-def layer_of(module_name: str) -> int:
-    """The block a module belongs to, -1 outside the blocks (embeddings, head)."""
-    number = re.search(r"\.(\d+)\.", module_name)
+def unfreeze_top(model, num_trainable_layers: int = 0):
+    """The model with its top blocks (0: all of them) and the norm after them trainable.
+
+    Embeddings and head stay frozen. What learns is float32, because an optimizer's small steps
+    would be lost in bfloat16. Raises ModelError.
+    """
+    lowest = lowest_layer(model, num_trainable_layers)
+    model.requires_grad_(False)
+    learned = []
+    for name, module in model.named_modules():
+        last_norm = layer_of(name) < 0 and "Norm" in type(module).__name__
+        if layer_of(name) >= lowest or last_norm:
+            learned.append(module)
+    for module in learned:
+        for parameter in module.parameters(recurse=False):
+            # Contiguous, as moments from a checkpoint are: a fused optimizer wants one layout.
+            parameter.data = parameter.data.float().contiguous()
+            parameter.requires_grad = True
+    if model.get_input_embeddings().weight.dtype != torch.float32:
+        lowest_block = next(
+            module for name, module in model.named_modules() if layer_of(name) == lowest
+        )
+        lowest_block.register_forward_pre_hook(_states_to_float32)
+    return model
+
+
+def _states_to_float32(block, args):
+    states, *others = args
+    return states.float(), *others
+
+
+def reference_of(model) -> Callable[[], AbstractContextManager]:
+    """A function that gives a context manager in which the model is the reference π_SFT.
+
+    With adapters they are switched off. Without, the trainable weights are exchanged for a copy
+    that is made now.
+    """
+    if isinstance(model, PeftModel):
+        return model.disable_adapter
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    frozen = [parameter.detach().clone() for parameter in learned]
+
+    def exchange(values: list[torch.Tensor]) -> list[torch.Tensor]:
+        before = [parameter.data for parameter in learned]
+        for parameter, value in zip(learned, values):
+            parameter.data = value
+        torch.clear_autocast_cache()  # holds casts of the values from before
+        return before
+
+    @contextlib.contextmanager
+    def reference():
+        current = exchange(frozen)
+        try:
+            yield
+        finally:
+            exchange(current)
+
+    return reference
+
+
+def lowest_layer(model, num_trainable_layers: int) -> int:
+    """The number of the lowest block that learns. Raises ModelError."""
+    total = model.config.num_hidden_layers
+    if not 0 <= num_trainable_layers <= total:
+        raise ModelError(
+            f"num_trainable_layers={num_trainable_layers}, but the model has {total} layers: "
+            f"give 0 (all) to {total}."
+        )
+    return total - (num_trainable_layers or total)
+
+
+def layer_of(name: str) -> int:
+    """The block that a module or parameter of this name is in; −1 for embeddings, head and norm."""
+    number = re.search(r"\.(\d+)(\.|$)", name)
     return int(number[1]) if number else -1

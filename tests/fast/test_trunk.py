@@ -1,113 +1,31 @@
-"""The shared trunk against whole unpadded models, for every family that it splits and some that it does not, in float32."""
+"""The shared trunk against whole unpadded models, for every family that it splits and some not."""
 
 import copy
 import warnings
 
 import pytest
 import torch
-from test_sampling import adapted, close, seeded
-from transformers import (
-    AutoModel,
-    GemmaConfig,
-    GemmaForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from helpers_models import FAMILIES, SIZES, adapted, close, padded_ids, whole
+from transformers import AutoModel, GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from rlhf_utils.errors import ModelError
-from rlhf_utils.fast.trunk import Trunk, _say_whole, backbone, position_ids
+from rlhf_utils.fast import trunk as trunk_module
+from rlhf_utils.fast.attention import GROUPED
+from rlhf_utils.fast.plain import backbone, position_ids
+from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models.load import load_model
 
-SIZES = dict(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    initializer_range=0.2,
-)
-SLIDING = dict(
-    SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=2
-)  # two full blocks below two sliding ones: runs whole
-FAMILIES = [
-    pytest.param(LlamaForCausalLM, LlamaConfig(**SIZES), 3, id="llama"),
-    pytest.param(MistralForCausalLM, MistralConfig(**SIZES), 3, id="mistral"),
-    pytest.param(
-        MistralForCausalLM, MistralConfig(**SIZES, sliding_window=4), 3, id="mistral-sliding"
-    ),
-    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SIZES), 3, id="qwen2"),
-    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SLIDING), None, id="qwen2-mixed"),
-    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=8), 3, id="qwen3"),
-    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SLIDING, head_dim=8), None, id="qwen3-mixed"),
-    pytest.param(GemmaForCausalLM, GemmaConfig(**SIZES, head_dim=8), 3, id="gemma"),
-    pytest.param(
-        GPTNeoXForCausalLM,
-        GPTNeoXConfig(
-            **{name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
-        ),
-        3,
-        id="gpt_neox",
-    ),
-    pytest.param(
-        GPT2LMHeadModel,
-        GPT2Config(
-            vocab_size=64, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.2
-        ),
-        3,
-        id="gpt2",
-    ),
-    pytest.param(
-        OPTForCausalLM,
-        OPTConfig(
-            vocab_size=64,
-            hidden_size=32,
-            ffn_dim=64,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            max_position_embeddings=64,
-            word_embed_proj_dim=32,
-            init_std=0.2,
-        ),
-        None,
-        id="opt",
-    ),
-]
+PADDING = [5, -2, 0]  # of three rows: on the left, on the right, none
 
 
-@torch.no_grad()
-def whole(model, ids, mask):
-    """(n, H) last hidden states of the real tokens, row after row, each row alone and without padding."""
-    return torch.cat(
-        [
-            backbone(model)(row[real][None], use_cache=False).last_hidden_state[0]
-            for row, real in zip(ids, mask)
-        ]
-    )
-
-
+@pytest.mark.filterwarnings("ignore:This .* runs the whole model")
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("family, config, cut", FAMILIES)
-def test_upper_of_lower_is_the_whole_model(family, config, cut, layers):
+@pytest.mark.parametrize("family, config, splits", FAMILIES)
+def test_upper_of_lower_is_the_whole_model(family, config, splits, layers):
     torch.manual_seed(0)
     plain = family(config).eval()
     model = adapted(copy.deepcopy(plain), layers)
-    ids = torch.randint(0, 64, (3, 12), generator=seeded())
-    mask = torch.ones(3, 12).bool()
-    mask[0, :5], mask[1, 10:] = False, False  # padding on the left and on the right
+    ids, mask = padded_ids(PADDING)
     before, order = whole(model, ids, mask), list(backbone(model).modules())
     trunk = Trunk(model)
     with torch.no_grad():
@@ -115,12 +33,11 @@ def test_upper_of_lower_is_the_whole_model(family, config, cut, layers):
         close(trunk.upper(states, mask)[mask], before, 1e-5)
         with model.disable_adapter():  # the same states serve the reference
             close(trunk.upper(states, mask)[mask], whole(plain, ids, mask), 1e-5)
-    assert (before - whole(plain, ids, mask)).abs().max() > 1e-2, (
-        "the adapters must make a difference"
-    )
-    assert trunk.splits == (cut is not None)
-    if trunk.splits:
-        assert trunk.cut == cut + 1 - layers and states.shape == (3, 12, 32)
+    difference = (before - whole(plain, ids, mask)).abs().max()
+    assert difference > 1e-2, "the adapters must make a difference"
+    assert trunk.splits == splits
+    if splits:
+        assert trunk.cut == 4 - layers and states.shape == (3, 12, 32)
     else:
         assert torch.equal(states, ids)  # runs whole
     assert all(a is b for a, b in zip(order, backbone(model).modules(), strict=True))
@@ -128,20 +45,18 @@ def test_upper_of_lower_is_the_whole_model(family, config, cut, layers):
 
 
 @pytest.mark.parametrize(
-    "family, config, cut", [f for f in FAMILIES if f.values[1].model_type in models.GROUPED]
+    "family, config, splits", [f for f in FAMILIES if f.values[1].model_type in GROUPED]
 )
-def test_grouped_attention_is_plain_attention(family, config, cut):
+def test_grouped_attention_is_plain_attention(family, config, splits):
     torch.manual_seed(0)
-    ids, mask = torch.randint(0, 64, (3, 12), generator=seeded()), torch.ones(3, 12).bool()
-    mask[0, :5] = False
+    ids, mask = padded_ids([5, 0, 0])
     results = []
     plain = family(config).eval()
     for kind in ("eager", "grouped"):
         model = copy.deepcopy(plain)
         model.set_attn_implementation(kind)
-        hidden = backbone(model)(
-            ids, attention_mask=mask.long(), position_ids=position_ids(mask)
-        ).last_hidden_state[mask]
+        output = backbone(model)(ids, attention_mask=mask.long(), position_ids=position_ids(mask))
+        hidden = output.last_hidden_state[mask]
         hidden.pow(2).sum().backward()
         results.append((hidden.detach(), next(backbone(model).layers[0].parameters()).grad))
     for found, expected in zip(*results):
@@ -149,9 +64,9 @@ def test_grouped_attention_is_plain_attention(family, config, cut):
 
 
 def test_a_family_that_runs_whole_is_told_once():
-    _say_whole.cache_clear()
-    model = next(f.values for f in FAMILIES if f.id == "opt")
-    model = model[0](model[1])
+    trunk_module._warn_whole.cache_clear()
+    family, config, _ = next(f.values for f in FAMILIES if f.id == "opt")
+    model = family(config)
     with pytest.warns(UserWarning, match="This opt model .* runs the whole model"):
         Trunk(model)
     with warnings.catch_warnings():
@@ -162,7 +77,7 @@ def test_a_family_that_runs_whole_is_told_once():
 def test_a_failing_pass_leaves_the_model_as_it_was():
     model = adapted(LlamaForCausalLM(LlamaConfig(**SIZES)).eval())
     order, trunk = list(backbone(model).modules()), Trunk(model)
-    with pytest.raises(Exception):
+    with pytest.raises(RuntimeError):
         trunk.upper(torch.zeros(1, 4, 33), torch.ones(1, 4).bool())  # a wrong width
     assert all(a is b for a, b in zip(order, backbone(model).modules(), strict=True))
 

@@ -1,30 +1,33 @@
 """The loss of SFT on a CPU against TRL's own, gradients included, and a training that it drives."""
 
+import dataclasses
+
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from trl import SFTTrainer
 
-from rlhf_utils.data.rows import load_rows
+from rlhf_utils.data.rows import Demonstration, Prompt, load_demonstrations
 from rlhf_utils.models import sft
-from rlhf_utils.models.load import load_model, load_tokenizer
+from rlhf_utils.models.load import chat_prompt, load_model, load_tokenizer
 
-ROWS = load_rows("builtin", "demonstrations")
+DEMONSTRATIONS = load_demonstrations("builtin")
+SETTINGS = sft.SFTSettings(
+    num_train_epochs=1,
+    learning_rate=1e-2,
+    per_device_train_batch_size=4,
+    lora_r=4,
+    seed=0,
+    gradient_accumulation_steps=2,
+)
 
 
-def trainer(folder, dtype=torch.float32, **settings):
+def trainer(folder, dtype=torch.float32, **changed):
     model, tokenizer = load_model("tiny", dtype), load_tokenizer("tiny")
-    defaults = dict(
-        num_train_epochs=1,
-        learning_rate=1e-2,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        lora_r=4,
-        num_trainable_layers=0,
-        max_length=512,
-        seed=0,
-    )
+    settings = dataclasses.replace(SETTINGS, **changed)
     torch.manual_seed(0)
-    made = sft.make_trainer(model, tokenizer, ROWS[:32], ROWS[32:40], folder, **defaults | settings)
+    train, heldout = DEMONSTRATIONS[:32], DEMONSTRATIONS[32:40]
+    made = sft.make_trainer(model, tokenizer, train, heldout, folder, settings)
     for name, parameter in made.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -58,10 +61,8 @@ def test_the_loss_is_trls(tmp_path, dtype, tolerance, layers, count):
 def test_a_batch_without_an_answer_costs_nothing(tmp_path):
     made = trainer(tmp_path)
     batch = next(iter(made.get_train_dataloader()))
-    assert (
-        made.compute_loss(made.model, batch | {"labels": torch.full_like(batch["labels"], -100)})
-        == 0
-    )
+    batch |= {"labels": torch.full_like(batch["labels"], -100)}
+    assert made.compute_loss(made.model, batch) == 0
 
 
 def test_training_lowers_the_heldout_loss_and_is_repeatable(tmp_path):
@@ -71,3 +72,31 @@ def test_training_lowers_the_heldout_loss_and_is_repeatable(tmp_path):
         made.train()
         losses.append([row["eval_loss"] for row in made.state.log_history if "eval_loss" in row])
     assert losses[0] == losses[1] and losses[0][-1] < losses[0][0] - 0.05
+
+
+def test_the_steps_that_the_settings_tell_are_those_of_the_trainer(tmp_path):
+    made = trainer(tmp_path, num_train_epochs=2, per_device_train_batch_size=3)
+    logged = []
+    made.add_callback(sft.LogCallback(lambda log, step: logged.append((len(log), step))))
+    made.train()
+    settings = dataclasses.replace(SETTINGS, num_train_epochs=2, per_device_train_batch_size=3)
+    assert made.state.global_step == settings.num_steps(32) == 12
+    assert logged[-1] == (len(made.state.log_history), 12)
+    assert [length for length, _ in logged] == sorted(length for length, _ in logged)
+
+
+def test_sft_learns_on_the_tokens_that_sampling_uses():
+    """A tokenizer that adds a token of its own to every text, as Llama's does."""
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    (row,) = sft.as_dataset(tokenizer, [Demonstration(Prompt("Hi?"), "Hello.")])
+    asked = tokenizer(chat_prompt(tokenizer, "Hi?"), add_special_tokens=False)["input_ids"]
+    answer = len(row["input_ids"]) - len(asked)
+    assert row["input_ids"][: len(asked)] == asked
+    assert tokenizer.bos_token_id not in row["input_ids"]
+    assert row["completion_mask"] == [0] * len(asked) + [1] * answer
+    assert row["input_ids"][-1] == tokenizer.eos_token_id
