@@ -143,7 +143,8 @@ def test_self_consistency_by_hand():
 
 
 def worries(judgements) -> list[str]:
-    return [measure.name for measure in readout(judgements) if measure.worry]
+    names = readout(judgements)["measure"]
+    return [name.removeprefix("⚠ ") for name in names if name.startswith("⚠")]
 
 
 def test_readout_worries_where_it_should():
@@ -169,25 +170,24 @@ def test_readout_is_content_with_good_labels():
         for name in ("ada", "ben"):
             good.append(timed(str(number), name, orders[number % 6], submitted_at=30.0))
     assert worries(good) == []
-    alpha = readout(good)[0]
-    assert (alpha.name, alpha.value) == ("Krippendorff's alpha", pytest.approx(1))
+    alpha = readout(good).iloc[0]
+    assert (alpha["measure"], alpha["value"]) == ("Krippendorff's alpha", pytest.approx(1))
 
 
 def test_readout_of_nothing_knows_nothing_and_worries_about_nothing():
-    measures = readout([])
-    assert len(measures) == 7 and worries([]) == []
-    assert all(math.isnan(measure.value) for measure in measures)
+    found = readout([])
+    assert len(found) == 7 and worries([]) == []
+    assert found["value"].isna().all() and set(found["95% interval"]) == {""}
 
 
 def test_by_annotator_by_hand():
-    ada, ben = by_annotator(
-        [
-            timed("1", "ada", [1, 2, 3]),
-            timed("1", "ben", [1, 3, 2]),
-            timed("2", "ada", [2, 1, 3], flags=["flagged"]),
-            timed("2", "ben", [], "skip"),
-        ]
-    )
+    found = [
+        timed("1", "ada", [1, 2, 3]),
+        timed("1", "ben", [1, 3, 2]),
+        timed("2", "ada", [2, 1, 3], flags=["flagged"]),
+        timed("2", "ben", [], "skip"),
+    ]
+    ada, ben = by_annotator(found).to_dict("records")
     assert (ada["ranked"], ada["skipped"], ada["flagged"], ada["seconds"]) == (2, 0, 1, 4.0)
     assert (ben["ranked"], ben["skipped"]) == (1, 1)
     assert ada["agrees with others"] == ben["agrees with others"] == pytest.approx(2 / 3)

@@ -180,12 +180,14 @@ def test_a_label_file_ranks_as_it_says(tmp_path):
     turned = [Item(item.prompt, item.answers[::-1]) for item in ITEMS]
     store, people = LabelStore(tmp_path / "labels.sqlite"), load_annotators(path, turned, None)
     assert [person.name for person in people] == ["ada", "ben"]
-    found = collect_judgements(turned, people, store)
-    assert [judgement.ranks for judgement in found] == [[1, 2, 3]] * 8
+    collect_judgements(turned, people, store)
+    assert [judgement.ranks for judgement in store.judgements()] == [[1, 2, 3]] * 8
     kinds = [judgement.kind for judgement in store.judgements(kinds=KINDS)]
     assert kinds.count("skip") == 12
-    again = collect_judgements(turned, people, LabelStore(tmp_path / "again.sqlite"), repeat=1.0)
-    assert [judgement.ranks for judgement in again] == [[1, 2, 3]] * 8, "no skip is asked twice"
+    again = LabelStore(tmp_path / "again.sqlite")
+    collect_judgements(turned, people, again, repeat=1.0)
+    assert [judgement.ranks for judgement in again.judgements()] == [[1, 2, 3]] * 8
+    assert len(again.judgements(kinds=["skip"])) == 12, "no skip is asked twice"
 
 
 def test_a_label_file_that_cannot_help_is_told(tmp_path):

@@ -11,8 +11,9 @@ from judged import make_item
 from rlhf_utils.preferences.label_queue import LabelQueue
 from rlhf_utils.preferences.pairs import KINDS
 from rlhf_utils.preferences.store import LabelStore
-from rlhf_utils.preferences.widget import GUIDELINES, MODULE, STYLE, Desk
+from rlhf_utils.preferences.widget import MODULE, STYLE, Desk
 
+GUIDELINES = {"Helpful": "Answers what was asked.", "Honest": "Makes nothing up."}
 PAGE = """<!doctype html><meta charset="utf-8"><style>%s</style>
 <body><input id="before"><div id="el"></div><script type="module">
 const listeners = {};

@@ -1,14 +1,16 @@
 """The plain ranking form: it stores what a person chose, once, and shows text of models as text."""
 
 import html
+import time
 
 import ipywidgets
 import pytest
 from judged import make_item
 
 from rlhf_utils.preferences.label_queue import LabelQueue
+from rlhf_utils.preferences.pairs import KINDS
 from rlhf_utils.preferences.store import LabelStore
-from rlhf_utils.preferences.widget import Desk, RankingForm
+from rlhf_utils.preferences.widget import Desk, RankingForm, rank
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [SCRIPT, '"><img src=x onerror=alert(1)>']
@@ -19,7 +21,7 @@ def items(hostile: str = "") -> list:
 
 
 def form(store: LabelStore, name: str = "me", hostile: str = "") -> RankingForm:
-    return RankingForm(Desk(LabelQueue(items(hostile), store, name)))
+    return RankingForm(Desk(LabelQueue(items(hostile), store, name)), {"Helpful": hostile})
 
 
 def inside(box, kind: type) -> list:
@@ -34,8 +36,13 @@ def texts(box) -> list[str]:
     return [child.value for child in inside(box, ipywidgets.HTML)]
 
 
+def button(box, text: str) -> ipywidgets.Button:
+    (found,) = [each for each in inside(box, ipywidgets.Button) if each.description == text]
+    return found
+
+
 def save(box) -> ipywidgets.Button:
-    return inside(box, ipywidgets.Button)[0]
+    return button(box, "Save ranking")
 
 
 @pytest.fixture
@@ -47,7 +54,7 @@ def store(tmp_path):
 def test_the_form_escapes(store, hostile):
     shown = "".join(texts(form(store, hostile=hostile)))
     assert hostile not in shown and "<img" not in shown
-    assert shown.count(html.escape(hostile)) == 1 + 3
+    assert shown.count(html.escape(hostile)) == 1 + 1 + 3
 
 
 def test_the_form_stores_what_was_chosen(store):
@@ -87,9 +94,9 @@ def test_the_form_goes_on_and_ends(store):
 def test_a_double_click_is_one_judgement(store):
     """Both clicks reach the kernel before the form has changed on the screen."""
     box = form(store)
-    button = save(box)
-    button.click()
-    button.click()
+    clicked = save(box)
+    clicked.click()
+    clicked.click()
     assert [row.item_id for row in store.judgements()] == [items()[0].id]
     assert "p1" in texts(box)[0]
 
@@ -99,8 +106,32 @@ def test_the_form_shows_why_nothing_was_stored(store, monkeypatch):
         raise OSError(f"disk full {SCRIPT}")
 
     box = form(store)
+    inside(box, ipywidgets.BoundedIntText)[0].value = 3
     monkeypatch.setattr(store, "add", full)
     save(box).click()
     told = texts(box)[-1]
     assert "Not saved" in told and "disk full" in told and SCRIPT not in told
-    assert "p0" in texts(box)[0]
+    assert "p0" in texts(box)[0] and inside(box, ipywidgets.BoundedIntText)[0].value == 3
+    monkeypatch.undo()
+    save(box).click()
+    assert len(store.judgements()) == 1 and "Not saved" not in texts(box)[-1]
+
+
+def test_skip_and_undo(store):
+    box = form(store)
+    button(box, "Skip").click()
+    assert "p1" in texts(box)[0]
+    button(box, "Undo the last").click()
+    assert "p0" in texts(box)[0] and store.judgements(kinds=KINDS) == []
+
+
+def test_the_form_takes_over_where_the_widget_does_not_load(store):
+    box = rank(LabelQueue(items(), store, "me"), {}, patience=0.05)
+    deadline = time.time() + 10
+    while "did not load" not in "".join(texts(box)) and time.time() < deadline:
+        time.sleep(0.02)
+    assert "did not load in this front end" in "".join(texts(box)) and save(box)
+    box.ranker._received(None, {"type": "hello"}, [])  # it was only slow
+    while box.children != (box.ranker,) and time.time() < deadline:
+        time.sleep(0.02)
+    assert box.children == (box.ranker,)

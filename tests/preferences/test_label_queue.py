@@ -7,7 +7,12 @@ from judged import make_item, said
 
 from rlhf_utils.errors import SettingError
 from rlhf_utils.preferences.annotators import Annotator
-from rlhf_utils.preferences.label_queue import LabelQueue, collect_judgements, of_people
+from rlhf_utils.preferences.label_queue import (
+    LabelQueue,
+    collect_judgements,
+    of_annotators,
+    of_people,
+)
 from rlhf_utils.preferences.pairs import KINDS
 from rlhf_utils.preferences.rubric import GOLD_WEIGHTS
 from rlhf_utils.preferences.store import LabelStore
@@ -39,6 +44,12 @@ NAMES = [item.prompt.text for item in ITEMS]
 @pytest.fixture
 def store(tmp_path):
     return LabelStore(tmp_path / "labels.sqlite")
+
+
+def collect(items, people, store):
+    """Their rankings of the items."""
+    collect_judgements(items, people, store)
+    return of_annotators(store.judgements(items), people, seed=0)
 
 
 def kept(store) -> list[tuple]:
@@ -88,12 +99,12 @@ def test_judgements_made_under_other_settings_do_not_count(store):
     """A changed annotator ranks anew, and a person's rankings stay out of a headless run's."""
     items = [make_item("p", ["One short sentence.", "word " * 60])]
     noisy = Annotator("ada", GOLD_WEIGHTS, temperature=5.0)
-    first = collect_judgements(items, [Annotator("ada", GOLD_WEIGHTS)], store)
+    first = collect(items, [Annotator("ada", GOLD_WEIGHTS)], store)
     store.add(said(items[0], [2, 1], "me"))
-    second = collect_judgements(items, [noisy], store)
+    second = collect(items, [noisy], store)
     assert [len(first), len(second), len(store.judgements())] == [1, 1, 3]
     assert first[0].id != second[0].id
-    assert collect_judgements(items, [Annotator("ada", GOLD_WEIGHTS)], store) == first
+    assert collect(items, [Annotator("ada", GOLD_WEIGHTS)], store) == first
     assert [judgement.annotator for judgement in of_people(store.judgements())] == ["me"]
     assert LabelQueue(items, store, "you", overlap=0.0).next() is None  # "me" has answered it
     store.undo(2)

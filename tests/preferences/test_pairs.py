@@ -13,7 +13,6 @@ from rlhf_utils.preferences.pairs import (
     Item,
     Pair,
     check_split,
-    item_id,
     pairs_of_judgements,
     ranking_to_pairs,
     read_items,
@@ -62,9 +61,9 @@ def test_pairs_of_judgements():
 
 def test_item_ids_name_the_content():
     """A rerun with other samples must not take over judgements of the old ones."""
-    assert item_id("a", ["x", "y"]) == item_id("a", ["x", "y"]) == make_item("a", ["x", "y"]).id
+    assert make_item("a", ["x", "y"]).id == make_item("a", ["x", "y"], category="c").id
     others = [("a", ["x", "y"]), ("a", ["y", "x"]), ("a", ["xy"]), ("b", ["x", "y"])]
-    assert len({item_id(prompt, answers) for prompt, answers in others}) == 4
+    assert len({make_item(prompt, answers).id for prompt, answers in others}) == 4
 
 
 # --- files
@@ -92,12 +91,13 @@ def test_pairs_and_items_come_back_as_they_were(tmp_path):
 
 
 def test_pairs_of_others(tmp_path):
-    """Columns that we know are kept, and what is no number is no rank gap."""
+    """Columns that we know are kept, what is no number is no rank gap, and "ood" is "other"."""
     path = tmp_path / "pairs.jsonl"
     rows = [
         {"prompt": "p", "chosen": "a", "rejected": "b"},
         {"prompt": "p", "chosen": "a", "rejected": 3, "margin": "much", "confidence": None},
         {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2, "subset": "chat", "x": 1},
+        {"prompt": "p", "chosen": "a", "rejected": "b", "split": "ood"},
     ]
     write_jsonl(path, rows)
     prompt = Prompt("p")
@@ -105,6 +105,7 @@ def test_pairs_of_others(tmp_path):
         Pair(prompt, "a", "b"),
         Pair(prompt, "a", 3),
         Pair(prompt, "a", "b", rank_gap=2.0, subset="chat"),
+        Pair(prompt, "a", "b", split="other"),
     ]
 
 

@@ -276,7 +276,7 @@ from rlhf_utils.preferences.store import LabelStore
 from rlhf_utils.preferences.widget import Desk, RankingWidget
 names = [f"{burst}{{n:04d}}" for n in range(2000)]
 items = [Item(Prompt(name), ["a", "b"]) for name in names]
-ranker = RankingWidget(Desk(LabelQueue(items, LabelStore({path!r}), "me")))
+ranker = RankingWidget(Desk(LabelQueue(items, LabelStore({path!r}), "me")), {{}})
 for n, name in enumerate(names):
     ranker._received(None, {{"type": "rank", "uid": name, "turn": n, "ranks": [1, 2]}}, [])
     print(ranker.state["saved"], flush=True)

@@ -1,11 +1,5 @@
-"""The widget's Python side: one message is one judgement, errors come back in the state.
+"""The widget's Python side: one message is one judgement, errors come back in the state."""
 
-The plain form asks the same questions.
-"""
-
-import time
-
-import ipywidgets
 import pytest
 from judged import make_item
 
@@ -13,7 +7,7 @@ from rlhf_utils.preferences import widget
 from rlhf_utils.preferences.label_queue import LabelQueue
 from rlhf_utils.preferences.pairs import KINDS
 from rlhf_utils.preferences.store import LabelStore
-from rlhf_utils.preferences.widget import Desk, RankingForm, RankingWidget, live_readout, rank
+from rlhf_utils.preferences.widget import Desk, RankingWidget, live_readout, rank
 
 ITEMS = [make_item(f"p{n} <b>", [f"{n}a<script>", f"{n}b", f"{n}c"]) for n in range(4)]
 
@@ -34,7 +28,7 @@ def shown(judgement) -> list[int]:
 
 
 def test_a_message_becomes_a_judgement_in_the_order_of_the_answers(queue):
-    ranker = RankingWidget(Desk(queue))
+    ranker = RankingWidget(Desk(queue), {})
     order, item = ranker.desk.turn.shown_order, ranker.state["item"]
     assert item["answers"] == [ITEMS[0].answers[i] for i in order] and item["id"] == ITEMS[0].id
     about = {"seconds": 5.0, "flags": ["flagged"], "note": "n", "confidence": 1, "strength": 2}
@@ -89,6 +83,12 @@ def test_what_cannot_be_stored_keeps_the_question(queue, message, told):
     assert desk.receive(ranking())["saved"] == "u"
 
 
+def test_a_store_that_cannot_be_opened_is_told(queue, tmp_path):
+    desk = Desk(queue)
+    queue.store.path = tmp_path / "gone" / "labels.sqlite"
+    assert desk.receive(ranking())["error"]["text"] == "unable to open database file."
+
+
 def test_undo_brings_the_ranking_back(queue):
     desk = Desk(queue)
     assert "nothing to take back" in desk.receive({"type": "undo", "uid": "x"})["error"]["text"]
@@ -123,69 +123,11 @@ def test_a_new_widget_goes_on(queue, tmp_path):
     assert again.state()["item"]["id"] == ITEMS[1].id and again.state()["progress"]["done"] == 1
 
 
-# --- the plain form
-
-
-def inside(box, kind) -> list:
-    """All widgets of a kind in a box and in the boxes in it."""
-    found = []
-    for child in getattr(box, "children", ()):
-        found += [child] if isinstance(child, kind) else inside(child, kind)
-    return found
-
-
-def text_of(box) -> str:
-    return " ".join(child.value for child in inside(box, ipywidgets.HTML))
-
-
-def buttons(box) -> dict:
-    return {child.description: child for child in inside(box, ipywidgets.Button)}
-
-
-def ranks_of(box) -> list:
-    return inside(box, ipywidgets.BoundedIntText)
-
-
-def test_the_form_asks_the_same(queue):
-    desk = Desk(queue)
-    form = RankingForm(desk)
-    assert "p0 &lt;b&gt;" in text_of(form) and "a&lt;script&gt;" in text_of(form)
-    assert "<script>" not in text_of(form)
-    for choice, value in zip(ranks_of(form), (2, 1, 2)):
-        choice.value = value
-    buttons(form)["Save ranking"].click()
-    (found,) = queue.store.judgements()
-    assert shown(found) == [2, 1, 2] and found.session == "form" and "p1" in text_of(form)
-    buttons(form)["Skip"].click()
-    buttons(form)["Undo the last"].click()
-    assert "p1" in text_of(form) and len(queue.store.judgements(kinds=KINDS)) == 1
-
-
-def test_the_form_shows_what_went_wrong_and_keeps_the_ranks(queue, tmp_path):
-    form = RankingForm(Desk(queue))
-    ranks_of(form)[0].value = 3
-    queue.store.path = tmp_path / "gone" / "labels.sqlite"
-    buttons(form)["Save ranking"].click()
-    assert "Not saved:</b> unable to open" in text_of(form) and ranks_of(form)[0].value == 3
-
-
-def test_the_form_takes_over_where_the_widget_does_not_load(queue):
-    box = rank(queue, patience=0.05)
-    deadline = time.time() + 10
-    while "did not load" not in text_of(box) and time.time() < deadline:
-        time.sleep(0.02)
-    assert "did not load in this front end" in text_of(box) and "Save ranking" in buttons(box)
-    box.ranker._received(None, {"type": "hello"}, [])  # it was only slow
-    while box.children != (box.ranker,) and time.time() < deadline:
-        time.sleep(0.02)
-    assert box.children == (box.ranker,)
-
-
 # --- the read-out
 
 
 def test_the_readout_follows(queue):
-    box = rank(queue)
+    box = rank(queue, {})
     view = live_readout(queue, box, every=2)
     before = view.value
     for number in range(2):
@@ -194,7 +136,7 @@ def test_the_readout_follows(queue):
 
 
 def test_a_readout_that_fails_takes_no_label_for_unsaved(queue, monkeypatch):
-    box = rank(queue)
+    box = rank(queue, {})
     view = live_readout(queue, box, every=1)
     monkeypatch.setattr(widget, "readout_html", lambda rows: 1 / 0)
     state = box.desk.receive(ranking("u1"))

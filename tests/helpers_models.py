@@ -1,0 +1,143 @@
+"""Small models for the tests of models/ and fast/, and slow references for what they compute."""
+
+import pytest
+import torch
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from rlhf_utils.fast.plain import backbone
+from rlhf_utils.models import adapters
+from rlhf_utils.models.load import load_model
+
+SHORT = "Hi."
+LONG = "Explain in a few plain words why the sky is blue and the sunset is red."
+PROMPTS = [SHORT, LONG, "What is a tree?", "Name two rivers."]
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
+# two full blocks below two sliding ones: runs whole
+SLIDING = dict(SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=2)
+NEOX_SIZES = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+GPT2_SIZES = {
+    "vocab_size": 64,
+    "n_embd": 32,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 64,
+    "initializer_range": 0.2,
+}
+OPT_SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "ffn_dim": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "word_embed_proj_dim": 32,
+    "init_std": 0.2,
+}
+
+# (model class, config, whether the trunk splits it)
+FAMILIES = [
+    pytest.param(LlamaForCausalLM, LlamaConfig(**SIZES), True, id="llama"),
+    pytest.param(MistralForCausalLM, MistralConfig(**SIZES), True, id="mistral"),
+    pytest.param(
+        MistralForCausalLM, MistralConfig(**SIZES, sliding_window=4), True, id="mistral-sliding"
+    ),
+    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SIZES), True, id="qwen2"),
+    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SLIDING), False, id="qwen2-mixed"),
+    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=8), True, id="qwen3"),
+    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SLIDING, head_dim=8), False, id="qwen3-mixed"),
+    pytest.param(GemmaForCausalLM, GemmaConfig(**SIZES, head_dim=8), True, id="gemma"),
+    pytest.param(GPTNeoXForCausalLM, GPTNeoXConfig(**NEOX_SIZES), True, id="gpt_neox"),
+    pytest.param(GPT2LMHeadModel, GPT2Config(**GPT2_SIZES), True, id="gpt2"),
+    pytest.param(OPTForCausalLM, OPTConfig(**OPT_SIZES), False, id="opt"),
+]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def close(a, b, tolerance):
+    torch.testing.assert_close(a, b, atol=tolerance, rtol=0, check_dtype=False)
+
+
+def lively(tokenizer, eos=4.0, pad=-100.0):
+    """The tiny model with a bias on its head: likely tokens, and answers that end.
+
+    Its own end-of-sequence token has odds of 1 in 1,000.
+    """
+    model = load_model("tiny")
+    bias = torch.randn(len(tokenizer), generator=seeded(5))
+    bias[tokenizer.eos_token_id] = eos
+    bias[tokenizer.pad_token_id] = pad
+    model.lm_head.bias = torch.nn.Parameter(bias)
+    return model
+
+
+def adapted(model, layers=1):
+    """The model with LoRA adapters that do something: lora_B starts at zero."""
+    peft_model = adapters.add_lora(model, r=4, num_trainable_layers=layers).eval()
+    with torch.no_grad():
+        for name, parameter in peft_model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0.0, 0.1, generator=seeded(len(name)))
+    return peft_model
+
+
+def padded_ids(padding, width=12):
+    """(ids, mask) with so many padding tokens: on the left, or (negative) on the right."""
+    ids = torch.randint(0, 64, (len(padding), width), generator=seeded())
+    mask = torch.ones(len(padding), width).bool()
+    for row, count in enumerate(padding):
+        if count > 0:
+            mask[row, :count] = False
+        if count < 0:
+            mask[row, count:] = False
+    return ids, mask
+
+
+@torch.no_grad()
+def whole(model, ids, mask):
+    """(n, H) last hidden states of the real tokens, each row alone and without padding."""
+    rows = []
+    for row, real in zip(ids, mask):
+        rows.append(backbone(model)(row[real][None], use_cache=False).last_hidden_state[0])
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def slow_logprobs(model, samples, row, temperature):
+    """(n, V) log-probabilities before each real answer token of one row.
+
+    They come from one plain pass without any padding.
+    """
+    prompt = samples.prompt_ids[row][samples.prompt_mask[row]]
+    answer = samples.answer_ids[row][samples.answer_mask[row]]
+    logits = model(torch.cat([prompt, answer])[None]).logits[0].double()
+    return (logits / temperature).log_softmax(-1)[len(prompt) - 1 : -1]
