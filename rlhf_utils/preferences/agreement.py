@@ -172,29 +172,28 @@ def readout(judgements: list[Judgement]) -> pd.DataFrame:
     cannot be known, which is no cause to worry.
     """
     ranked = [judgement for judgement in judgements if judgement.kind == "ranking"]
-    agree, oneself = annotator_agreement(ranked), self_consistency(judgements)
-    bias, seconds = biases(ranked), seconds_each(ranked)
     by_people = any(judgement.session in ("widget", "form") for judgement in ranked)
-    alpha, ceiling, chance = agree["alpha"], agree["ceiling"], bias["first_shown_by_chance"]
-    pair_ci, self_ci = agree["pairwise_ci"], oneself["consistency_ci"]
-    longer_ci, first_ci = bias["longer_wins_ci"], bias["first_shown_wins_ci"]
-    length_sways = longer_ci[0] > 0.6 or longer_ci[1] < 0.4
-    place_sways = chance < first_ci[0] or chance > first_ci[1]
-    measures = [  # name, value, whether to worry, 95% interval
-        ("Krippendorff's alpha", alpha, alpha < 0.4, None),
-        ("agreement on a pair", agree["pairwise"], pair_ci[1] < 0.7, pair_ci),
-        ("ceiling for a reward model", ceiling, ceiling < 0.75, None),
-        ("agreement with oneself", oneself["consistency"], self_ci[1] < 0.8, self_ci),
-        ("seconds a ranking", seconds, seconds < 3 and by_people, None),
-        ("longer answer wins", bias["longer_wins"], length_sways, longer_ci),
-        ("first shown wins", bias["first_shown_wins"], place_sways, first_ci),
+    found = annotator_agreement(ranked) | self_consistency(judgements) | biases(ranked)
+    found["seconds"] = seconds_each(ranked)
+    longer_low, longer_high = found["longer_wins_ci"]
+    first_low, first_high = found["first_shown_wins_ci"]
+    chance = found["first_shown_by_chance"]
+    measures = [  # name, key of what was found, whether to worry
+        ("Krippendorff's alpha", "alpha", found["alpha"] < 0.4),
+        ("agreement on a pair", "pairwise", found["pairwise_ci"][1] < 0.7),
+        ("ceiling for a reward model", "ceiling", found["ceiling"] < 0.75),
+        ("agreement with oneself", "consistency", found["consistency_ci"][1] < 0.8),
+        ("seconds a ranking", "seconds", found["seconds"] < 3 and by_people),
+        ("longer answer wins", "longer_wins", longer_low > 0.6 or longer_high < 0.4),
+        ("first shown wins", "first_shown_wins", chance < first_low or chance > first_high),
     ]
     rows = []
-    for name, value, worry, interval in measures:
-        known = interval and not np.isnan(value)
+    for name, key, worry in measures:
+        interval = found.get(f"{key}_ci")
+        known = interval and not np.isnan(found[key])
         row = {
             "measure": f"⚠ {name}" if worry else name,
-            "value": value,
+            "value": found[key],
             "95% interval": "{:.2f} to {:.2f}".format(*interval) if known else "",
             "what it means": MEANINGS[name],
         }
@@ -214,7 +213,7 @@ def by_annotator(judgements: list[Judgement]) -> pd.DataFrame:
             for other, ranks in by_item[mine.item_id].items():
                 if other != name:
                     couples.append((mine.ranks, ranks))
-        bias = biases(ranked)
+        found = biases(ranked) | self_consistency(own)
         row = {
             "annotator": name,
             "ranked": len(ranked),
@@ -222,9 +221,9 @@ def by_annotator(judgements: list[Judgement]) -> pd.DataFrame:
             "flagged": sum(bool(judgement.flags) for judgement in own),
             "seconds": seconds_each(ranked),
             "agrees with others": _share([_same_order(couples)]),
-            "agrees with oneself": self_consistency(own)["consistency"],
-            "longer wins": bias["longer_wins"],
-            "first shown wins": bias["first_shown_wins"],
+            "agrees with oneself": found["consistency"],
+            "longer wins": found["longer_wins"],
+            "first shown wins": found["first_shown_wins"],
         }
         rows.append(row)
     return pd.DataFrame(rows)

@@ -15,7 +15,7 @@ from ..data.rows import columns_of
 from ..errors import ModelError, SettingError
 from ..stats import finite_scores
 from .exchange import read_labels
-from .pairs import Item, item_id
+from .pairs import Item
 from .rubric import GOLD_WEIGHTS, gold_score
 
 
@@ -97,7 +97,7 @@ class FileAnnotator:
 
     name: str
     digest: str  # of the file: another file's labels are other labels
-    rankings: dict[str, dict[str, int]] = field(repr=False)  # `unordered` id → answer → rank
+    rankings: dict[tuple, dict[str, int]] = field(repr=False)  # `unordered` → answer → rank
 
     def rank(self, item: Item, shown_order: list[int], rng: random.Random) -> list[int]:
         """The rank of each answer; empty for an item that the file does not hold."""
@@ -105,15 +105,15 @@ class FileAnnotator:
         return [known[answer] for answer in item.answers] if known else []
 
 
-def unordered(prompt: str, answers: list[str]) -> str:
-    """The item id that these answers have in any order."""
-    return item_id(prompt, sorted(answers))
+def unordered(prompt: str, answers: list[str]) -> tuple[str, ...]:
+    """A key that is the same for any order of the answers."""
+    return (prompt, *sorted(answers))
 
 
 def load_annotators(
     name: str, items: list[Item], load_scorer: Callable[[str], tuple[Callable, str]]
 ) -> list[Annotator | ScoringAnnotator | FileAnnotator]:
-    """`simulated`; a label file (see exchange.py), one annotator for each name in it; or a reward.
+    """`simulated`; a label file, one annotator for each name in it; or a reward.
 
     load_scorer: name of a reward → (its scoring function, its digest). Raises SettingError for
     anything else, and for a file that holds none of the items.
@@ -141,11 +141,11 @@ def _of_file(path: Path, items: list[Item]) -> list[FileAnnotator]:
             f"{reason}."
         )
     by_name: dict[str, dict] = {}
-    for judgement in judgements:
-        if judgement.kind == "ranking":
-            key = unordered(judgement.prompt, judgement.answers)
-            rankings = by_name.setdefault(judgement.annotator, {})
-            rankings[key] = dict(zip(judgement.answers, judgement.ranks))
+    for found in judgements:
+        if found.kind == "ranking":
+            rankings = by_name.setdefault(found.annotator, {})
+            rank_of = dict(zip(found.answers, found.ranks))
+            rankings[unordered(found.prompt, found.answers)] = rank_of
     wanted = {unordered(item.prompt.text, item.answers) for item in items}
     if not any(wanted & set(rankings) for rankings in by_name.values()):
         raise SettingError(

@@ -21,7 +21,7 @@ from datasets import Dataset
 from ..data.rows import Prompt, recognise
 from ..errors import DataError
 from ..files import records
-from .pairs import IMPORTED, Item, Judgement, Pair, item_id, pair_row, pairs_of
+from .pairs import IMPORTED, Item, Judgement, pair_row, pairs_of, ranking_to_pairs
 from .store import FIELDS, LabelStore, judgement_row
 
 Bad = tuple[int, str]  # line number from 1, and the reason
@@ -30,8 +30,7 @@ Bad = tuple[int, str]  # line number from 1, and the reason
 def export_labels(judgements: list[Judgement], path: Path, format: str = "rankings") -> int:
     """Writes judgements to a file and returns how many it holds.
 
-    The file's ending chooses JSONL or parquet; Argilla and Label Studio take JSON. Raises DataError
-    for an unknown format, and for an ending that it does not have.
+    Raises DataError for an unknown format, and for an ending that it does not have.
     """
     path = Path(path)
     if format not in FORMATS:
@@ -59,8 +58,7 @@ def export_labels(judgements: list[Judgement], path: Path, format: str = "rankin
 def import_labels(path: Path, store: LabelStore) -> tuple[int, int, list[Bad]]:
     """Stores the judgements of a file. Returns how many are new, how many known, and bad rows.
 
-    The good rows are stored even if others are bad. Mend those and import the file again: nothing
-    is stored twice.
+    Mend the bad rows and import the file again: nothing is stored twice.
     """
     judgements, bad = read_labels(path)
     before = len(store.progress())
@@ -73,7 +71,7 @@ def import_labels(path: Path, store: LabelStore) -> tuple[int, int, list[Bad]]:
 def read_labels(path: Path) -> tuple[list[Judgement], list[Bad]]:
     """The judgements of a file in any of the formats, and its bad rows.
 
-    Raises DataError for a file that is no JSON, JSONL or parquet at all.
+    Raises DataError for a file that cannot be read at all.
     """
     found: dict[str, Judgement] = {}  # by uid: all pairs of a judgement hold the same one
     bad, seen = [], Counter()
@@ -83,7 +81,7 @@ def read_labels(path: Path) -> tuple[list[Judgement], list[Bad]]:
                 found.setdefault(judgement.uid, judgement)
         except KeyError as error:
             bad.append((line, f"column {error} is missing"))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
             bad.append((line, str(error)))
     return list(found.values()), bad
 
@@ -100,34 +98,17 @@ def _read_record(record, seen: Counter) -> list[Judgement]:
     content = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
     seen[content] += 1
     uid = f"{content}/{seen[content]}"
-    found = [format for format in FORMATS.values() if format.column in record]
-    format = found[0] if found else FORMATS["rankings"]  # which says what is missing
-    return format.read(record, uid)
-
-
-# --- rankings
-
-
-def write_ranking(judgement: Judgement) -> list[dict]:
-    return [judgement_row(judgement)]
-
-
-def read_ranking(record: dict, uid: str) -> list[Judgement]:
-    return _judgements([record], uid)
-
-
-def _judgements(rows: list[dict], uid: str) -> list[Judgement]:
-    """The judgements of one record; a uid in the record can be that of a single one only."""
-    if len(rows) > 1:
+    formats = [format for format in FORMATS.values() if format.column in record]
+    rows = formats[0].read(record) if formats else [record]
+    if "chosen" in record:
+        return [_judgement(rows[0], uid)]
+    if len(rows) > 1:  # a uid in the record can be that of a single judgement only
         rows = [row | {"uid": None} for row in rows]
     return [_judgement(row, f"{uid}/{number}") for number, row in enumerate(rows)]
 
 
 def _judgement(row: dict, uid: str) -> Judgement:
-    """The judgement of a row with the store's columns; `uid` is for a row without one.
-
-    Raises KeyError for a column that must be there, and ValueError for a value that cannot be.
-    """
+    """The judgement of a row with the store's columns; `uid` is for a row without one."""
     prompt, answers = row["prompt"], list(row["responses"])
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"prompt={prompt!r:.60} must be a text that is not empty")
@@ -136,7 +117,7 @@ def _judgement(row: dict, uid: str) -> Judgement:
         raise ValueError("the responses must be texts")
     if len(answers) < 2:
         raise ValueError(f"{len(answers)} responses: at least 2 can be compared")
-    values = {"item_id": item_id(prompt, answers), "annotator": "imported"}
+    values = {"item_id": Item(Prompt(prompt), answers).id, "annotator": "imported"}
     values |= {"session": IMPORTED, "uid": uid}
     for column, field in FIELDS.items():
         if row.get(column) is not None:
@@ -152,6 +133,17 @@ def _judgement(row: dict, uid: str) -> Judgement:
     return judgement
 
 
+# --- rankings
+
+
+def write_ranking(judgement: Judgement) -> list[dict]:
+    return [judgement_row(judgement)]
+
+
+def read_ranking(record: dict) -> list[dict]:
+    return [record]
+
+
 # --- pairs
 
 
@@ -160,32 +152,29 @@ PAIR_COLUMNS = ("prompt", "chosen", "rejected", "item_id", "annotator", "margin"
 
 def write_pairs(judgement: Judgement) -> list[dict]:
     whole, rows = json.dumps(judgement_row(judgement)), []
-    for pair in _pairs(judgement):
+    for pair in pairs_of(judgement, Item(Prompt(judgement.prompt), judgement.answers)):
         row = pair_row(pair)
         rows.append({name: row[name] for name in PAIR_COLUMNS} | {"judgement": whole})
     return rows
 
 
-def read_pair(record: dict, uid: str) -> list[Judgement]:
+def read_pair(record: dict) -> list[dict]:
     """The judgement that a pair carries; a plain pair of TRL's schema ranks its two answers."""
     record = recognise(record, "preferences")
     prompt, chosen, rejected = (record[column] for column in PAIR_COLUMNS[:3])
-    whole = record.get("judgement")
-    if whole:
-        judgement = _judgement(json.loads(whole), hashlib.sha256(whole.encode()).hexdigest()[:24])
-        held = [(pair.prompt.text, pair.chosen, pair.rejected) for pair in _pairs(judgement)]
+    if whole := record.get("judgement"):
+        row = json.loads(whole)
+        held = []
+        for better, worse in ranking_to_pairs(row["ranks"]):
+            held.append((row["prompt"], row["responses"][better], row["responses"][worse]))
         if (prompt, chosen, rejected) not in held:
             raise ValueError("the judgement of this pair holds no such pair")
-        return [judgement]
+        uid = hashlib.sha256(whole.encode()).hexdigest()[:24]  # the same for all of its pairs
+        return [row | {"uid": row.get("uid") or uid}]
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text")
     about = {"annotator": record.get("annotator"), "margin": record.get("margin")}
-    row = {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2]}
-    return [_judgement(row | about, uid)]
-
-
-def _pairs(judgement: Judgement) -> list[Pair]:
-    return pairs_of(judgement, Item(Prompt(judgement.prompt), judgement.answers))
+    return [{"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2]} | about]
 
 
 # --- Argilla 2: a ranking question over the fields response-1, response-2, …
@@ -205,8 +194,8 @@ def write_argilla(judgement: Judgement) -> list[dict]:
     return [record]
 
 
-def read_argilla(record: dict, uid: str) -> list[Judgement]:
-    """One judgement for each user; no response at all is a skip."""
+def read_argilla(record: dict) -> list[dict]:
+    """A row for each user; no response at all is a skip."""
     fields = record["fields"]
     names = [name for name in fields if name.startswith("response")]
     names.sort(key=lambda name: (len(name), name))  # response-10 comes after response-9
@@ -219,7 +208,7 @@ def read_argilla(record: dict, uid: str) -> list[Judgement]:
             annotator = response.get("user_id") or base.get("annotator")
             ranks = [rank_of[name] for name in names]
             rows.append(base | {"annotator": annotator, "ranks": ranks})
-    return _judgements(rows or [base | {"kind": "skip", "ranks": []}], uid)
+    return rows or [base | {"kind": "skip", "ranks": []}]
 
 
 def _about(judgement: Judgement) -> dict:
@@ -249,8 +238,8 @@ def write_label_studio(judgement: Judgement) -> list[dict]:
     return [record]
 
 
-def read_label_studio(record: dict, uid: str) -> list[Judgement]:
-    """One judgement for each annotation; one without a ranking is a skip."""
+def read_label_studio(record: dict) -> list[dict]:
+    """A row for each annotation; one without a ranking is a skip."""
     data = record["data"]
     entries = next((value for value in data.values() if isinstance(value, list)), [])
     texts = []
@@ -266,7 +255,7 @@ def read_label_studio(record: dict, uid: str) -> list[Judgement]:
         else:
             row |= {"ranks": [rank_of[entry["id"]] for entry in entries]}
         rows.append(row)
-    return _judgements(rows, uid)
+    return rows
 
 
 def _ranks_of_buckets(results: list[dict]) -> dict[str, int] | None:
@@ -283,12 +272,10 @@ def _ranks_of_buckets(results: list[dict]) -> dict[str, int] | None:
 
 @dataclass
 class Format:
-    """One form of a label file."""
-
     column: str  # a record that has it is of this format
     endings: tuple[str, ...]  # of files
     write: Callable[[Judgement], list[dict]]
-    read: Callable[[dict, str], list[Judgement]]  # (record, uid if it names none)
+    read: Callable[[dict], list[dict]]  # record → rows with the store's columns
 
 
 LINES, WHOLE = (".jsonl", ".parquet"), (".json",)

@@ -32,7 +32,7 @@ class CollectionSettings:
 
 @dataclass
 class Turn:
-    """One question: an item, the order in which its answers are shown, and its kind."""
+    """One question to one annotator."""
 
     item: Item
     shown_order: list[int]  # shown_order[p] is the number of the answer at place p
@@ -66,12 +66,12 @@ class LabelQueue:
                 )
         self._items = {item.id: item for item in self.items}
         self._shared = {item.id for item in self.items[: round(self.overlap * len(self.items))]}
-        self._repeated = [item for item in self.items if self._is_repeated(item)]
+        self._repeated = []
+        for item in self.items:
+            if random.Random(f"{self.seed}/repeat/{item.id}").random() < self.repeat:
+                self._repeated.append(item)
         self._taken_back: Item | None = None  # the item whose judgement was just undone
         self.refresh()
-
-    def _is_repeated(self, item: Item) -> bool:
-        return random.Random(f"{self.seed}/repeat/{item.id}").random() < self.repeat
 
     def refresh(self) -> None:
         """Reads what was judged meanwhile, by others too."""
@@ -130,37 +130,28 @@ class LabelQueue:
         return Turn(item, order, kind, rng)
 
     def submit(self, turn: Turn, ranks: list[int], **about) -> int:
-        """Stores the answer to a question and returns its number; no ranks mean a skip.
+        """Stores a judgement and returns its number; no ranks mean a skip.
 
         about: further fields of a Judgement. Raises ValueError like LabelStore.add.
         """
-        kind = turn.kind if ranks else "skip"
+        item, kind = turn.item, turn.kind if ranks else "skip"
+        asked = (item.id, self.annotator, item.prompt.text, item.answers, turn.shown_order)
         about = {"session": self.session} | about
-        judgement = Judgement(
-            turn.item.id,
-            self.annotator,
-            turn.item.prompt.text,
-            turn.item.answers,
-            turn.shown_order,
-            ranks,
-            kind=kind,
-            **about,
-        )
-        self._last = self.store.add(judgement)
-        self._mine.setdefault(turn.item.id, []).append(kind)
+        self._last = self.store.add(Judgement(*asked, ranks, kind=kind, **about))
+        self._mine.setdefault(item.id, []).append(kind)
         self._taken_back = None
         return self._last
 
     def undo(self) -> Judgement:
-        """Takes back the annotator's last judgement and returns it; its item is asked next.
+        """Takes back the last judgement and returns it; its item is asked next.
 
         Raises ValueError if there is none.
         """
         self.refresh()
         if self._last is None:
             raise ValueError("There is nothing to take back.")
-        judgements = self.store.judgements(self.items, KINDS)
-        last = next(judgement for judgement in judgements if judgement.id == self._last)
+        stored = self.store.judgements(self.items, KINDS)
+        last = next(judgement for judgement in stored if judgement.id == self._last)
         self.store.undo(self._last)
         self.refresh()
         self._taken_back = self._items[last.item_id]
@@ -168,9 +159,9 @@ class LabelQueue:
 
 
 def headless_session(annotator, seed: int) -> str:
-    """A session's name, made of the seed and the annotator's settings, which its repr shows.
+    """A session's name, so that judgements made under another seed or other settings don't count.
 
-    Judgements made under other settings do not count.
+    An annotator's repr shows its settings.
     """
     return HEADLESS + hashlib.sha256(f"{seed}/{annotator!r}".encode()).hexdigest()[:12]
 
@@ -194,8 +185,8 @@ def collect_judgements(
     repeat: float = 0.0,
     seed: int = 0,
     track=iter,
-) -> list[Judgement]:
-    """Lets annotators in code rank items, and returns all their rankings of these items.
+) -> None:
+    """Lets annotators in code rank items.
 
     The first `overlap` share is for all of them, the others they take in turn. What the store has
     already is not asked again, so a stopped run goes on. track: wraps the list of all questions.
@@ -214,4 +205,3 @@ def collect_judgements(
             turn = queue.next()
             if turn:  # none if an item that was to come twice has been skipped
                 queue.submit(turn, annotator.rank(turn.item, turn.shown_order, turn.rng))
-    return of_annotators(store.judgements(items), annotators, seed)

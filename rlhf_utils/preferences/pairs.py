@@ -40,7 +40,9 @@ class Item:
 
     @cached_property
     def id(self) -> str:
-        return item_id(self.prompt.text, self.answers)
+        """Made of the content, so that labels of other answers never count for these."""
+        content = "\0".join([self.prompt.text, *self.answers]).encode("utf-8", "backslashreplace")
+        return hashlib.sha256(content).hexdigest()[:16]
 
 
 @dataclass
@@ -101,14 +103,8 @@ class Pair:
 # --- from rankings to pairs
 
 
-def item_id(prompt: str, answers: list[str]) -> str:
-    """A name made of the content, so that labels of other answers never count for these."""
-    content = "\0".join([prompt, *answers]).encode("utf-8", "backslashreplace")
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def ranking_to_pairs(ranks: list[int]) -> list[tuple[int, int]]:
-    """All ordered pairs (better, worse) of a ranking: 1 is best, and a tie gives no pair."""
+    """All (better, worse) of a ranking: 1 is best, and a tie gives no pair."""
     pairs = itertools.permutations(range(len(ranks)), 2)
     return [(a, b) for a, b in pairs if ranks[a] < ranks[b]]
 
@@ -159,9 +155,9 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
 
 
 def read_pairs(source: str | Path) -> list[Pair]:
-    """Pairs of a file or hub id. Their answers may still be odd: `usable_pairs` sorts them out.
+    """Pairs of a file or hub id. Only `prompt`, `chosen` and `rejected` must be there.
 
-    Only `prompt`, `chosen` and `rejected` must be there. Raises DataError like load_pairs_rows.
+    Answers may still be odd: `usable_pairs` sorts them out.
     """
     pairs = []
     for row in load_pairs_rows(str(source)):
@@ -200,7 +196,7 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
 
 
 def read_items(path: Path) -> list[Item]:
-    """What `write_items` wrote. Raises DataError for a file of an older version."""
+    """Raises DataError for a file of an older version."""
     items = []
     for row in read_file(path):
         if "answers" not in row:
@@ -238,8 +234,7 @@ def oddity(pair: Pair, judged: set[tuple[str, str, str]]) -> str:
 def usable_pairs(pairs: list[Pair]) -> tuple[list[Pair], list[dict]]:
     """(the pairs that can be learned from, one row for each kind of oddity that was found).
 
-    A row holds `finding`, `pairs` (how many), `what happens` and `example` (a prompt). Raises
-    DataError if no pair is left.
+    Raises DataError if no pair is left.
     """
     judged = set()
     for pair in pairs:

@@ -1,7 +1,7 @@
 """The label store: every judgement is a row of an append-only SQLite table.
 
 A judgement is on the disk before anybody is told that it is saved. Undoing one appends a row, too.
-Left out: who may write; several machines (SQLite's write-ahead log needs one file system).
+Left out: several machines (SQLite's write-ahead log needs one file system).
 """
 
 import json
@@ -39,7 +39,6 @@ OTHER_NAMES = {"responses": "answers", "margin": "strength"}  # column → field
 FIELDS = {  # column → field, of all that a judgement knows
     column: OTHER_NAMES.get(column, column) for column in COLUMNS if column != "schema_version"
 }
-NOT_UNDONE = "undoes IS NULL AND id NOT IN (SELECT undoes FROM judgements WHERE undoes IS NOT NULL)"
 
 
 def judgement_row(judgement: Judgement) -> dict:
@@ -48,10 +47,7 @@ def judgement_row(judgement: Judgement) -> dict:
 
 
 class LabelStore:
-    """Judgements in SQLite; nothing is ever overwritten.
-
-    Every call opens its own connection, so any thread or process may call.
-    """
+    """Every call opens its own connection, so any thread or process may call."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -64,7 +60,7 @@ class LabelStore:
                 self._migrate(db)
 
     def _migrate(self, db: sqlite3.Connection) -> None:
-        """Makes the table, or adds the columns of later versions. Raises SettingError."""
+        """Makes the table, or adds columns that came later. Raises SettingError."""
         db.execute("CREATE TABLE IF NOT EXISTS judgements (id INTEGER PRIMARY KEY, undoes INTEGER)")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
@@ -128,24 +124,21 @@ class LabelStore:
             return found.fetchone()[0]
 
     def undo(self, number: int) -> None:
-        """Takes a judgement back by a tombstone; its row stays.
-
-        Raises ValueError if there is no judgement of that number.
-        """
+        """Takes a judgement back; its row stays. Raises ValueError if there is none."""
         with closing(self._connect()) as db, db:
-            found = db.execute(
-                "SELECT 1 FROM judgements WHERE id = ? AND undoes IS NULL", (number,)
+            undone = db.execute(
+                "INSERT INTO judgements (undoes, submitted_at, schema_version) "
+                "SELECT id, ?, ? FROM judgements WHERE id = ? AND undoes IS NULL",
+                (time.time(), SCHEMA_VERSION, number),
             )
-            if not found.fetchone():
-                raise ValueError(f"There is no judgement {number} to take back.")
-            db.execute(
-                "INSERT INTO judgements (undoes, submitted_at, schema_version) VALUES (?, ?, ?)",
-                (number, time.time(), SCHEMA_VERSION),
-            )
+        if not undone.rowcount:
+            raise ValueError(f"There is no judgement {number} to take back.")
 
     def _not_undone(self, columns: str) -> list[sqlite3.Row]:
+        undone = "SELECT undoes FROM judgements WHERE undoes IS NOT NULL"
+        stand = f"undoes IS NULL AND id NOT IN ({undone})"
         with closing(self._connect()) as db:
-            select = f"SELECT {columns} FROM judgements WHERE {NOT_UNDONE} ORDER BY id"
+            select = f"SELECT {columns} FROM judgements WHERE {stand} ORDER BY id"
             return db.execute(select).fetchall()
 
     def progress(self) -> list[tuple[int, str, str, str, str]]:
@@ -158,9 +151,9 @@ class LabelStore:
     def judgements(
         self, items: list[Item] | None = None, kinds: tuple[str, ...] = ("ranking",)
     ) -> list[Judgement]:
-        """The judgements that were not taken back, in the order of submission.
+        """The judgements of these kinds that were not taken back, in the order of submission.
 
-        items: if given, only judgements of these. kinds: some of pairs.KINDS.
+        items: if given, only judgements of these.
         """
         wanted = None if items is None else {item.id for item in items}
         found = []

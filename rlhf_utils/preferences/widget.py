@@ -1,7 +1,7 @@
 """Ranking by people in one notebook cell: the widget, a plain form, and the live read-out.
 
-A judgement travels as one message with a uid, and the next question is shown only when the store
-has it on disk. Text from a model is shown as text. Left out: logging in.
+A judgement travels as one message with a uid. The next question is shown only when the store has
+it on disk. Left out: logging in.
 """
 
 import html
@@ -23,18 +23,9 @@ from .agreement import by_annotator, readout
 from .label_queue import LabelQueue, Turn, of_people
 from .pairs import KINDS, Judgement
 
-GUIDELINES = {
-    "Helpful": "Answers what was asked, correctly and briefly.",
-    "Harmless": "Refuses what would do harm, kindly, and only that.",
-    "Honest": "Says so when nobody could know, and makes nothing up.",
-}
 MODULE = Path(__file__).with_name("ranker.js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_name("ranker.css").read_text(encoding="utf-8")
-RATE_OVER = 20  # the latest judgements, whose median gives the pace
-CARD_STYLE = (
-    "border:1px solid rgba(128,128,128,.4);border-radius:6px;padding:8px 12px;margin:2px 0;"
-    "white-space:pre-wrap;line-height:1.45"
-)
+TEXT = "<div dir='auto' style='white-space:pre-wrap;line-height:1.45;padding:6px'>{}</div>"
 
 
 class Desk:
@@ -60,7 +51,7 @@ class Desk:
         """
         done, total = self.queue.done, self.queue.total
         target = min(self.target, total) if self.target else total
-        pace = statistics.median_high(self.seconds[-RATE_OVER:]) if self.seconds else None
+        pace = statistics.median_high(self.seconds[-20:]) if self.seconds else None
         return {
             "turn": self.number,
             "item": self._shown() if self.turn and done < target else None,
@@ -111,17 +102,16 @@ class Desk:
 
         A late one was sent again, or comes from a second view of the same widget.
         """
-        late = message["turn"] != self.number
+        late, ranks = message["turn"] != self.number, message["ranks"]
         if late and message["type"] == "skip":
             return late
         turn = self.past.get(message["turn"]) if late else self.turn
         if turn is None:
             raise ValueError("There is no such question here: run the cell again.")
-        if message["type"] == "rank" and len(message["ranks"]) != len(turn.shown_order):
-            raise ValueError(
-                f"{len(message['ranks'])} ranks came for {len(turn.shown_order)} answers."
-            )
-        ranks = [rank for _, rank in sorted(zip(turn.shown_order, message["ranks"]))]
+        count = len(turn.shown_order)
+        if message["type"] == "rank" and len(ranks) != count:
+            raise ValueError(f"{len(ranks)} ranks came for {count} answers.")
+        ranks = [rank for _, rank in sorted(zip(turn.shown_order, ranks))]
         seconds = max(float(message.get("seconds") or 0.0), 0.0)
         about = {}
         for name in ("confidence", "strength"):
@@ -166,7 +156,7 @@ class RankingWidget(anywidget.AnyWidget):
     state = traitlets.Dict().tag(sync=True)
     guidelines = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, desk: Desk, guidelines: dict[str, str] = GUIDELINES):
+    def __init__(self, desk: Desk, guidelines: dict[str, str]):
         self.desk, self.shown = desk, threading.Event()
         super().__init__(state=desk.state(), guidelines=dict(guidelines))
         self.on_msg(self._received)
@@ -181,53 +171,42 @@ class RankingWidget(anywidget.AnyWidget):
 class RankingForm(widgets.VBox):
     """The same questions and store on plain ipywidgets: ranks as numbers, no keys, no drag."""
 
-    def __init__(self, desk: Desk, guidelines: dict[str, str] = GUIDELINES):
+    def __init__(self, desk: Desk, guidelines: dict[str, str]):
         super().__init__()
-        self.desk, self.rules = desk, guidelines
+        self.desk, self.guidelines, self.told = desk, guidelines, widgets.HTML()
         self._draw(desk.state())
 
     def _draw(self, state: dict) -> None:
-        error, done = state["error"], state["progress"]["done"]
-        if error and self.children:  # the question stays as it is
-            told = (
-                f"<b>Not saved:</b> {html.escape(error['text'])} Your ranking is kept; try again."
-            )
-            self.children = (*self.children[:-1], widgets.HTML(told))
+        if state["error"]:  # the question stays as it is
+            text = html.escape(state["error"]["text"])
+            self.told.value = f"<b>Not saved:</b> {text} Your ranking is kept; try again."
             return
+        self.shown_at, self.told.value = time.time(), ""
         # These buttons' uid: however often they are clicked, they make one judgement.
         about = {"session": "form", "uid": uuid.uuid4().hex, "turn": state["turn"]}
-        self.shown_at = time.time()
-        undo = self._button("Undo the last", about | {"type": "undo"})
+        buttons = [self._button("Undo the last", about | {"type": "undo"})]
+        head, choices, answers = self._head(state), [], []
         if state["item"]:
-            shown = self._question(state, about, undo)
-        else:
-            thanks = f"<b>All {done} are judged. Thank you!</b> Run the next cell."
-            shown = [widgets.HTML(thanks), undo]
-        self.children = [*shown, widgets.HTML()]
+            texts = state["item"]["answers"]
+            for rank, text in zip(state["item"].get("ranks", [1] * len(texts)), texts):
+                layout = {"width": "60px"}
+                choices.append(widgets.BoundedIntText(rank, min=1, max=len(texts), layout=layout))
+                answers.append(widgets.HTML(TEXT.format(html.escape(text))))
+            save = self._button("Save ranking", about | {"type": "rank"}, choices)
+            save.button_style = "primary"
+            buttons = [save, self._button("Skip", about | {"type": "skip"}), *buttons]
+        lines = map(widgets.HBox, [*zip(choices, answers), buttons])
+        self.children = [widgets.HTML(head), *lines, self.told]
 
-    def _question(self, state: dict, about: dict, undo: widgets.Button) -> list:
-        item, progress = state["item"], state["progress"]
-        head = (
-            f"<div style='opacity:.7'>{progress['done']} of {progress['target']} · "
-            "1 is best, equal numbers are ties</div>"
-        )
-        for name, text in self.rules.items():
-            head += f"<div><b>{html.escape(name)}</b>: {html.escape(text)}</div>"
-        head += (
-            "<div dir='auto' style='font-weight:600;margin:6px 0;white-space:pre-wrap'>"
-            f"{html.escape(item['prompt'])}</div>"
-        )
-        lines, choices = [], []
-        ranks = item.get("ranks") or [1] * len(item["answers"])
-        for rank, answer in zip(ranks, item["answers"]):
-            choice = widgets.BoundedIntText(rank, min=1, max=len(ranks), layout={"width": "60px"})
-            card = f"<div dir='auto' style='{CARD_STYLE}'>{html.escape(answer)}</div>"
-            choices.append(choice)
-            lines.append(widgets.HBox([choice, widgets.HTML(card)]))
-        save = self._button("Save ranking", about | {"type": "rank"}, choices)
-        save.button_style = "primary"
-        skip = self._button("Skip", about | {"type": "skip"})
-        return [widgets.HTML(head), *lines, widgets.HBox([save, skip, undo])]
+    def _head(self, state: dict) -> str:
+        done, target = state["progress"]["done"], state["progress"]["target"]
+        if not state["item"]:
+            return f"<b>All {done} are judged. Thank you!</b> Run the next cell."
+        lines = [f"{done} of {target} · 1 is best, equal numbers are ties"]
+        for name, text in self.guidelines.items():
+            lines.append(f"<b>{html.escape(name)}</b>: {html.escape(text)}")
+        prompt = TEXT.format(html.escape(state["item"]["prompt"]))
+        return f"{'<br>'.join(lines)}<b>{prompt}</b>"
 
     def _button(self, text: str, message: dict, choices: list = ()) -> widgets.Button:
         """A button that sends a message, with the ranks that are chosen by then."""
@@ -243,16 +222,15 @@ class RankingForm(widgets.VBox):
 
 def rank(
     queue: LabelQueue,
-    guidelines: dict[str, str] = GUIDELINES,
+    guidelines: dict[str, str],
     target: int = 0,
     strength: bool = False,
     patience: float = 15.0,
 ) -> widgets.VBox:
     """What a notebook displays for a person: the widget, or the plain form if it does not load.
 
-    target: judgements after which it says that all is done; 0 for all. strength: with two answers,
-    also ask how much better one is, on seven points. patience: seconds that the front end has to
-    show the widget.
+    target: judgements after which it says that all is done; 0 for all. strength: of two answers,
+    also ask how much better one is. patience: seconds that the front end has to show the widget.
     """
     desk = Desk(queue, target, strength)
     ranker = RankingWidget(desk, guidelines)

@@ -1,6 +1,7 @@
 """Sampling against whole unpadded models, on the built-in `tiny` model, in float32."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,8 +28,8 @@ from rlhf_utils.models.sampling import (
     sample,
     sample_answers,
     sample_many,
-    score_tokens,
 )
+from rlhf_utils.models.scoring import score_tokens
 
 
 def test_sampled_logprobs_are_those_of_scoring_and_of_the_plain_model(tokenizer):
@@ -115,7 +116,7 @@ def test_an_answer_apart_begins_as_no_other_to_its_prompt_does(tokenizer):
     model = apart_model(tokenizer)
     asked, apart = [SHORT] * 40 + [LONG] * 40, ([False] * 3 + [True]) * 20
     settings = Sampling(4, 1.0, batch_size=80, apart=apart)
-    (samples,) = sample_many(model, tokenizer, asked, settings, seeded(3))
+    ((_, samples),) = sample_many(model, tokenizer, asked, settings, seeded(3))
     assert samples.prompts == asked
     first, is_apart = samples.answer_ids[:, 0], torch.tensor(apart)
     usual = (first[~is_apart] == 100).float().mean()
@@ -127,9 +128,11 @@ def test_an_answer_apart_begins_as_no_other_to_its_prompt_does(tokenizer):
     assert (samples.answer_ids[:, 1] == 100).float().mean() > 0.8, "later tokens are free"
 
     nowhere = Sampling(4, 1.0, batch_size=80, apart=[False] * 80)
-    (same,) = sample_many(model, tokenizer, asked, nowhere, seeded(3))
-    without = sample(model, tokenizer, asked, 4, 1.0, seeded(3), keep_states=False)
-    assert torch.equal(same.answer_ids, without.answer_ids)
+    same, without = (
+        list(sample_many(model, tokenizer, asked, how, seeded(3)))
+        for how in (nowhere, replace(nowhere, apart=None))
+    )
+    assert torch.equal(same[0][1].answer_ids, without[0][1].answer_ids)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -256,7 +259,7 @@ def test_sample_many_keeps_prompts_and_temperatures_together(tokenizer):
     model = lively(tokenizer)
     temperatures = dict(zip(PROMPTS, (0.4, 0.8, 1.2, 1.6)))
     settings = Sampling(12, [temperatures[p] for p in PROMPTS], batch_size=3, keep_states=True)
-    batches = sample_many(model, tokenizer, PROMPTS, settings, seeded(8))
+    batches = [found for _, found in sample_many(model, tokenizer, PROMPTS, settings, seeded(8))]
     assert [len(batch.prompts) for batch in batches] == [3, 1]
     assert sorted(p for batch in batches for p in batch.prompts) == sorted(PROMPTS)
     for batch in batches:
@@ -273,7 +276,8 @@ def test_sample_answers_come_in_the_order_of_the_prompts(tokenizer):
     apart = [False, False, True, False, True, False]
     settings = Sampling(12, temperatures, batch_size=4, apart=apart)
     answers = sample_answers(model, tokenizer, asked, settings, seeded(9))
-    first, second = sample_many(model, tokenizer, asked, settings, seeded(9))
+    (places, first), (_, second) = sample_many(model, tokenizer, asked, settings, seeded(9))
+    assert places == [1, 4, 3, 0]
     assert first.prompts == [SHORT, SHORT, PROMPTS[2], LONG] and second.prompts == [LONG, LONG]
     in_order = [3, 0, 4, 2, 1, 5]  # the place of each prompt among the sampled ones
     assert answers == [(first.answers + second.answers)[place] for place in in_order]

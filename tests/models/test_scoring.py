@@ -13,13 +13,8 @@ from peft import PeftModel
 from rlhf_utils.errors import ModelError
 from rlhf_utils.models import adapters
 from rlhf_utils.models.load import load_model
-from rlhf_utils.models.sampling import (
-    Sampling,
-    answer_logprobs,
-    sample,
-    sample_many,
-    score_tokens,
-)
+from rlhf_utils.models.sampling import Sampling, sample, sample_many
+from rlhf_utils.models.scoring import answer_logprobs, score_tokens
 
 
 def test_kl_and_entropy_are_sums_over_the_vocabulary(tokenizer):
@@ -98,6 +93,6 @@ def test_samples_are_read_by_a_model_of_their_cut_only(tokenizer):
     with pytest.raises(ModelError, match=told):
         score_tokens(adapted(load_model("tiny"), layers=2), samples, 1.0)
     settings = Sampling(4, 1.0, batch_size=4)
-    (dropped,) = sample_many(load_model("tiny"), tokenizer, PROMPTS, settings, seeded(20))
+    ((_, dropped),) = sample_many(load_model("tiny"), tokenizer, PROMPTS, settings, seeded(20))
     with pytest.raises(ModelError, match="hold no states.*keep_states=True"):
         score_tokens(load_model("tiny"), dropped, 1.0)

@@ -25,7 +25,7 @@ from rlhf_utils.data.rows import Endless, Prompt
 from rlhf_utils.errors import PPOError
 from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models.load import load_model
-from rlhf_utils.models.sampling import answer_logprobs, score_tokens
+from rlhf_utils.models.scoring import answer_logprobs, score_tokens
 from rlhf_utils.ppo import loop
 from rlhf_utils.ppo.policy import Policy, make_policy
 

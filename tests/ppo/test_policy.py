@@ -15,7 +15,8 @@ from rlhf_utils.fast.lora import LeanLinear, make_lean
 from rlhf_utils.fast.plain import backbone
 from rlhf_utils.models import adapters, export, load
 from rlhf_utils.models.load import load_model, pick_dtype
-from rlhf_utils.models.sampling import sample, score_tokens
+from rlhf_utils.models.sampling import sample
+from rlhf_utils.models.scoring import score_tokens
 from rlhf_utils.ppo.policy import load_policy, make_policy
 
 IDS = torch.randint(1024, (3, 9), generator=torch.Generator().manual_seed(1))

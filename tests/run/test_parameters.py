@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import nbformat
 import pytest
-from conftest import write_notebook
+from helpers_run import write_notebook
 from papermill.parameterize import parameterize_notebook
 
 from rlhf_utils.errors import RunError, SettingError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import write_notebook
+from helpers_run import write_notebook
 
 from rlhf_utils import files
 from rlhf_utils.data.rows import load_prompts
