@@ -21,6 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from rlhf_utils.fast import Trunk
 from rlhf_utils.fast.plain import backbone
 from rlhf_utils.models import adapters
 from rlhf_utils.models.load import load_model
@@ -129,6 +130,13 @@ def whole(model, ids, mask):
     for row, real in zip(ids, mask):
         rows.append(backbone(model)(row[real][None], use_cache=False).last_hidden_state[0])
     return torch.cat(rows)
+
+
+def lower_states(model, samples):
+    """(B, P + T − 1, H) what the frozen blocks make of all sampled tokens but the last."""
+    ids = torch.cat([samples.prompt_ids, samples.answer_ids], 1)[:, :-1]
+    mask = torch.cat([samples.prompt_mask, samples.answer_mask], 1)[:, :-1]
+    return Trunk(model).lower(ids, mask)
 
 
 @torch.no_grad()

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from peft import get_peft_model
 
 from rlhf_utils.data.rows import Endless, load_prompts
+from rlhf_utils.fast import speed_up
 from rlhf_utils.models import adapters
 from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.ppo import loop
@@ -64,7 +66,9 @@ def fresh_run(seed=0, config=CONFIG, dropout=0.0):
     model.lm_head.weight = torch.nn.Parameter(8 * model.lm_head.weight.detach())
     model.lm_head.bias = torch.nn.Parameter(bias)
     torch.manual_seed(seed)
-    policy = Policy(adapters.add_lora(model, r=8, num_trainable_layers=1, dropout=dropout))
+    lora = adapters.lora_config(model, r=8, num_trainable_layers=1)
+    lora.lora_dropout = dropout
+    policy = Policy(speed_up(get_peft_model(model, lora)))
     return Run(
         policy=policy,
         tokenizer=tokenizer,

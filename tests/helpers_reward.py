@@ -51,7 +51,7 @@ def make_model(backbone=None, **options) -> RewardModel:
     with torch.no_grad():
         for parameter in model.heads.parameters():
             parameter.normal_(0, 0.1)
-    return model.eval()
+    return model
 
 
 def ids_of(tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:

@@ -27,7 +27,7 @@ def grouped_attention(
 ):
     """softmax(q kᵀ · scaling + mask) v, without copying shared keys and values for each query head.
 
-    query is (B, heads, T, D), key and value are (B, shared, L, D). Returns (B, T, heads, D), None.
+    query: (B, heads, T, D). key and value: (B, shared, L, D). Returns (B, T, heads, D) and None.
     """
     batch, heads, length, size = query.shape
     shared = key.shape[1]

@@ -3,8 +3,7 @@
 On a CPU a Llama-like model spends more than half of such a pass on calls, on copies of keys and
 values, and on bringing each weight into the order that oneDNN wants. `LeanDecoder` makes fewer
 calls, keeps room for what comes, and orders weights once a batch.
-Left out: GPUs, and families and adapters that `_is_lean` does not know. They use the model's own
-forward.
+Left out: GPUs, and models that `_is_lean` does not know. They use their own forward.
 """
 
 from collections.abc import Callable
@@ -26,7 +25,6 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 def decoder(trunk: Trunk, cache: DynamicCache, mask: torch.Tensor) -> Decoder:
-    """A decoder that goes on after the (B, P) tokens in `cache`; `mask` is False on padding."""
     kind = LeanDecoder if _is_lean(trunk, mask.device) else Decoder
     return kind(trunk, cache, mask)
 
@@ -43,17 +41,9 @@ def _is_lean(trunk: Trunk, device: torch.device) -> bool:
 
 
 def _has_known_layers(block: nn.Module) -> bool:
-    for part in (block.self_attn, block.mlp):
-        for name, layer in part.named_children():
-            if not name.endswith("_proj"):
-                continue
-            if isinstance(layer, LeanLinear):
-                known = layer.bare or layer.ordinary
-            else:
-                known = type(layer) in (nn.Linear, Linear)
-            if not known:
-                return False
-    return True
+    layers = [*block.self_attn.named_children(), *block.mlp.named_children()]
+    known = (nn.Linear, Linear, LeanLinear)
+    return all(type(layer) in known for name, layer in layers if name.endswith("_proj"))
 
 
 class LeanDecoder(Decoder):
@@ -183,17 +173,14 @@ def _heads_first(states: torch.Tensor) -> torch.Tensor:
 
 def _product(layers: list[nn.Module], dtype: torch.dtype, rows: int) -> Product:
     """x ↦ what these layers make of the same (rows, I) x, side by side, adapters included."""
-    whole = _base_product([_base(layer) for layer in layers], dtype, rows)
+    bases = [layer.base_layer if isinstance(layer, LeanLinear) else layer for layer in layers]
+    whole = _base_product(bases, dtype, rows)
     adapters = [_adapter(layer) for layer in layers]
     low = torch.cat([a for a, _, _ in adapters]).to(dtype).T
     high = torch.block_diag(*[scaling * b for _, b, scaling in adapters]).to(dtype).T
     if len(high) == 0:  # no adapters
         return whole
     return lambda x: whole(x).addmm_(x @ low, high)
-
-
-def _base(layer: nn.Module) -> nn.Module:
-    return layer.base_layer if isinstance(layer, LeanLinear) else layer
 
 
 def _adapter(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -207,7 +194,7 @@ def _adapter(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
 def _base_product(layers: list[nn.Module], dtype: torch.dtype, rows: int) -> Product:
     weights = [layer.weight.detach().to(dtype) for layer in layers]
     biases = [None if layer.bias is None else layer.bias.to(dtype) for layer in layers]
-    if weights[0].is_contiguous() and can_order(weights[0], dtype):
+    if weights[0].is_contiguous() and can_order(weights[0]):
         bias = None if biases[0] is None else torch.cat(biases)
         return ordered(torch.cat(weights), bias, rows)
     # Weights that `use_fast_products` laid out lie as they should.

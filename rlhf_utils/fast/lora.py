@@ -1,10 +1,9 @@
 """peft's LoRA layers with fewer passes over memory: less time and less than half the memory.
 
-peft computes x W, x A, (x A) B, its multiple and the sum one after another, each as a tensor of its
-own, and keeps a float32 copy of x for every layer. Here the last three are one product that adds to
-the first, and x is kept as it is.
-Left out: dropout while training, several adapters at once, variants of LoRA, and layers other than
-`nn.Linear`. Those stay peft's.
+peft computes x W, x A, (x A) B, its multiple and the sum one after another, and keeps a float32
+copy of x for every layer. Here the last three are one product, and x is kept as it is.
+Left out: dropout, several adapters, variants of LoRA, and layers other than `nn.Linear`. Those stay
+peft's.
 """
 
 import torch
@@ -43,42 +42,35 @@ class _Product(torch.autograd.Function):
 
 
 class LeanLinear(Linear):
-    """peft's layer around an `nn.Linear`. Whatever is out of the ordinary is left to peft."""
+    """peft's layer around a frozen `nn.Linear`: x Wᵀ + b + scaling · (x Aᵀ) Bᵀ."""
 
     @property
     def bare(self) -> bool:
         """Whether it is its base layer alone."""
         return self.disable_adapters or self.merged
 
-    @property
-    def ordinary(self) -> bool:
-        """Whether it is x Wᵀ + b + scaling · (x Aᵀ) Bᵀ with a frozen W."""
-        name = self.active_adapters[0]
-        return (
-            len(self.active_adapters) == 1
-            and name in self.lora_A
-            and not self.bare
-            and name not in self.lora_variant
-            and not (self.training and isinstance(self.lora_dropout[name], nn.Dropout))
-            and not self.base_layer.weight.requires_grad
-            and self.lora_B[name].bias is None
-        )
-
     def adapter(self) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """A (r, I), B (O, r) and the scaling of an ordinary layer."""
+        """A (r, I), B (O, r) and the scaling."""
         name = self.active_adapters[0]
         return self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         base = self.base_layer
-        if args or kwargs or base.weight.dtype != x.dtype or not self.ordinary:
+        if args or kwargs or base.weight.dtype != x.dtype or self.bare:
             return super().forward(x, *args, **kwargs)
         return _Product.apply(x, base.weight, base.bias, *self.adapter())
 
 
 def make_lean(model: nn.Module) -> nn.Module:
-    """The peft model, with `LeanLinear` in place of its LoRA layers around `nn.Linear`."""
+    """The peft model, with `LeanLinear` in place of its ordinary LoRA layers."""
     for module in model.modules():
-        if type(module) is Linear and isinstance(module.base_layer, nn.Linear):
+        if type(module) is Linear and _is_ordinary(module):
             module.__class__ = LeanLinear
     return model
+
+
+def _is_ordinary(layer: Linear) -> bool:
+    drops = any(isinstance(module, nn.Dropout) for module in layer.lora_dropout.values())
+    biased = any(b.bias is not None for b in layer.lora_B.values())
+    one_of_its_own = len(layer.lora_A) == 1 and not layer.lora_variant
+    return isinstance(layer.base_layer, nn.Linear) and one_of_its_own and not drops and not biased

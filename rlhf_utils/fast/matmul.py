@@ -33,7 +33,6 @@ def products_in(dtype: torch.dtype):
 
 @functools.cache
 def product_rate(dtype: torch.dtype, size: int = 512) -> float:
-    """FLOP/s of square matrix products on the CPU, as `linear` makes them. Takes some 20 ms."""
     product = _onednn if dtype == torch.float32 and prefers_onednn() else torch.mm
     with products_in(torch.float32):
         return measured_rate(product, dtype, size)
@@ -48,15 +47,8 @@ def prefers_onednn() -> bool:
     to 4 times with a sampling step's few; on an AMD processor with AVX2 only 0.8 times with many.
     """
     processor = torch.cpu.get_capabilities()
-    return (
-        _has("_linear_pointwise")
-        and "AMD" in processor.get("cpu_name", "")
-        and processor.get("avx512_f", False)
-    )
-
-
-def _has(operation: str) -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, operation)
+    amd = "AMD" in processor.get("cpu_name", "")
+    return torch.backends.mkldnn.is_available() and amd and processor.get("avx512_f", False)
 
 
 def _onednn(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -105,17 +97,18 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     return out.view(*x.shape[:-1], -1)
 
 
-def can_order(weight: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether `ordered` works for this weight in `dtype`, and pays.
+def can_order(weight: torch.Tensor) -> bool:
+    """Whether `ordered` works for this weight, and pays.
 
     In float32 a product with few rows then takes 0.6 to 0.7 of the time on an AMD processor with
     AVX2.
     """
-    if weight.device.type != "cpu" or not _has("_reorder_linear_weight"):
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    if dtype == torch.bfloat16:
+    if weight.dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype == torch.float32 and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    avx = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return weight.dtype == torch.float32 and avx
 
 
 def ordered(
@@ -123,16 +116,14 @@ def ordered(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """x ↦ x Wᵀ + b of (…, I) inputs, without gradients, for many products with one weight.
 
-    Keeps a copy of W in the order that oneDNN would otherwise bring it into at each product. The
-    order suits inputs of about `rows` rows; fewer than 16 want an order of their own.
+    Keeps a copy of W in the order that oneDNN would otherwise bring it into at each product. It
+    suits inputs of about `rows` rows; fewer than 16 want an order of their own.
     """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by way of `linear`."""
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight, self.bias)
 
@@ -140,8 +131,8 @@ class Linear(nn.Linear):
 def use_fast_products(model: nn.Module) -> nn.Module:
     """The model with `Linear` in place of `nn.Linear`, its float32 weights laid out for oneDNN.
 
-    A weight that lies input by input is used as it lies. Otherwise oneDNN reorders it for each
-    product, which with few rows takes as long as the product.
+    oneDNN uses a weight that lies input by input as it is. Any other it reorders for each product,
+    which with few rows takes as long as the product.
     """
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     for layer in layers:

@@ -34,7 +34,6 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Hands freed memory back to the system, holes included."""
     global _last_release
     libc = _glibc()
     if libc is not None:

@@ -23,7 +23,7 @@ def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 class Trunk:
-    """A model that runs whole in every pass. Its states at the cut are the token ids themselves.
+    """A model that runs whole in every pass, so its states at the cut are the token ids.
 
     `model` is the transformer without its head, `head` is the head (None if there is none), and
     `cut` is the number of the first block that `upper` runs.
@@ -39,7 +39,7 @@ class Trunk:
         return contextlib.nullcontext()
 
     def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The states at the cut, here the (B, L) ids."""
+        """(B, L, …) states at the cut, here the (B, L) ids."""
         return input_ids
 
     def upper(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,7 @@ class Trunk:
         return head_logits(self.head, hidden, temperature)
 
     def free_memory(self) -> None:
-        """Between sampling, scoring and training: hands freed memory back, if that is needed."""
+        """Hands freed memory back to the system. Nothing to do here."""
 
     def forward(self, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
         """One pass of the model. `inputs` are the ids or the states, and the cache if any."""
@@ -83,10 +83,12 @@ class Trunk:
 
 
 class Decoder:
-    """Generates token by token with the model's own forward."""
+    """Generates token by token with the model's own forward.
+
+    `cache` holds the (B, P) prompt tokens; `mask` is False on their padding.
+    """
 
     def __init__(self, trunk: Trunk, cache: DynamicCache, mask: torch.Tensor):
-        """`cache` holds the (B, P) prompt tokens; `mask` is False on their padding."""
         self.trunk = trunk
         self.cache = cache
         self.mask = mask
@@ -107,10 +109,7 @@ def decoder(trunk: Trunk, cache: DynamicCache, mask: torch.Tensor) -> Decoder:
     return Decoder(trunk, cache, mask)
 
 
-def head_logits(
-    head: nn.Linear, hidden: torch.Tensor, temperature: float | torch.Tensor
-) -> torch.Tensor:
-    """(…, V) float32 logits over `temperature` from (…, H) hidden states."""
+def head_logits(head: nn.Linear, hidden: torch.Tensor, temperature) -> torch.Tensor:
     bias = None if head.bias is None else head.bias.detach().float()
     with torch.autocast(hidden.device.type, enabled=False):
         logits = nn.functional.linear(hidden.float(), head.weight.detach().float(), bias)
@@ -151,7 +150,7 @@ def _chosen(logprobs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def speed_up(model: nn.Module) -> nn.Module:
-    """The model with transformers' plain attention; everything else stays as it is."""
+    """The model with transformers' plain attention."""
     if not hasattr(model, "peft_config"):
         model.set_attn_implementation("eager")
     return model

@@ -2,8 +2,8 @@
 
 Adapters sit in the top blocks only, so what the lower blocks make of a text never changes. Policy,
 reference, value head and every PPO epoch share it, as in the hydra of trlx (Havrilla 2023).
-A family that is not in FAMILIES runs whole. That gives the same numbers more slowly, and a warning.
-Left out: splitting models that mix kinds of attention.
+Left out: families that are not in FAMILIES, and models that mix kinds of attention. They run whole,
+with a warning.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ FAMILIES = dict.fromkeys(GROUPED, ("layers", "norm", None)) | {
 
 
 class Trunk(plain.Trunk):
-    """Splits a model into a frozen lower part and an upper part that holds every trainable weight.
+    """A frozen lower part, and an upper part that holds every trainable weight.
 
     upper(lower(ids, mask), mask) equals the whole model's last hidden states.
     """
@@ -63,7 +63,6 @@ class Trunk(plain.Trunk):
 
     @torch.no_grad()
     def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(B, L, H) states below the first trainable block; the ids if the model runs whole."""
         if not self.splits:
             return super().lower(input_ids, attention_mask)
         lowest = self.blocks[: self.cut]
@@ -94,7 +93,7 @@ class Trunk(plain.Trunk):
             hook.remove()
         return hidden, states[0]
 
-    def logits(self, hidden: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, temperature) -> torch.Tensor:
         return head_logits(self.head, hidden, temperature)
 
     def free_memory(self) -> None:
@@ -134,12 +133,8 @@ def _learns(block: nn.Module) -> bool:
 
 @functools.cache
 def _warn_whole(family: str) -> None:
-    if family in FAMILIES:
-        why = "mixes kinds of attention"
-    else:
-        why = "is of a family whose blocks the suite cannot split"
     warnings.warn(
-        f"This {family} model {why}, so every pass runs the whole model: "
-        "the same numbers, more slowly.",
+        f"This {family} model is of a family that the suite cannot split, or it mixes kinds of "
+        "attention. So every pass runs the whole model: the same numbers, more slowly.",
         stacklevel=3,
     )

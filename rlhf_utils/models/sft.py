@@ -1,7 +1,4 @@
-"""What 01_sft needs around TRL's SFTTrainer: token ids, settings, a faster loss on a CPU.
-
-Training itself is TRL's.
-"""
+"""What 01_sft needs around TRL's SFTTrainer: token ids, settings, a faster loss on a CPU."""
 
 from dataclasses import dataclass
 
@@ -32,7 +29,6 @@ class SFTSettings:
     temperature: float = 0.7  # of the sampled answers
 
     def num_steps(self, demonstrations: int) -> int:
-        """Optimizer steps of the whole training."""
         batch_size = self.per_device_train_batch_size * self.gradient_accumulation_steps
         return -(-demonstrations // batch_size) * self.num_train_epochs  # rounded up
 
@@ -67,7 +63,6 @@ def make_trainer(
         eval_on_start=True,
         logging_steps=max(steps // 30, 1),
         save_strategy="no",
-        report_to=[],
         disable_tqdm=True,
         seed=settings.seed,
     )
@@ -104,7 +99,7 @@ def as_dataset(tokenizer, demonstrations: list[Demonstration]) -> Dataset:
 class Trainer(SFTTrainer):
     """TRL's trainer, with the log-probabilities of this suite on a CPU.
 
-    TRL's are made for GPUs. They compute every logit twice, in slices: a third of a step.
+    TRL's are made for GPUs and compute every logit twice: a third of a step.
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from ..data.rows import Prompt, columns_of
 from ..errors import PPOError
-from ..models.sampling import Samples, answer_logprobs, sample, score_tokens
+from ..models.sampling import Samples, sample
+from ..models.scoring import answer_logprobs, score_tokens
 from ..stats import finite_scores
 from .config import PPOConfig
 from .formulas import approx_kl, gae, kl_estimate, policy_loss, shape_rewards, value_loss, whiten

@@ -1,11 +1,10 @@
 """Rewards for PPO: callables reward(prompts=…, completions=…, **columns) → one score an answer.
 
 That is the signature of TRL's reward functions. A reward has a name: `reward_model` (the one of
-03), the folder or hub id of a sequence classifier, or `module:function`. A sum of rewards is a
-function of yours that calls them. Left out: rewards for single tokens.
+03), the folder or hub id of a sequence classifier, or `module:function`.
+Left out: rewards for single tokens.
 """
 
-import contextlib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -22,21 +21,18 @@ from .model import load_reward_model
 
 Reward = Callable[..., list[float]]
 
-MOST_TOKENS = 1024  # that a classifier reads of prompt and answer
+LONGEST = 1024  # tokens of prompt and answer that a classifier reads
+TEXTS_PER_PASS = 16
 
 
 class ClassifierReward:
     """A sequence classifier with its own tokenizer and chat template.
 
-    Its one logit is the score; of two logits, the second (good) less the first (bad). Raises
-    ModelError for a model without a trained classification head, with more than two classes, or
-    without a padding token.
+    Its one logit is the score; of two logits, the second (good) less the first (bad).
     """
 
-    def __init__(
-        self, name: str, dtype: torch.dtype = torch.float32, device="cpu", batch_size: int = 16
-    ):
-        self.tokenizer, self.batch_size = load_from(AutoTokenizer, name), batch_size
+    def __init__(self, name: str, dtype: torch.dtype = torch.float32, device="cpu"):
+        self.tokenizer = load_from(AutoTokenizer, name)
         self.model, loaded = load_from(
             AutoModelForSequenceClassification, name, dtype=dtype, output_loading_info=True
         )
@@ -47,21 +43,19 @@ class ClassifierReward:
         _check_classifier(name, config, loaded["missing_keys"])
         self.tokenizer.pad_token_id = config.pad_token_id
         self.tokenizer.padding_side = "right"  # positions count from the left
-        longest = getattr(config, "max_position_embeddings", MOST_TOKENS)
-        self.max_length = min(self.tokenizer.model_max_length, longest, MOST_TOKENS)
+        positions = getattr(config, "max_position_embeddings", LONGEST)
+        self.max_length = min(self.tokenizer.model_max_length, positions, LONGEST)
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         scores = []
-        for few in in_parts(list(zip(prompts, completions)), self.batch_size):
+        for few in in_parts(list(zip(prompts, completions)), TEXTS_PER_PASS):
             encoded = encode_conversations(
                 self.tokenizer, *zip(*few), self.max_length, padding=True, return_tensors="pt"
             )
             logits = self.model(**encoded.to(self.model.device)).logits.float()
-            if logits.shape[1] == 1:
-                scores += logits[:, 0].tolist()
-            else:
-                scores += (logits[:, 1] - logits[:, 0]).tolist()
+            bad = logits[:, 0] if logits.shape[1] == 2 else 0
+            scores += (logits[:, -1] - bad).tolist()
         return scores
 
 
@@ -111,21 +105,45 @@ def load_reward(
     dtype: torch.dtype = torch.float32,
     device="cpu",
 ) -> Reward:
-    """The reward of this name. `trained` gives the folder of `reward_model`, if that is asked for.
+    """The reward of this name. trained: gives the folder of `reward_model`, if that is asked for.
 
-    Raises SettingError for a function that cannot be imported, and ModelError for a model that is
-    missing or no classifier.
+    Raises SettingError for a name that cannot be imported, and ModelError for a model that is
+    missing, has no trained classification head, more than two classes or no padding token.
     """
-    path = _path_of(name, trained)
-    if (path / "reward_config.json").is_file():
-        return load_reward_model(path, dtype, device)
-    if _is_function(name, path):
-        return load_function(name)
-    return ClassifierReward(str(path) if path.is_dir() else name, dtype, device)
+    found = _find(name, trained)
+    if callable(found):
+        return found
+    if (found / "reward_config.json").is_file():
+        return load_reward_model(found, dtype, device)
+    return ClassifierReward(str(found) if found.is_dir() else name, dtype, device)
 
 
-def load_function(name: str) -> Reward:
-    """The function that `module:function` names. Raises SettingError with what was given."""
+def digest_of(name: str, trained: Callable[[], Path]) -> str:
+    """SHA-256 of the folder or of the function's file, because what is there may change.
+
+    What is not on this disk is known by its name alone.
+    """
+    found = _find(name, trained)
+    if callable(found):
+        try:
+            found = Path(inspect.getfile(inspect.unwrap(found)))
+        except (TypeError, OSError):  # not written in Python
+            return name
+    return digest(found) if found.exists() else name
+
+
+def _find(name: str, trained: Callable[[], Path]) -> Path | Reward:
+    """The function of this name, or where the model would be on disk."""
+    if not name.strip():
+        raise SettingError(
+            f"reward={name!r} is no reward: give reward_model, the folder or hub id of a "
+            "classifier, or module:function."
+        )
+    path = Path(trained() if name == "reward_model" else name).expanduser()
+    return _function(name) if ":" in name and not path.exists() else path
+
+
+def _function(name: str) -> Reward:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
@@ -136,29 +154,3 @@ def load_function(name: str) -> Reward:
     if not callable(found):
         raise SettingError(f"reward={name!r} is no function but {type(found).__name__}.")
     return found
-
-
-def digest_of(name: str, trained: Callable[[], Path]) -> str:
-    """SHA-256 of the folder or of the function's file, because what is there may change.
-
-    What is not on this disk is known by its name alone.
-    """
-    path = _path_of(name, trained)
-    if _is_function(name, path):
-        with contextlib.suppress(TypeError, OSError):  # not written in Python, so it stays
-            path = Path(inspect.getfile(inspect.unwrap(load_function(name))))
-    return digest(path) if path.exists() else name
-
-
-def _path_of(name: str, trained: Callable[[], Path]) -> Path:
-    """Where that would be on disk. Raises SettingError for an empty name."""
-    if not name.strip():
-        raise SettingError(
-            f"reward={name!r} is no reward: give reward_model, the folder or hub id of a "
-            "classifier, or module:function."
-        )
-    return Path(trained() if name == "reward_model" else name).expanduser()
-
-
-def _is_function(name: str, path: Path) -> bool:
-    return ":" in name and not path.exists()

@@ -1,8 +1,7 @@
 """The reward model: a frozen transformer, and small heads that turn its states into one number.
 
-Several heads on the same states make an ensemble for little more than the cost of one.
-reader.py says what the heads see; they are trained in training.py.
-Left out: ensembles of whole transformers.
+Several heads make an ensemble for little more than the cost of one. reader.py says what they see,
+and training.py trains them. Left out: ensembles of whole transformers.
 """
 
 from pathlib import Path
@@ -12,12 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel
 
-from ..data.rows import in_parts
 from ..errors import ModelError, SettingError
 from ..files import read_json, write_json
 from ..models.export import save_merged
 from ..models.load import load_model, load_tokenizer
-from .reader import MIDDLE, STATES, Reader, States
+from .reader import STATES, Reader, States
 
 # (B, m) rewards of m heads → (B,). The cautious two keep PPO from answers that only some heads
 # like (Coste 2023, arXiv 2310.02743).
@@ -26,6 +24,9 @@ COMBINATIONS = {
     "min": lambda members: members.min(1).values,
     "uncertainty": lambda members: members.mean(1) - members.std(1, unbiased=False),
 }
+
+# Settings of earlier versions, at the only values that still work
+EARLIER_OPTIONS = {"head": "mlp", "read_prompt": True, "read_middle": True, "read_length": False}
 
 
 class Standardise(nn.Module):
@@ -65,7 +66,7 @@ class Heads(nn.ModuleList):
         return torch.cat([head(states) for head in self], dim=1)
 
 
-class RewardModel(nn.Module):
+class RewardModel:
     """Scores answers. Only the heads learn, so each text needs to be read only once.
 
     combine: a key of COMBINATIONS. dropout: of the heads. max_length: see Reader.
@@ -81,19 +82,19 @@ class RewardModel(nn.Module):
         dropout: float = 0.1,
         max_length: int = 512,
     ):
-        super().__init__()
         if ensemble < 1:
             raise SettingError(f"ensemble={ensemble} must be at least 1.")
         if combine not in COMBINATIONS:
             raise SettingError(f"combine={combine!r} must be one of {', '.join(COMBINATIONS)}.")
-        self.backbone, self.tokenizer = backbone.requires_grad_(False), tokenizer
+        # The backbone's dropout stays off: its noise would stay in the states for all epochs.
+        self.backbone, self.tokenizer = backbone.requires_grad_(False).eval(), tokenizer
         self.reader = Reader(backbone, tokenizer, max_length)
         self.ensemble, self.combine, self.dropout = ensemble, combine, dropout
-        self.heads = self.fresh_heads()
+        self.heads = self.fresh_heads().eval()
         # A pairwise loss leaves each head's level free: its mean less the mean of all heads.
         self.offsets = torch.zeros(ensemble)
         self.mean, self.std = 0.0, 1.0  # of the raw reward on answers of π_SFT
-        self.known: States = {}  # texts that need not be read again
+        self.known: States = {}  # of texts that need not be read again
 
     def fresh_heads(self) -> Heads:
         """The model's heads as they are before training."""
@@ -101,40 +102,21 @@ class RewardModel(nn.Module):
         heads = [make_head(size, self.dropout) for _ in range(self.ensemble)]
         return Heads(heads).to(self.backbone.device)
 
-    def train(self, mode: bool = True):
-        """Only the heads' dropout follows `mode`: the backbone's would add noise to the states."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
-
-    def remember(self, texts: list[tuple[str, str]], track=iter) -> States:
-        """Reads each (prompt, answer), and keeps what the heads see of it for later calls.
-
-        track: wraps the loop over batches, to show progress.
-        """
-        self.known |= self.reader.read(texts, track=track)
-        return self.known
-
     @torch.no_grad()
-    def members(
-        self, prompts: list[str], completions: list[str], batch_size: int = 32
-    ) -> torch.Tensor:
+    def members(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
         """(B, m) raw rewards of the m heads, on the CPU and without dropout."""
-        texts = list(dict.fromkeys(zip(prompts, completions)))
+        texts = list(zip(prompts, completions))
         unread = [text for text in texts if text not in self.known]
-        states = self.known | self.reader.read(unread, batch_size)
-        was_training = self.training
-        self.eval()
-        rewards = {}
-        for few in in_parts(texts, 512):
-            seen = torch.stack([states[text] for text in few])
-            rewards.update(zip(few, self.heads(seen).cpu()))
-        self.train(was_training)
-        return torch.stack([rewards[text] for text in zip(prompts, completions)])
+        states = self.known | self.reader.read(unread)
+        training = self.heads.training
+        self.heads.eval()
+        rewards = self.heads(torch.stack([states[text] for text in texts])).cpu()
+        self.heads.train(training)
+        return rewards
 
-    def raw(self, prompts: list[str], completions: list[str], batch_size: int = 32) -> torch.Tensor:
+    def raw(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
         """(B,) raw rewards, the heads combined, on the CPU."""
-        return self._combined(self.members(prompts, completions, batch_size))
+        return self._combined(self.members(prompts, completions))
 
     def _combined(self, members: torch.Tensor) -> torch.Tensor:
         return COMBINATIONS[self.combine](members - self.offsets)
@@ -143,7 +125,7 @@ class RewardModel(nn.Module):
         """Normalised rewards, with the signature of TRL's reward functions."""
         return ((self.raw(prompts, completions) - self.mean) / self.std).tolist()
 
-    forward = score  # the model is called like any reward
+    __call__ = score  # the model is called like any reward
 
     def normalise(self, prompts: list[str], completions: list[str]) -> None:
         """Makes `score` have mean 0 and standard deviation 1 on these answers of π_SFT."""
@@ -155,7 +137,7 @@ class RewardModel(nn.Module):
     def save(self, directory: Path) -> None:
         """Writes the backbone as a plain transformers folder, with the heads and settings in it."""
         save_merged(self.backbone, self.tokenizer, directory)
-        save_file(self.heads.state_dict(), Path(directory) / "head.safetensors")
+        save_file(self.heads.state_dict(), directory / "head.safetensors")
         settings = {
             "ensemble": self.ensemble,
             "combine": self.combine,
@@ -164,21 +146,16 @@ class RewardModel(nn.Module):
             "std": self.std,
             "offsets": self.offsets.tolist(),
         }
-        write_json(Path(directory) / "reward_config.json", settings)
+        write_json(directory / "reward_config.json", settings)
 
 
 def load_reward_model(
     directory: Path, dtype: torch.dtype = torch.float32, device="cpu"
 ) -> RewardModel:
-    """A saved reward model, in evaluation mode.
-
-    Raises ModelError for one that an earlier version made with heads that see other states.
-    """
+    """A saved reward model. Raises ModelError for an earlier version's that sees other states."""
     directory = Path(directory)
     settings = read_json(directory / "reward_config.json")
     backbone = load_model(str(directory), dtype, device, AutoModel)
-    if "head" in settings:
-        _check_old(directory.name, settings, backbone.config.num_hidden_layers)
     model = RewardModel(
         backbone,
         load_tokenizer(str(directory)),
@@ -186,23 +163,14 @@ def load_reward_model(
         combine=settings["combine"],
         max_length=settings["max_length"],
     )
+    lowest = {"num_trainable_layers": backbone.config.num_hidden_layers - model.reader.middle}
+    for option, value in (EARLIER_OPTIONS | lowest).items():
+        if settings.get(option, value) != value:
+            raise ModelError(
+                f"The reward model in {directory.name}/ was made with {option}={settings[option]}, "
+                "which is gone: run 03_reward_model again."
+            )
     model.heads.load_state_dict(load_file(directory / "head.safetensors"))
     model.mean, model.std = settings["mean"], settings["std"]
     model.offsets = torch.tensor(settings["offsets"])
-    return model.eval()
-
-
-def _check_old(name: str, settings: dict, layers: int) -> None:
-    """Raises ModelError if heads of an earlier version, which had switches, see other states."""
-    wanted = {
-        "head": "mlp",
-        "read_prompt": True,
-        "read_middle": True,
-        "read_length": False,
-        "num_trainable_layers": layers - round(MIDDLE * layers),
-    }
-    if any(settings.get(switch, False) != value for switch, value in wanted.items()):
-        raise ModelError(
-            f"The reward model in {name}/ was made with options that are gone: "
-            "run 03_reward_model again."
-        )
+    return model

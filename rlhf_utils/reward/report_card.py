@@ -1,8 +1,7 @@
 """How far a reward model can be trusted: its accuracy beside trivial rivals, and its mistakes.
 
-Pairs go in, with the (N,) rewards of both answers or their margins; plain numbers come out, which
-go into report.json and into figures. Intervals are bootstrapped by prompt. A finished model is
-judged by any file or hub id of preferences:
+Pairs go in, with the (N,) rewards of both answers or their margins; plain numbers come out.
+A finished model is judged by any file or hub id of preferences:
 
     python -m rlhf_utils.reward.report_card outputs/demo/reward_model preferences.jsonl
 
@@ -21,9 +20,10 @@ from ..preferences.pairs import Pair, read_pairs, usable_pairs
 from ..preferences.rubric import gold_score
 from ..stats import bootstrap_by_prompt, correct
 from .calibration import calibration
-from .model import RewardModel, load_reward_model
+from .model import load_reward_model
 
 MOST_GAPS = 8  # different rank gaps that are told apart; with a fine scale, none are
+LENGTHS = ("a: over 8 shorter", "b: 1–8 shorter", "c: equal", "d: 1–8 longer", "e: over 8 longer")
 
 
 # --- rewards and margins of pairs
@@ -32,18 +32,11 @@ MOST_GAPS = 8  # different rank gaps that are told apart; with a fine scale, non
 def pair_rewards(score, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
     """(N,) rewards of the chosen answers, and (N,) of the rejected ones.
 
-    score: (prompts, answers) → numbers, such as the `raw` of a RewardModel. Each different answer
-    is scored once.
+    score: (prompts, answers) → numbers, such as RewardModel.raw, which reads each answer once.
     """
-    chosen = [(pair.prompt.text, pair.chosen) for pair in pairs]
-    rejected = [(pair.prompt.text, pair.rejected) for pair in pairs]
-    texts = list(dict.fromkeys(chosen + rejected))
-    scores = score([prompt for prompt, _ in texts], [answer for _, answer in texts])
-    rewards = dict(zip(texts, torch.as_tensor(scores).tolist()))
-    return (
-        torch.tensor([rewards[text] for text in chosen]),
-        torch.tensor([rewards[text] for text in rejected]),
-    )
+    prompts = [pair.prompt.text for pair in pairs]
+    answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    return torch.as_tensor(score(prompts * 2, answers)).chunk(2)
 
 
 def margins(score, pairs: list[Pair]) -> torch.Tensor:
@@ -58,18 +51,10 @@ def longer_of_pairs(pairs: list[Pair]) -> np.ndarray:
 
 
 def gold_of_pairs(pairs: list[Pair]) -> np.ndarray:
-    """(N,) gold of chosen minus gold of rejected; above 0 where the rubric agrees with the label.
-
-    Needs prompts with their category and key points.
-    """
-    gains = []
-    for pair in pairs:
-        chosen, rejected = (
-            gold_score(pair.prompt, pair.chosen),
-            gold_score(pair.prompt, pair.rejected),
-        )
-        gains.append(chosen - rejected)
-    return np.array(gains)
+    """(N,) gold of chosen minus gold of rejected: the margins of the rubric."""
+    chosen = [gold_score(pair.prompt, pair.chosen) for pair in pairs]
+    rejected = [gold_score(pair.prompt, pair.rejected) for pair in pairs]
+    return np.array(chosen) - np.array(rejected)
 
 
 def bag_of_words(train: list[Pair], heldout: list[Pair]) -> np.ndarray:
@@ -116,106 +101,57 @@ def accuracy_by(pairs: list[Pair], margins, name: Callable[[Pair], str]) -> list
             "name": value,
             "pairs": len(few),
             "accuracy": float(few["right"].mean()),
-            "ci": bootstrap_by_prompt(few["right"].to_numpy(), few["prompt"].to_list(), 500),
+            "ci": bootstrap_by_prompt(few["right"], few["prompt"], 500),
         }
         rows.append(row)
     return rows
 
 
-def by_subset(pairs: list[Pair], margins) -> dict:
-    """The accuracy of each subset, and their mean (RewardBench: Lambert 2024, arXiv 2403.13787)."""
-    subsets = accuracy_by(pairs, margins, lambda pair: pair.subset or "all")
-    return {"accuracy": float(np.mean([row["accuracy"] for row in subsets])), "subsets": subsets}
-
-
 def length_bin(pair: Pair) -> str:
-    """How many words longer the chosen answer is; the names sort from shorter to longer."""
-    words = len(pair.chosen.split()) - len(pair.rejected.split())
-    if words < -8:
-        return "a: over 8 shorter"
-    if words < 0:
-        return "b: 1–8 shorter"
-    if words == 0:
-        return "c: equal"
-    return "d: 1–8 longer" if words <= 8 else "e: over 8 longer"
+    """By how many words the chosen answer is longer."""
+    return LENGTHS[np.digitize(longer_of_pairs([pair])[0], [-8, 0, 1, 9])]
 
 
 def length_correlation(pairs: list[Pair], chosen, rejected) -> float:
-    """Pearson's correlation of reward and words over the different answers; NaN without spread.
+    """Pearson's correlation of reward and words, each less its mean over the prompt's answers.
 
-    Both are taken less their mean for the prompt.
+    NaN without spread.
     """
-    rewards: dict[tuple[str, str], float] = {}
+    rows = []
     for pair, of_chosen, of_rejected in zip(pairs, chosen, rejected):
-        rewards[pair.prompt.text, pair.chosen] = float(of_chosen)
-        rewards[pair.prompt.text, pair.rejected] = float(of_rejected)
-    table = pd.DataFrame(
-        {
-            "prompt": [prompt for prompt, _ in rewards],
-            "words": [len(answer.split()) for _, answer in rewards],
-            "reward": list(rewards.values()),
-        }
-    )
+        rows.append((pair.prompt.text, pair.chosen, float(of_chosen)))
+        rows.append((pair.prompt.text, pair.rejected, float(of_rejected)))
+    table = pd.DataFrame(rows, columns=["prompt", "answer", "reward"])
+    table = table.drop_duplicates(["prompt", "answer"])
+    table["words"] = table.pop("answer").str.split().str.len()
     centred = table[["words", "reward"]] - table.groupby("prompt").transform("mean")
-    if (centred.std() == 0).any():
-        return float("nan")
     return float(centred["words"].corr(centred["reward"]))
 
 
-def mistakes(pairs: list[Pair], margins, count: int = 4) -> list[dict]:
-    """The labels that the model most surely takes for wrong, with its margin, one a prompt."""
+def mistakes(pairs: list[Pair], margins) -> list[dict]:
+    """The four labels that the model most surely takes for wrong, one a prompt."""
     rows: dict[str, dict] = {}
-    for place in np.argsort(np.asarray(margins), kind="stable"):
-        if margins[place] >= 0 or len(rows) == count:
-            break
-        pair = pairs[place]
+    for margin, pair in sorted(zip(margins, pairs), key=lambda row: row[0]):
         row = {
             "prompt": pair.prompt.text,
             "chosen": pair.chosen,
             "rejected": pair.rejected,
             "annotator": pair.annotator,
             "rank_gap": pair.rank_gap,
-            "margin": float(margins[place]),
+            "margin": float(margin),
         }
-        rows.setdefault(pair.prompt.text, row)
-    return list(rows.values())
-
-
-def too_long(model: RewardModel, pairs: list[Pair]) -> dict | None:
-    """A finding, like those of `usable_pairs`, on pairs that lose their beginning to max_length.
-
-    None if there are no such pairs.
-    """
-    most = model.reader.max_length
-    texts = {
-        (pair.prompt.text, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)
-    }
-    long = set()
-    for text in model.reader.tokenize(sorted(texts)):
-        if len(text) > most:
-            long.add((text.prompt, text.answer))
-    cut = []
-    for pair in pairs:
-        if {(pair.prompt.text, pair.chosen), (pair.prompt.text, pair.rejected)} & long:
-            cut.append(pair)
-    if not cut:
-        return None
-    return {
-        "finding": f"longer than {most} tokens",
-        "pairs": len(cut),
-        "what happens": "the beginning is cut",
-        "example": cut[0].prompt.text[:80],
-    }
+        if margin < 0:
+            rows.setdefault(pair.prompt.text, row)
+    return list(rows.values())[:4]
 
 
 # --- all of it
 
 
-def report_of_pairs(heldout: list[Pair], chosen, rejected, temperature: float, words=None) -> dict:
-    """The report card, but for what needs the rubric, other categories or more training.
+def report_of_pairs(heldout: list[Pair], chosen, rejected, temperature: float) -> dict:
+    """The report card, but for what needs the rubric, other pairs or more training.
 
-    chosen, rejected: (N,) rewards. temperature: fitted on other pairs. words: (N,) margins of
-    `bag_of_words`.
+    chosen, rejected: (N,) rewards. temperature: fitted on other pairs.
     """
     margins = np.asarray(chosen, dtype=float) - np.asarray(rejected, dtype=float)
     right, prompts = correct(margins), [pair.prompt.text for pair in heldout]
@@ -233,8 +169,6 @@ def report_of_pairs(heldout: list[Pair], chosen, rejected, temperature: float, w
         "length_correlation": length_correlation(heldout, chosen, rejected),
         "by_length": accuracy_by(heldout, margins, length_bin),
     }
-    if words is not None:
-        report["bag_of_words"] = float(correct(words).mean())
     if any(pair.prompt.category for pair in heldout):
         report["by_category"] = accuracy_by(
             heldout, margins, lambda pair: pair.prompt.category or "none"
@@ -248,19 +182,22 @@ def report_of_pairs(heldout: list[Pair], chosen, rejected, temperature: float, w
 
 
 def main(arguments: list[str]) -> None:
-    """Prints how a saved reward model judges preferences. Raises DataError for other arguments."""
+    """Prints how a saved reward model judges preferences."""
     if len(arguments) != 2:
         raise DataError(
             "Give two arguments: the folder of a reward model, and a file or hub id of preferences."
         )
     folder, source = arguments
     pairs = [pair for pair in usable_pairs(read_pairs(source))[0] if not pair.tie]
-    report = by_subset(pairs, margins(load_reward_model(folder).raw, pairs))
-    for row in report["subsets"]:
+    leads = margins(load_reward_model(folder).raw, pairs)
+    subsets = accuracy_by(pairs, leads, lambda pair: pair.subset or "all")
+    for row in subsets:
         low, high = row["ci"]
         interval = f"({low:.1%} to {high:.1%})"
         print(f"{row['name']:30} {row['accuracy']:6.1%}  {interval}  {row['pairs']} pairs")
-    print(f"{'mean of the subsets':30} {report['accuracy']:6.1%}")
+    # Subsets weigh alike, as in RewardBench (Lambert 2024, arXiv 2403.13787).
+    mean = np.mean([row["accuracy"] for row in subsets])
+    print(f"{'mean of the subsets':30} {mean:6.1%}")
 
 
 if __name__ == "__main__":

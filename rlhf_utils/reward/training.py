@@ -46,7 +46,10 @@ class Group:
 
     def add(self, pair: Pair) -> None:
         """Its confidence is its weight, 1 if unknown. A tie counts half each way."""
-        chosen, rejected = self._place(pair.chosen), self._place(pair.rejected)
+        for answer in (pair.chosen, pair.rejected):
+            if answer not in self.answers:
+                self.answers.append(answer)
+        chosen, rejected = self.answers.index(pair.chosen), self.answers.index(pair.rejected)
         weight = 1.0 if pair.confidence is None else pair.confidence
         if pair.tie:
             self.pairs += [(chosen, rejected), (rejected, chosen)]
@@ -55,11 +58,6 @@ class Group:
             self.pairs.append((chosen, rejected))
             self.weights.append(weight)
         self.judged += 1
-
-    def _place(self, answer: str) -> int:
-        if answer not in self.answers:
-            self.answers.append(answer)
-        return self.answers.index(answer)
 
     @property
     def texts(self) -> list[tuple[str, str]]:
@@ -138,9 +136,9 @@ def fit_heads(
     groups: list[Group],
     epochs: int,
     seed: int,
-    learning_rate: float = 1e-3,
+    learning_rate: float,
 ) -> None:
-    """Trains heads on states that were read before. It is the loop that 03_reward_model shows."""
+    """Trains heads on states that were read before, as the loop in 03_reward_model does."""
     standardise_by(heads, states, groups)
     steps = epochs * len(in_parts(groups, PROMPTS_PER_STEP))
     optimizer, schedule = make_optimizer(heads, learning_rate, steps)
@@ -173,24 +171,18 @@ def learning_curve(
     heldout: list[Group],
     epochs: int,
     seed: int,
-    learning_rate: float = 1e-3,
+    learning_rate: float,
 ) -> list[dict]:
-    """What more labels would bring: the held-out accuracy of fresh heads that learn from fewer.
-
-    One row of `prompts`, `pairs` and `accuracy` for each of SHARES.
-    """
+    """The held-out accuracy of fresh heads that learn from fewer prompts; a row for each share."""
     rows = []
     shuffled = random.Random(seed).sample(train, len(train))
     for share in SHARES:
         few = shuffled[: max(round(share * len(shuffled)), 1)]
         heads = model.fresh_heads()
         fit_heads(heads, states, few, epochs, seed, learning_rate)
-        row = {
-            "prompts": len(few),
-            "pairs": sum(len(group.pairs) for group in few),
-            "accuracy": accuracy_of_heads(heads, states, heldout),
-        }
-        rows.append(row)
+        num_pairs = sum(len(group.pairs) for group in few)
+        accuracy = accuracy_of_heads(heads, states, heldout)
+        rows.append({"prompts": len(few), "pairs": num_pairs, "accuracy": accuracy})
     return rows
 
 
@@ -198,14 +190,14 @@ def learning_curve(
 
 
 def train_classifier(
-    policy: Path,
+    policy: str,
     pairs: list[Pair],
     folder: Path,
     *,
     max_length: int,
     half: bool,
     seed: int,
-    on_log=None,
+    on_log,
 ) -> None:
     """Fine-tunes all weights of π_SFT with TRL's RewardTrainer, in one pass over the pairs.
 
@@ -218,12 +210,10 @@ def train_classifier(
 
     from ..models.sft import LogCallback
 
-    tokenizer = load_tokenizer(str(policy))
+    tokenizer = load_tokenizer(policy)
     tokenizer.model_max_length = max_length
     torch.manual_seed(seed)
-    model = load_from(
-        AutoModelForSequenceClassification, str(policy), num_labels=1, dtype=torch.float32
-    )
+    model = load_from(AutoModelForSequenceClassification, policy, num_labels=1, dtype=torch.float32)
     config = RewardConfig(
         output_dir=str(folder),
         num_train_epochs=1,
@@ -244,7 +234,7 @@ def train_classifier(
         args=config,
         processing_class=tokenizer,
         train_dataset=_token_ids(tokenizer, [pair for pair in pairs if not pair.tie]),
-        callbacks=[LogCallback(on_log)] if on_log else [],
+        callbacks=[LogCallback(on_log)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -255,16 +245,15 @@ def train_classifier(
 def _token_ids(tokenizer, pairs: list[Pair]):
     """The ids that ClassifierReward gives to a classifier later.
 
-    They are cut here, because TRL would leave out pairs that are too long.
+    They are cut here, because TRL would leave out what is too long.
     """
     from datasets import Dataset
 
     prompts = [pair.prompt.text for pair in pairs]
-    columns = {
-        "chosen_ids": [pair.chosen for pair in pairs],
-        "rejected_ids": [pair.rejected for pair in pairs],
-    }
-    for name, answers in columns.items():
-        encoded = encode_conversations(tokenizer, prompts, answers, tokenizer.model_max_length)
-        columns[name] = encoded["input_ids"]
-    return Dataset.from_dict(columns)
+
+    def ids(answers: list[str]) -> list[list[int]]:
+        most = tokenizer.model_max_length
+        return encode_conversations(tokenizer, prompts, answers, most)["input_ids"]
+
+    chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+    return Dataset.from_dict({"chosen_ids": ids(chosen), "rejected_ids": ids(rejected)})

@@ -95,11 +95,11 @@ class SecondModel:
 
     @torch.no_grad()
     def __call__(self, prompts, completions, **columns) -> list[float]:
-        mask = self.samples.attention_mask.long()
+        samples = self.samples
+        ids = torch.cat([samples.prompt_ids, samples.answer_ids], 1)
+        mask = torch.cat([samples.prompt_mask, samples.answer_mask], 1).long()
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        output = self.model(
-            self.samples.input_ids, attention_mask=mask, position_ids=positions, use_cache=False
-        )
+        output = self.model(ids, attention_mask=mask, position_ids=positions, use_cache=False)
         return self.head(output.last_hidden_state[:, -1].float())[:, 0].tolist()
 
 
@@ -201,7 +201,7 @@ def count_flops(policy: Policy, rollout: loop.Rollout) -> dict[str, float]:
     return {
         "sampling": flops(size(trunk.blocks), read) + logits,
         "scoring": 2 * (flops(size(top), read) + logits),  # policy and reference
-        "reward": flops(size(trunk.blocks), int(rollout.samples.attention_mask.sum())),
+        "reward": flops(size(trunk.blocks), int(rollout.samples.prompt_mask.sum()) + answered),
         "training": EPOCHS * learning,
     }
 

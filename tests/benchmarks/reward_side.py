@@ -33,7 +33,7 @@ def main() -> None:
     groups = training.group_by_prompt(train)
 
     start = time.perf_counter()
-    states = model.remember([text for group in groups for text in group.texts])
+    states = model.known = model.reader.read([text for group in groups for text in group.texts])
     read = time.perf_counter()
     training.fit_heads(model.heads, states, groups, args.head_epochs, args.seed, args.learning_rate)
     end = time.perf_counter()

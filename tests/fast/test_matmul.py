@@ -113,7 +113,7 @@ def test_a_loaded_model_uses_them_and_saves_what_it_loaded(counted, tmp_path):
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 def test_weights_in_onednns_order_make_the_same_products(dtype, tolerance):
-    if not matmul.can_order(torch.zeros(1), dtype):
+    if not matmul.can_order(torch.zeros(1, dtype=dtype)):
         pytest.skip("not with oneDNN here")
     torch.manual_seed(0)
     weight, bias = torch.randn(70, 40).to(dtype), torch.randn(70).to(dtype)
@@ -126,10 +126,10 @@ def test_weights_in_onednns_order_make_the_same_products(dtype, tolerance):
 
 
 def test_other_weights_have_no_order_of_their_own(monkeypatch):
-    assert not matmul.can_order(torch.zeros(1, device="meta"), torch.bfloat16)
-    assert not matmul.can_order(torch.zeros(1), torch.float64)
+    assert not matmul.can_order(torch.zeros(1, device="meta", dtype=torch.bfloat16))
+    assert not matmul.can_order(torch.zeros(1, dtype=torch.float64))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    assert not matmul.can_order(torch.zeros(1), torch.float32)
+    assert not matmul.can_order(torch.zeros(1))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Sampling against whole unpadded models, on the built-in `tiny` model, in float32."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,13 +13,13 @@ from helpers_models import (
     adapted,
     close,
     lively,
+    lower_states,
     seeded,
     slow_logprobs,
 )
 
 from rlhf_utils.errors import SettingError
 from rlhf_utils.fast import decoding, plain
-from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models import sampling
 from rlhf_utils.models.adapters import reference_of
 from rlhf_utils.models.load import load_model
@@ -37,7 +38,7 @@ def test_sampled_logprobs_are_those_of_scoring_and_of_the_plain_model(tokenizer)
     samples = sample(model, tokenizer, PROMPTS * 4, 24, 0.7, seeded())
     lengths = samples.answer_mask.sum(1)
     assert lengths.unique().numel() > 3, "several lengths, so that ended rows are dropped"
-    close(samples.logprobs, score_tokens(model, samples, 0.7)["logprobs"], 1e-4)
+    close(samples.logprobs, score_tokens(model, samples, 0.7, nullcontext)["logprobs"], 1e-4)
     for row in range(16):
         mask = samples.answer_mask[row]
         labels = samples.answer_ids[row][mask]
@@ -145,7 +146,7 @@ def test_states_kept_while_sampling_are_those_of_a_pass_of_their_own(
     samples = sample(model, tokenizer, PROMPTS + PROMPTS[:2], 24, 0.7, seeded(13))
     assert samples.answer_mask.sum(1).unique().numel() > 2
     assert samples.trunk.shape[:2] == samples.predicting.shape
-    states = Trunk(model).lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1])
+    states = lower_states(model, samples)
     close(samples.trunk[samples.predicting], states[samples.predicting], 1e-5)
 
 
@@ -185,7 +186,7 @@ def test_a_sampled_pad_token_is_a_token_like_any_other(tokenizer):
     samples = sample(model, tokenizer, PROMPTS, 24, 1.0, seeded(3))
     assert (samples.answer_ids == tokenizer.pad_token_id).any()
     assert samples.answer_mask.all()
-    close(samples.logprobs, score_tokens(model, samples, 1.0)["logprobs"], 1e-4)
+    close(samples.logprobs, score_tokens(model, samples, 1.0, nullcontext)["logprobs"], 1e-4)
 
 
 def test_the_same_seed_gives_the_same_samples(tokenizer):
@@ -203,7 +204,7 @@ def test_each_row_has_its_own_temperature(tokenizer):
     temperatures = [0.3, 0.7, 1.0, 2.0]
     samples = sample(model, tokenizer, PROMPTS, 24, temperatures, seeded(4))
     for row, temperature in enumerate(temperatures):
-        expected = score_tokens(model, samples, temperature)["logprobs"][row]
+        expected = score_tokens(model, samples, temperature, nullcontext)["logprobs"][row]
         close(samples.logprobs[row], expected, 1e-4)
 
 
@@ -265,8 +266,8 @@ def test_sample_many_keeps_prompts_and_temperatures_together(tokenizer):
     for batch in batches:
         for row, prompt in enumerate(batch.prompts):
             assert prompt in tokenizer.decode(batch.prompt_ids[row])
-            expected = score_tokens(model, batch, temperatures[prompt])["logprobs"][row]
-            close(batch.logprobs[row], expected, 1e-4)
+            found = score_tokens(model, batch, temperatures[prompt], nullcontext)
+            close(batch.logprobs[row], found["logprobs"][row], 1e-4)
 
 
 def test_sample_answers_come_in_the_order_of_the_prompts(tokenizer):
@@ -338,7 +339,7 @@ def test_between_checks_for_ended_rows_nothing_waits_for_the_device(
 
     assert samples.answer_mask.sum(1).unique().numel() > 3 and samples.ended.any()
     model.set_attn_implementation("grouped")
-    close(samples.logprobs, score_tokens(model, samples, 0.7)["logprobs"], 1e-4)
+    close(samples.logprobs, score_tokens(model, samples, 0.7, nullcontext)["logprobs"], 1e-4)
     columns = (samples.answer_ids, samples.answer_mask, samples.ended)
     for ids, mask, ended in zip(*(column.tolist() for column in columns)):
         length = ids.index(tokenizer.eos_token_id) + 1 if ended else 24

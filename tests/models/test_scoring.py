@@ -4,6 +4,7 @@ They are compared with sums over the vocabulary, on the `tiny` model.
 """
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_what_training_reads_is_what_scoring_read(tokenizer):
     model = adapted(lively(tokenizer))
     samples = sample(model, tokenizer, PROMPTS * 2, 12, 0.7, seeded(10))
     assert samples.answer_mask.sum(1).unique().numel() > 1
-    scored = score_tokens(model, samples, 0.7)
+    scored = score_tokens(model, samples, 0.7, nullcontext)
     rows = torch.tensor([6, 1, 3])
     mask = samples.answer_mask[rows]
     logprobs, entropy, hidden = answer_logprobs(model, samples, rows, 0.7)
@@ -91,8 +92,8 @@ def test_samples_are_read_by_a_model_of_their_cut_only(tokenizer):
     samples = sample(adapted(load_model("tiny")), tokenizer, PROMPTS, 4, 1.0, seeded(20))
     told = "hold states for blocks 1 and up, but this model goes on from block 0"
     with pytest.raises(ModelError, match=told):
-        score_tokens(adapted(load_model("tiny"), layers=2), samples, 1.0)
+        score_tokens(adapted(load_model("tiny"), layers=2), samples, 1.0, nullcontext)
     settings = Sampling(4, 1.0, batch_size=4)
     ((_, dropped),) = sample_many(load_model("tiny"), tokenizer, PROMPTS, settings, seeded(20))
     with pytest.raises(ModelError, match="hold no states.*keep_states=True"):
-        score_tokens(load_model("tiny"), dropped, 1.0)
+        score_tokens(load_model("tiny"), dropped, 1.0, nullcontext)

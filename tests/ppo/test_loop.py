@@ -5,9 +5,11 @@ It learns, it can be repeated bit for bit, and it stops when numbers break.
 
 import copy
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
+from helpers_models import lower_states
 from helpers_ppo import (
     CONFIG,
     PROMPTS,
@@ -174,11 +176,8 @@ def test_an_update_changes_adapters_and_value_head_only():
         assert (name in run.policy.trainable()) == learns, name
         assert torch.equal(new, before[name]) != learns, name
     samples, mask = rollout.samples, rollout.samples.predicting
-    states = Trunk(run.policy.model).lower(
-        samples.input_ids[:, :-1], samples.attention_mask[:, :-1]
-    )
     torch.testing.assert_close(
-        states[mask],
+        lower_states(run.policy.model, samples)[mask],
         samples.trunk[mask],
         atol=1e-5,
         rtol=0,
@@ -283,19 +282,14 @@ def test_whole_blocks_learn_and_the_reference_is_the_model_before(layers):
         assert torch.equal(new, before[name]) != learns, name
     samples = collect(run).samples
     found = score_tokens(run.policy.model, samples, CONFIG.temperature, run.policy.reference)
-    plain = score_tokens(original, samples_of(original, samples), CONFIG.temperature)
+    plain = score_tokens(original, samples_of(original, samples), CONFIG.temperature, nullcontext)
     torch.testing.assert_close(found["ref_logprobs"], plain["logprobs"], atol=1e-5, rtol=0)
     assert found["kl"].max() > 0
 
 
 def samples_of(model, samples):
     """The same samples with the trunk states that `model` makes of them."""
-    trunk = Trunk(model)
-    return dataclasses.replace(
-        samples,
-        trunk=trunk.lower(samples.input_ids[:, :-1], samples.attention_mask[:, :-1]),
-        cut=trunk.cut,
-    )
+    return dataclasses.replace(samples, trunk=lower_states(model, samples), cut=Trunk(model).cut)
 
 
 def test_a_head_that_would_learn_is_refused():

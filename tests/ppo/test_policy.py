@@ -25,7 +25,9 @@ IDS = torch.randint(1024, (3, 9), generator=torch.Generator().manual_seed(1))
 def peft_model(dtype=torch.float32, dropout=0.0):
     model = load_model("tiny", dtype)
     torch.manual_seed(0)
-    model = get_peft_model(model, adapters.lora_config(model, 4, dropout=dropout)).eval()
+    lora = adapters.lora_config(model, 4)
+    lora.lora_dropout = dropout
+    model = get_peft_model(model, lora).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 
 from rlhf_utils.errors import ModelError, SettingError
 from rlhf_utils.models.load import load_tokenizer
+from rlhf_utils.reward import functions
 from rlhf_utils.reward.functions import ClassifierReward, digest_of, load_reward
 
 PROMPTS = ["Hi?", "How do plants drink?", "Why?"]
@@ -75,9 +76,9 @@ def test_the_digest_follows_weights_and_source(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("template", [True, False])
 @pytest.mark.parametrize("labels", [1, 2])
-def test_a_classifier_reads_the_whole_conversation(tmp_path, labels, template):
+def test_a_classifier_reads_the_whole_conversation(tmp_path, monkeypatch, labels, template):
+    monkeypatch.setattr(functions, "TEXTS_PER_PASS", 2)  # some rows are padded
     reward = load_reward(classifier(tmp_path, labels, template), trained=None)
-    reward.batch_size = 2  # so that some rows are padded
     scores = reward(prompts=PROMPTS, completions=COMPLETIONS, category=["a"] * 3)
     for prompt, completion, score in zip(PROMPTS, COMPLETIONS, scores):
         if template:

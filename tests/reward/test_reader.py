@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers_reward import LONG, PROMPTS, SHORT, TEXTS, ids_of, make_model, slow_states
+from helpers_reward import LONG, SHORT, TEXTS, ids_of, make_model, slow_states
 from transformers import (
     AutoModel,
     BloomConfig,
@@ -60,8 +60,8 @@ ODD = [
 ]
 
 
-def check(model, texts, batch_size):
-    found = model.reader.read(texts, batch_size)
+def check(model, texts):
+    found = model.reader.read(texts)
     assert set(found) == set(texts)
     for text, states in found.items():
         assert states.dtype == torch.float32
@@ -69,10 +69,11 @@ def check(model, texts, batch_size):
 
 
 @pytest.mark.parametrize("max_length", [512, 20])
-@pytest.mark.parametrize("batch_size", [1, 2, 32])
-def test_texts_read_together_equal_texts_read_alone(batch_size, max_length):
+@pytest.mark.parametrize("tokens", [1, 40, 1024])
+def test_texts_read_together_equal_texts_read_alone(tokens, max_length, monkeypatch):
     """Prompts with several answers and with one, long and short together, lost beginnings."""
-    check(make_model(max_length=max_length), TEXTS + ODD, batch_size)
+    monkeypatch.setattr(reader, "MOST_TOKENS", tokens)
+    check(make_model(max_length=max_length), TEXTS + ODD)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -81,13 +82,7 @@ def test_every_family_is_read(family):
     backbone = AutoModel.from_config(FAMILIES[family]).eval()
     model = make_model(backbone)
     assert model.reader.middle == 2
-    check(model, TEXTS, 2)
-
-
-def test_a_bound_on_tokens_changes_no_state(monkeypatch):
-    model = make_model()
-    monkeypatch.setattr(reader, "MOST_TOKENS", 40)
-    check(model, TEXTS + ODD, 32)
+    check(model, TEXTS)
 
 
 def test_the_middle_layer_of_the_real_model():
@@ -105,30 +100,40 @@ def test_the_answer_ends_with_the_end_of_sequence():
     model = make_model()
     (text,) = model.reader.tokenize([("Hi?", "Hello.")])
     ids, asked = ids_of(model.tokenizer, "Hi?", "Hello.")
-    assert text == Text("Hi?", "Hello.", tuple(ids[:asked]), tuple(ids[asked:]))
+    assert text == Text("Hi?", "Hello.", tuple(ids[:asked]), tuple(ids[asked:]), len(ids))
     assert text.answer_ids[-1] == model.tokenizer.eos_token_id
     assert model.tokenizer.decode(text.answer_ids[:-1]) == "Hello."
 
 
 def test_a_text_that_is_too_long_loses_its_beginning():
-    text = Text("p", "a", (1, 2, 3, 4), (5, 6, 7))
-    assert text.cut(7) is not text and text.cut(7) == text
-    assert text.cut(5) == Text("p", "a", (3, 4), (5, 6, 7))
-    assert text.cut(4) == Text("p", "a", (4,), (5, 6, 7))
+    model = make_model()
+    ids, asked = ids_of(model.tokenizer, "Hi?", "Hello.")
+    answer = len(ids) - asked
+
+    def cut(max_length: int) -> tuple[list[int], list[int]]:
+        model.reader.max_length = max_length
+        (text,) = model.reader.tokenize([("Hi?", "Hello.")])
+        assert text.length == len(ids)  # of the whole text, so that a reader can be told
+        return list(text.prompt_ids), list(text.answer_ids)
+
+    assert cut(len(ids)) == (ids[:asked], ids[asked:])
+    assert cut(answer + 2) == (ids[asked - 2 : asked], ids[asked:])
+    assert cut(answer + 1) == (ids[asked - 1 : asked], ids[asked:])
     # The prompt is gone: the first token left of the answer stands for it.
-    assert text.cut(3) == Text("p", "a", (5,), (6, 7))
-    assert text.cut(2) == Text("p", "a", (6,), (7,))
+    assert cut(answer) == (ids[asked : asked + 1], ids[asked + 1 :])
+    assert cut(answer - 1) == (ids[asked + 1 : asked + 2], ids[asked + 2 :])
 
 
 def test_what_the_heads_see_by_hand():
     """Two answers of two and of four tokens; each state is one number, so that it can be named."""
-    last = torch.tensor([[[0.0], [1.0], [2.0], [99.0], [99.0]], [[10.0], [11], [12], [13], [14]]])
-    means = [torch.tensor([[5.0], [6.0]]), torch.tensor([[7.0], [8.0]])]
-    found = pool([last, 100 * last], means, torch.tensor([2, 4]))
+    last = torch.tensor([[99.0, 5, 1, 2, 99, 99], [4.0, 10, 11, 12, 13, 14]])[:, :, None]
+    prompt_mask = torch.tensor([[False, True], [True, True]])
+    answer_mask = torch.tensor([[True, True, False, False], [True] * 4])
+    found = pool([last, 100 * last], prompt_mask, answer_mask)
     # the end, the token before the answer, its third token or its last, its mean, the prompt's
     assert found.tolist() == [
-        [2, 0, 2, 1.5, 5, 200, 0, 200, 150, 7],
-        [14, 10, 13, 12.5, 6, 1400, 1000, 1300, 1250, 8],
+        [2, 5, 2, 1.5, 5, 200, 500, 200, 150, 500],
+        [14, 10, 13, 12.5, 7, 1400, 1000, 1300, 1250, 700],
     ]
 
 
@@ -151,16 +156,17 @@ def test_padding_of_a_prompt_changes_nothing():
 def test_batches_are_bounded_and_the_longest_come_first(monkeypatch):
     monkeypatch.setattr(reader, "MOST_TOKENS", 10)
     items = ["x" * length for length in (3, 12, 1, 4, 2, 1)]
-    lengths = [[len(item) for item in batch] for batch in in_batches(items, 3)]
+    lengths = [[len(item) for item in batch] for batch in in_batches(items)]
     assert lengths == [[12], [4, 3], [2, 1, 1]]
+    assert in_batches([2, 9, 3], abs) == [[9], [3, 2]]
 
 
 def test_texts_are_read_in_the_same_order_in_every_process():
     """The order of a set of texts is another in every process; a reward's last bits follow it."""
     model = make_model()
     asked = [("Hi?", f"No. {number}") for number in range(160, 100, -1)]
-    length = {(text.prompt, text.answer): len(text) for text in model.reader.tokenize(asked)}
-    read = list(model.reader.read(asked, 8))
+    length = {(text.prompt, text.answer): text.length for text in model.reader.tokenize(asked)}
+    read = list(model.reader.read(asked))
     assert read == sorted(asked, key=lambda text: -length[text])
 
 
@@ -173,17 +179,6 @@ def test_a_text_is_read_once_however_often_it_is_asked():
         return read_answers(asked, texts)
 
     model.reader.read_answers = counted
-    model.reader.read(TEXTS + TEXTS[::-1], 2)
+    model.reader.read(TEXTS + TEXTS[::-1])
     assert sorted(seen) == sorted(TEXTS)
     assert model.reader.read([]) == {}
-
-
-def test_progress_counts_batches_of_prompts():
-    batches = []
-
-    def track(parts):
-        batches.extend(parts)
-        return parts
-
-    make_model().reader.read(TEXTS, 1, track)
-    assert len(batches) == len(set(PROMPTS))

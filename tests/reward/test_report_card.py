@@ -13,7 +13,6 @@ from rlhf_utils.reward import report_card
 from rlhf_utils.reward.report_card import (
     accuracy_by,
     bag_of_words,
-    by_subset,
     gold_of_pairs,
     length_correlation,
     longer_of_pairs,
@@ -21,29 +20,20 @@ from rlhf_utils.reward.report_card import (
     mistakes,
     pair_rewards,
     report_of_pairs,
-    too_long,
 )
 
 # --- rewards and margins
 
 
-def test_each_answer_is_scored_once():
-    asked = []
-
+@pytest.mark.parametrize("kind", [list, torch.tensor, np.array])
+def test_rewards_and_margins_by_hand(kind):
     def score(prompts, answers):
-        asked.extend(zip(prompts, answers))
-        return torch.tensor([float(len(answer)) for answer in answers])
+        return kind([float(len(answer + prompt)) for prompt, answer in zip(prompts, answers)])
 
-    pairs = [
-        make_pair("p", "a", "bb"),
-        make_pair("p", "ccc", "a"),
-        make_pair("q", "a", "bb"),
-    ]
+    pairs = [make_pair("p", "a", "bb"), make_pair("p", "ccc", "a"), make_pair("qq", "a", "bb")]
     chosen, rejected = pair_rewards(score, pairs)
-    assert chosen.tolist() == [1, 3, 1] and rejected.tolist() == [2, 1, 2]
+    assert chosen.tolist() == [2, 4, 3] and rejected.tolist() == [3, 2, 4]
     assert margins(score, pairs).tolist() == [-1, 2, -1]
-    expected = [("p", "a"), ("p", "bb"), ("p", "ccc"), ("q", "a"), ("q", "bb")]
-    assert sorted(asked[:5]) == expected and len(asked) == 10
 
 
 def test_margins_of_a_model_are_differences_of_its_rewards():
@@ -106,11 +96,9 @@ def named(rows: list[dict]) -> list[tuple]:
 
 def test_the_report_by_hand():
     pairs, chosen, rejected = pairs_and_rewards()
-    words = np.array([1.0, -1.0, 1.0, 1.0])
-    report = report_of_pairs(pairs, chosen, rejected, 2.0, words)
+    report = report_of_pairs(pairs, chosen, rejected, 2.0)
     assert report["pairs"] == 4
     assert report["accuracy"] == report["longer"] == (1 + 0 + 0.5 + 1) / 4
-    assert report["bag_of_words"] == 0.75
     assert named(report["by_category"]) == [("x", 2, 0.5), ("y", 2, 0.75)]
     assert named(report["by_rank_gap"]) == [("rank gap 1", 2, 1.0), ("rank gap 2", 2, 0.25)]
     assert named(report["by_length"]) == [
@@ -132,7 +120,7 @@ def test_what_the_pairs_do_not_say_is_not_in_the_report():
     pairs, chosen, rejected = pairs_and_rewards()
     plain = [make_pair(p.prompt.text, p.chosen, p.rejected) for p in pairs]
     report = report_of_pairs(plain, chosen, rejected, 1.0)
-    assert not {"by_category", "by_rank_gap", "bag_of_words"} & set(report)
+    assert not {"by_category", "by_rank_gap"} & set(report)
 
 
 def test_a_fine_scale_of_rank_gaps_makes_no_groups():
@@ -158,9 +146,14 @@ def test_length_correlation_is_within_prompts():
 
 
 def test_mistakes_are_the_surest_one_a_prompt():
-    pairs = [make_pair(prompt, annotator="ann", rank_gap=2.0) for prompt in "aabcd"]
-    found = mistakes(pairs, torch.tensor([-3.0, -2.0, -1.0, 2.0, -4.0]), count=2)
-    assert [(row["prompt"], row["margin"]) for row in found] == [("d", -4.0), ("a", -3.0)]
+    pairs = [make_pair(prompt, annotator="ann", rank_gap=2.0) for prompt in "aabcdefg"]
+    found = mistakes(pairs, torch.tensor([-3.0, -2.0, -1.0, 2.0, -4.0, 0.0, -0.5, -0.6]))
+    assert [(row["prompt"], row["margin"]) for row in found[:3]] == [
+        ("d", -4.0),
+        ("a", -3.0),
+        ("b", -1.0),
+    ]
+    assert len(found) == 4 and found[3]["prompt"] == "g"
     assert found[0] == {
         "prompt": "d",
         "chosen": "Hello.",
@@ -172,54 +165,39 @@ def test_mistakes_are_the_surest_one_a_prompt():
     assert mistakes(pairs[:1], [1.0]) == []
 
 
-def test_pairs_that_are_too_long_are_counted():
-    model = make_model()
-    asked = len(model.reader.tokenize([("a", "")])[0])
-    model.reader.max_length = asked + 4
-    words = "one two three four five six seven eight"
-    pairs = [
-        make_pair("a", "b", "x"),
-        make_pair("a", words, "x"),
-        make_pair("a", "b", words),
-        make_pair(words, "y", "z"),
-    ]
-    assert too_long(model, pairs) == {
-        "finding": f"longer than {asked + 4} tokens",
-        "pairs": 3,
-        "what happens": "the beginning is cut",
-        "example": "a",
-    }
-    assert too_long(model, pairs[:1]) is None
-
-
 # --- other people's preferences
 
 
-def test_subsets_weigh_alike():
-    pairs = [make_pair(subset="chat")] * 3 + [make_pair(subset="safety")]
-    found = by_subset(pairs, np.array([1.0, 1.0, -1.0, -1.0]))
-    assert found["accuracy"] == pytest.approx((2 / 3 + 0) / 2)
-    assert [row["name"] for row in found["subsets"]] == ["chat", "safety"]
-    assert by_subset([make_pair()], np.array([1.0]))["subsets"][0]["name"] == "all"
-
-
-def test_a_saved_model_judges_any_file(tmp_path, capsys):
+def test_a_saved_model_judges_any_file_and_subsets_weigh_alike(tmp_path, capsys):
     model = make_model()
     model.save(tmp_path / "model")
-    pairs = [make_pair(), make_pair("Why?", "Because.", "So.")]
+    answers = {"a": "Hello.", "b": "No.", "c": "Good day to you."}
+    best, middle, worst = sorted(
+        answers.values(), key=lambda answer: -model.raw(["Hi?"], [answer]).item()
+    )
     rows = [
-        {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No.", "subset": "chat"},
-        {"prompt": "Why?", "chosen": "Because.", "rejected": "So.", "subset": "safety"},
-        {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Hello."},  # says nothing
-        {"prompt": "Hm?", "chosen": "Hello.", "rejected": "No.", "tie": True},
+        {"chosen": best, "rejected": middle, "subset": "chat"},
+        {"chosen": best, "rejected": worst, "subset": "chat"},
+        {"chosen": worst, "rejected": middle, "subset": "chat"},
+        {"chosen": middle, "rejected": best, "subset": "safety"},
+        {"chosen": middle, "rejected": middle},  # says nothing
+        {"chosen": best, "rejected": middle, "tie": True},
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.dumps({"prompt": "Hi?"} | row) + "\n" for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
     report_card.main([str(tmp_path / "model"), str(tmp_path / "rows.jsonl")])
-    right = (margins(model.raw, pairs) > 0).float().tolist()
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed] == ["chat", "safety", "mean"]
-    assert [line.split()[1] for line in printed[:2]] == [f"{share:.1%}" for share in right]
-    assert printed[2].split()[-1] == f"{sum(right) / 2:.1%}"
+    chat, safety, mean = capsys.readouterr().out.splitlines()
+    assert chat.split()[:2] == ["chat", "66.7%"] and chat.split()[-2:] == ["3", "pairs"]
+    assert safety.split()[:2] == ["safety", "0.0%"] and safety.split()[-2:] == ["1", "pairs"]
+    assert mean.split()[0] == "mean" and mean.split()[-1] == "33.3%"
+
+
+def test_pairs_without_a_subset_are_one(tmp_path, capsys):
+    make_model().save(tmp_path / "model")
+    row = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    report_card.main([str(tmp_path / "model"), str(tmp_path / "rows.jsonl")])
+    assert capsys.readouterr().out.startswith("all ")
 
 
 def test_the_command_needs_a_model_and_a_file():

@@ -17,13 +17,8 @@ from helpers_reward import (
     separable,
     slow_states,
 )
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_utils.models.builtin import resolve
 from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.reward import training
 from rlhf_utils.reward.functions import ClassifierReward
@@ -161,7 +156,7 @@ def test_standardise_by(model):
 def test_the_heads_learn_and_the_backbone_stays(ensemble):
     torch.manual_seed(1)
     backbone = load_model("tiny", auto_class=AutoModel)
-    model = RewardModel(backbone, load_tokenizer("tiny"), ensemble=ensemble).eval()
+    model = RewardModel(backbone, load_tokenizer("tiny"), ensemble=ensemble)
     before = {name: weight.clone() for name, weight in backbone.state_dict().items()}
     pairs = separable()
     groups = group_by_prompt(pairs)
@@ -246,7 +241,7 @@ def test_train_classifier_saves_a_plain_classifier_that_reads_what_it_learned_fr
     pairs = separable() * 8 + [make_pair(tie=True)]
     folder, steps = tmp_path / "classifier", []
     train_classifier(
-        Path(resolve("tiny")),
+        "tiny",
         pairs,
         folder,
         max_length=64,
