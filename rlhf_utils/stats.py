@@ -1,4 +1,4 @@
-"""Shares, intervals and the check that scores are finite numbers; nothing here knows of models."""
+"""Shares and their confidence intervals, and the check that scores are finite numbers."""
 
 from collections.abc import Iterable
 

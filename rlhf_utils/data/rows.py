@@ -1,4 +1,4 @@
-"""Rows in: prompts, demonstrations and preferences, built in or from a local file or a hub id.
+"""Rows in: prompts, demonstrations and rows of pairs, built in or from a local file or a hub id.
 
 Left out: streaming, images, multi-turn dialogues.
 """

@@ -1,6 +1,6 @@
 """Two policies compared on held-out prompts: scores of each answer, win rates, refusals, examples.
 
-Intervals draw whole prompts. Left out: language models as judges, reward frontiers.
+Intervals resample whole prompts. Left out: language models as judges, reward frontiers.
 """
 
 import random

@@ -1,7 +1,7 @@
 """The same numbers, faster. A reader may skip this folder; `RLHF_PLAIN=1` switches it off.
 
-Six names are for the rest of the package, and only models/ uses them. Each has a short plain
-twin in plain.py, which the tests compare it with.
+The six names below are the only door, and only models/ goes through it. Each has a short, plain
+twin in plain.py; the tests compare the two.
 """
 
 import os

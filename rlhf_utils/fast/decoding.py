@@ -1,8 +1,8 @@
-"""Generates token by token, from the keys and values that a pass over the prompts left.
+"""Generates token by token, after a pass over the prompts has filled the cache.
 
-On a CPU a Llama-like model spends more than half of such a pass on calls, on copies of keys and
-values, and on bringing each weight into the order that oneDNN wants. `LeanDecoder` makes fewer
-calls, keeps room for what comes, and orders weights once a batch.
+For one token a Llama-like model on a CPU spends more than half of its time on calls, on copies of
+keys and values, and on bringing each weight into the order that oneDNN wants. `LeanDecoder` makes
+fewer calls, keeps room for what comes, and orders weights once a batch.
 Left out: GPUs, and models that `_is_lean` does not know. They use their own forward.
 """
 

@@ -1,4 +1,4 @@
-"""The frozen lower blocks of a transformer, run once for everyone who needs them.
+"""The trunk: where a transformer is cut, and its frozen lower blocks, run once for all users.
 
 Adapters sit in the top blocks only, so what the lower blocks make of a text never changes. Policy,
 reference, value head and every PPO epoch share it, as in the hydra of trlx (Havrilla 2023).

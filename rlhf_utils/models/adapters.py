@@ -1,4 +1,4 @@
-"""What learns of a model: LoRA adapters or whole top blocks. And the reference beside it."""
+"""What learns of a model: LoRA settings and adapters, or whole top blocks; and π_SFT beside it."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""The policy of PPO: π, its reference π_SFT and a value head on one model; saving and loading."""
+"""The policy of PPO: π, its reference and a value head on one model; saved and loaded."""
 
 import shutil
 from pathlib import Path

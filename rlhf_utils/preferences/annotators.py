@@ -1,4 +1,4 @@
-"""Annotators in code: simulated people, any scoring function or reward model, a file of labels.
+"""Annotators in code: simulated people who rank by the rubric, any reward, a file of labels.
 
 Each has a `name` and ranks an item: `rank(item, shown_order, rng)` gives one rank an answer, 1 for
 the best, or nothing to skip the item. Left out: language models that judge.

@@ -1,4 +1,4 @@
-"""Item, Judgement and Pair: what is compared, what was said, and what a reward model learns from.
+"""Item, Judgement and Pair; ranking → pairs; cleaning of pairs.
 
 A ranking of k answers becomes all its ordered pairs. Files of pairs have TRL's columns: `prompt`,
 `chosen`, `rejected`, and `margin` for the rank gap.

@@ -1,4 +1,4 @@
-"""Whether a reward model is as sure as it is right, and the temperature that makes it so."""
+"""Calibration: is a reward model as sure as it is right? And the temperature that makes it so."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar

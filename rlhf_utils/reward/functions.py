@@ -1,4 +1,4 @@
-"""Rewards for PPO: callables reward(prompts=…, completions=…, **columns) → one score an answer.
+"""Name → reward: a callable reward(prompts=…, completions=…, **columns) → one score an answer.
 
 That is the signature of TRL's reward functions. A reward has a name: `reward_model` (the one of
 03), the folder or hub id of a sequence classifier, or `module:function`.

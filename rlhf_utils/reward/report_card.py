@@ -1,4 +1,4 @@
-"""How far a reward model can be trusted: its accuracy beside trivial rivals, and its mistakes.
+"""How far a reward model can be trusted: accuracy, baselines, mistakes.
 
 Pairs go in, with the (N,) rewards of both answers or their margins; plain numbers come out.
 A finished model is judged by any file or hub id of preferences:
