@@ -203,8 +203,8 @@ def test_whole_top_blocks_are_saved_merged_resumed_and_evaluated(smoke, tmp_path
         "lora_r=0",
         "ppo.prompts=builtin",
         "learning_rate=1e-3",
-        "ppo.more.whiten_rewards=true",
-        "ppo.more.gamma=0.99",
+        "ppo.whiten_rewards=true",
+        "gamma=0.99",
     ):
         options += ["-p", pair]
     rlhf_run(tmp_path, *options)

@@ -56,7 +56,8 @@ class LeanLinear(Linear):
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         base = self.base_layer
-        if args or kwargs or base.weight.dtype != x.dtype or self.bare:
+        as_made = len(self.active_adapters) == 1 and not base.weight.requires_grad
+        if args or kwargs or base.weight.dtype != x.dtype or self.bare or not as_made:
             return super().forward(x, *args, **kwargs)
         return _Product.apply(x, base.weight, base.bias, *self.adapter())
 

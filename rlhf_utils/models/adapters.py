@@ -49,8 +49,10 @@ def unfreeze_top(model, num_trainable_layers: int = 0):
     """
     lowest = lowest_layer(model, num_trainable_layers)
     model.requires_grad_(False)
+    past_blocks = False
     for name, module in model.named_modules():
-        last_norm = layer_of(name) < 0 and "Norm" in type(module).__name__
+        past_blocks = past_blocks or layer_of(name) >= 0  # some families have a norm before them
+        last_norm = past_blocks and layer_of(name) < 0 and "Norm" in type(module).__name__
         if layer_of(name) < lowest and not last_norm:
             continue
         for parameter in module.parameters(recurse=False):

@@ -112,13 +112,12 @@ class Checkpoints:
             "sha256": digest(aside / "state.safetensors"),
         }
         write_json(aside / "state.json", description)
-        for path in aside.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+        _force_to_disk(*aside.iterdir(), aside)
 
         # rename
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
+        _force_to_disk(self.folder)
 
         # remove what is no longer needed
         (self.folder / "failed.json").unlink(missing_ok=True)
@@ -166,3 +165,11 @@ def _description(folder: Path) -> dict | None:
     except (OSError, ValueError, KeyError):
         return None
     return description if whole else None
+
+
+def _force_to_disk(*paths: Path) -> None:
+    for path in paths:
+        if path.is_file() or os.name == "posix":  # elsewhere a folder cannot be opened
+            handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+            os.fsync(handle)
+            os.close(handle)

@@ -25,7 +25,8 @@ from .pairs import KINDS, Judgement
 
 MODULE = Path(__file__).with_name("ranker.js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_name("ranker.css").read_text(encoding="utf-8")
-TEXT = "<div dir='auto' style='white-space:pre-wrap;line-height:1.45;padding:6px'>{}</div>"
+BOX = "border:1px solid rgba(128,128,128,.4);border-radius:6px;padding:6px 12px;margin:2px 0"
+TEXT = f"<div dir='auto' style='white-space:pre-wrap;line-height:1.45;{BOX}'>{{}}</div>"
 
 
 class Desk:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel
 
+from ..data.rows import in_parts
 from ..errors import ModelError, SettingError
 from ..files import read_json, write_json
 from ..models.export import save_merged
@@ -103,20 +104,22 @@ class RewardModel:
         return Heads(heads).to(self.backbone.device)
 
     @torch.no_grad()
-    def members(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
+    def members(self, prompts: list[str], answers: list[str]) -> torch.Tensor:
         """(B, m) raw rewards of the m heads, on the CPU and without dropout."""
-        texts = list(zip(prompts, completions))
+        texts = list(zip(prompts, answers))
         unread = [text for text in texts if text not in self.known]
         states = self.known | self.reader.read(unread)
         training = self.heads.training
         self.heads.eval()
-        rewards = self.heads(torch.stack([states[text] for text in texts])).cpu()
+        rewards = [torch.zeros(0, self.ensemble)]
+        for few in in_parts(texts, 512):  # all states at once would be a gigabyte
+            rewards.append(self.heads(torch.stack([states[text] for text in few])).cpu())
         self.heads.train(training)
-        return rewards
+        return torch.cat(rewards)
 
-    def raw(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
+    def raw(self, prompts: list[str], answers: list[str]) -> torch.Tensor:
         """(B,) raw rewards, the heads combined, on the CPU."""
-        return self._combined(self.members(prompts, completions))
+        return self._combined(self.members(prompts, answers))
 
     def _combined(self, members: torch.Tensor) -> torch.Tensor:
         return COMBINATIONS[self.combine](members - self.offsets)
@@ -127,9 +130,9 @@ class RewardModel:
 
     __call__ = score  # the model is called like any reward
 
-    def normalise(self, prompts: list[str], completions: list[str]) -> None:
+    def normalise(self, prompts: list[str], answers: list[str]) -> None:
         """Makes `score` have mean 0 and standard deviation 1 on these answers of π_SFT."""
-        members = self.members(prompts, completions)
+        members = self.members(prompts, answers)
         self.offsets = members.mean(0) - members.mean()
         raw = self._combined(members)
         self.mean, self.std = raw.mean().item(), max(raw.std().item(), 1e-6)

@@ -50,9 +50,10 @@ def prefers_refusing(leads: list[RefusalLead]) -> list[dict]:
 
     It should be near 1 for harmful prompts and near 0 for all others.
     """
+    categories = pd.Series([lead.prompt.category for lead in leads], dtype=object)
     refused = pd.Series([lead.lead > 0 for lead in leads], dtype=float)
     rows = []
-    for category, few in refused.groupby([lead.prompt.category for lead in leads]):
+    for category, few in refused.groupby(categories):
         share = float(few.mean())
         rows.append({"category": category, "prompts": len(few), "refusing is preferred": share})
     return rows

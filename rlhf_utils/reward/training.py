@@ -1,4 +1,4 @@
-"""Training the reward model: the pairwise loss, the heads on states read once, and TRL's trainer.
+"""Training the reward model: the pairwise loss, and the heads on states that are read once.
 
 The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020,
 arXiv 2009.01325). All pairs of a prompt go into one step (Ouyang 2022, arXiv 2203.02155).
@@ -7,22 +7,17 @@ Left out: the heads learning together with adapters, which gained nothing on the
 
 import random
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
 
 from ..data.rows import in_parts
-from ..models.load import load_from, load_tokenizer
 from ..preferences.pairs import Pair
 from ..stats import correct
-from .functions import encode_conversations
 from .model import Heads, RewardModel, Standardise
 from .reader import States
 
-PROMPTS_PER_STEP = 16  # for the heads
-PAIRS_PER_STEP = 8  # for the classifier
+PROMPTS_PER_STEP = 16
 SHARES = (0.125, 0.25, 0.5)  # of the prompts, for the learning curve
 
 
@@ -184,76 +179,3 @@ def learning_curve(
         accuracy = accuracy_of_heads(heads, states, heldout)
         rows.append({"prompts": len(few), "pairs": num_pairs, "accuracy": accuracy})
     return rows
-
-
-# --- all weights, by TRL
-
-
-def train_classifier(
-    policy: str,
-    pairs: list[Pair],
-    folder: Path,
-    *,
-    max_length: int,
-    half: bool,
-    seed: int,
-    on_log,
-) -> None:
-    """Fine-tunes all weights of π_SFT with TRL's RewardTrainer, in one pass over the pairs.
-
-    Saves a plain AutoModelForSequenceClassification in `folder`, which 04_ppo takes as its
-    `reward`. Ties are left out. half: the weights are float32, but multiply in bfloat16.
-    on_log: called with the trainer's log history and the number of the step.
-    """
-    from transformers import PrinterCallback
-    from trl import RewardConfig, RewardTrainer
-
-    from ..models.sft import LogCallback
-
-    tokenizer = load_tokenizer(policy)
-    tokenizer.model_max_length = max_length
-    torch.manual_seed(seed)
-    model = load_from(AutoModelForSequenceClassification, policy, num_labels=1, dtype=torch.float32)
-    config = RewardConfig(
-        output_dir=str(folder),
-        num_train_epochs=1,
-        learning_rate=2e-5,
-        per_device_train_batch_size=PAIRS_PER_STEP,
-        gradient_checkpointing=False,
-        max_length=max_length,
-        bf16=half,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        seed=seed,
-    )
-    trainer = RewardTrainer(
-        model,
-        args=config,
-        processing_class=tokenizer,
-        train_dataset=_token_ids(tokenizer, [pair for pair in pairs if not pair.tie]),
-        callbacks=[LogCallback(on_log)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    trainer.model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _token_ids(tokenizer, pairs: list[Pair]):
-    """The ids that ClassifierReward gives to a classifier later.
-
-    They are cut here, because TRL would leave out what is too long.
-    """
-    from datasets import Dataset
-
-    prompts = [pair.prompt.text for pair in pairs]
-
-    def ids(answers: list[str]) -> list[list[int]]:
-        most = tokenizer.model_max_length
-        return encode_conversations(tokenizer, prompts, answers, most)["input_ids"]
-
-    chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
-    return Dataset.from_dict({"chosen_ids": ids(chosen), "rejected_ids": ids(rejected)})

@@ -7,13 +7,12 @@ Left out: sweeps, several runs at once.
 """
 
 import argparse
+import ast
 import functools
-import pkgutil
 import re
 import shutil
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import nbformat
@@ -23,15 +22,15 @@ import yaml
 from ..errors import ExplainedError, RunError
 from ..files import read_json, write_json
 from ..show.text import clock
-from .parameters import check_more, parameter_types
+from .parameters import parameter_types
 from .stage import STAGES, notebook_path, project_root, run_dir
 from .ticker import Ticker
 
-# What fills `more`, where a notebook has it; imported by name, because run depends on no stage.
+# What a notebook's `more` may hold: the fields of a dataclass, by file and name.
 SETTINGS = {
-    "sft": "rlhf_utils.models.sft:SFTSettings",
-    "preferences": "rlhf_utils.preferences.label_queue:CollectionSettings",
-    "ppo": "rlhf_utils.ppo.config:PPOConfig",
+    "sft": ("models/sft.py", "SFTSettings"),
+    "preferences": ("preferences/label_queue.py", "CollectionSettings"),
+    "ppo": ("ppo/config.py", "PPOConfig"),
 }
 
 
@@ -70,8 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a parameter, for every notebook that has it; STAGE.NAME=VALUE for one stage; "
-        "STAGE.more.NAME=VALUE for a setting in that notebook's `more`",
+        help="a parameter, or a setting in `more`, for every notebook that has it; "
+        "STAGE.NAME=VALUE for one stage",
     )
     which = run.add_mutually_exclusive_group()
     which.add_argument(
@@ -134,14 +133,14 @@ def parameters_of(stage: str) -> set[str]:
 
 def parse_parameters(pairs: list[str]) -> dict:
     """{"ppo.seed": 1} from ["ppo.seed=1"]; values are read as YAML, as papermill does."""
-    form = rf"(({'|'.join(STAGES)})\.(more\.)?)?(?!more$)[^\W\d]\w*"
+    form = rf"(({'|'.join(STAGES)})\.)?(?!more$)[^\W\d]\w*"
     parsed = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
         if not sign or not re.fullmatch(form, name):
             raise RunError(
-                f"-p {pair!r} is not of the form name=value, stage.name=value or "
-                f"stage.more.name=value, with one of the stages {', '.join(STAGES)}."
+                f"-p {pair!r} is not of the form name=value or stage.name=value, with one of the "
+                f"stages {', '.join(STAGES)}. A setting in `more` is given by its own name."
             )
         try:
             parsed[name] = yaml.safe_load(text)
@@ -155,36 +154,41 @@ def parse_parameters(pairs: list[str]) -> dict:
     return parsed
 
 
-def split_name(name: str) -> tuple[str, str, str]:
-    """(stage, parameter, setting in `more`), each empty if the name does not have it."""
-    stage, dot, rest = name.partition(".")
-    if not dot:
-        return "", name, ""
-    parameter, _, setting = rest.partition(".")
-    return stage, parameter, setting
-
-
 def takers(name: str, stages: list[str]) -> list[str]:
-    """Those of the stages that have this parameter."""
-    own, parameter, _ = split_name(name)
-    return [stage for stage in stages if own in ("", stage) and parameter in parameters_of(stage)]
+    """Those of the stages that have this parameter, or this setting in `more`."""
+    own, _, parameter = name.rpartition(".")
+    return [
+        stage
+        for stage in stages
+        if own in ("", stage) and parameter in parameters_of(stage) | settings_of(stage)
+    ]
 
 
 def check_asked(asked: dict, stages: list[str]) -> None:
     """Raises RunError for a parameter or a setting that none of the stages has."""
-    names = sorted(set().union(*map(parameters_of, stages)))
     for name in asked:
-        stage, parameter, setting = split_name(name)
-        if parameter == "run":
+        if name.rpartition(".")[2] == "run":
             raise RunError("-p run=… would split the run over two folders: use --run.")
         if not takers(name, stages):
-            raise RunError(f"No notebook has a parameter {name!r}; there are {', '.join(names)}.")
-        if setting:
-            check_more([setting], setting_names(stage), parameters_of(stage))
+            names = set().union(*map(parameters_of, stages), *map(settings_of, stages))
+            raise RunError(
+                f"No notebook has a parameter {name!r}; there are {', '.join(sorted(names))}."
+            )
 
 
-def setting_names(stage: str) -> set[str]:
-    return {field.name for field in fields(pkgutil.resolve_name(SETTINGS[stage]))}
+@functools.cache
+def settings_of(stage: str) -> set[str]:
+    """The names that its `more` may hold, read from the source: to import it takes seconds."""
+    if stage not in SETTINGS:
+        return set()
+    file, kind = SETTINGS[stage]
+    source = Path(__file__).resolve().parents[1] / file
+    body = next(
+        node.body
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == kind
+    )
+    return {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
 
 
 def load_profile(profile: str) -> dict:
@@ -203,29 +207,27 @@ def without_unknown(before: dict, run: str) -> dict:
     """What a run began with, less what only older notebooks had, which it prints."""
     known, gone = {}, []
     for name, value in before.items():
-        _, parameter, setting = split_name(name)
-        was_text = parameter == "more" and not setting
-        if was_text or not takers(name, list(STAGES)):
+        if name.endswith("more") or not takers(name, list(STAGES)):
             gone.append(f"{name}={value!r}")
         else:
             known[name] = value
     if gone:
         print(
             f"Run {run!r} began with {', '.join(gone)}, which no notebook has now: it goes on "
-            "without. A setting that moved into `more` is given as -p STAGE.more.NAME=VALUE."
+            "without. What an older `more` held is given one by one, as -p STAGE.NAME=VALUE."
         )
     return known
 
 
 def values_of(stage: str, wanted: dict) -> dict:
-    """What one notebook gets: everybody's values, its own over these, then settings in `more`."""
-    values = {}
+    """What one notebook gets: everybody's values, its own over these, settings in `more`."""
+    values, more = {}, {}
     for name in sorted(wanted, key=lambda name: name.count(".")):
         if takers(name, [stage]):
-            _, parameter, setting = split_name(name)
-            value = wanted[name]
-            values[parameter] = values.get("more", {}) | {setting: value} if setting else value
-    return values
+            parameter = name.rpartition(".")[2]
+            place = values if parameter in parameters_of(stage) else more
+            place[parameter] = wanted[name]
+    return values | {"more": more} if more else values
 
 
 def execute_stages(target: Path, values: dict[str, dict], profile: str) -> int:

@@ -16,6 +16,7 @@ from ..errors import RunError
 
 ABOVE_ZERO = {
     "num_train_epochs",
+    "head_epochs",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "batch_size",
@@ -23,6 +24,7 @@ ABOVE_ZERO = {
     "response_length",
     "max_length",
     "learning_rate",
+    "head_learning_rate",
     "temperature",
 }
 

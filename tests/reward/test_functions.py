@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 from rlhf_utils.errors import ModelError, SettingError
 from rlhf_utils.models.load import load_tokenizer
 from rlhf_utils.reward import functions
-from rlhf_utils.reward.functions import ClassifierReward, digest_of, load_reward
+from rlhf_utils.reward.classifier import ClassifierReward
+from rlhf_utils.reward.functions import digest_of, load_reward
 
 PROMPTS = ["Hi?", "How do plants drink?", "Why?"]
 COMPLETIONS = ["Hello.", "By their roots, with the help of the sun.", "Because."]

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.reward import training
-from rlhf_utils.reward.functions import ClassifierReward
+from rlhf_utils.reward.classifier import ClassifierReward, train_classifier
 from rlhf_utils.reward.model import RewardModel
 from rlhf_utils.reward.report_card import margins
 from rlhf_utils.reward.training import (
@@ -35,7 +35,6 @@ from rlhf_utils.reward.training import (
     pairwise_loss,
     stack_states,
     standardise_by,
-    train_classifier,
 )
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "03_reward_model.ipynb"
@@ -218,8 +217,8 @@ def test_the_loop_in_the_notebook_is_fit_heads():
                 "states": states,
                 "groups": groups,
                 "training": training,
-                "num_train_epochs": 3,
-                "learning_rate": 0.01,
+                "head_epochs": 3,
+                "head_learning_rate": 0.01,
                 "seed": 7,
                 "losses": [],
                 "check": checked.append,

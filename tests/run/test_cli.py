@@ -33,11 +33,11 @@ def executed(monkeypatch, outputs):
         (["-p", "seed"], "'seed' is not of the form name=value"),
         (["-p", "=3"], "not of the form name=value"),
         (["-p", "a b=3"], "not of the form name=value"),
-        (["-p", "sftt.seed=3"], "stage.more.name=value, with one of the stages sft, "),
-        (["-p", "more.gamma=0.9"], "'more.gamma=0.9' is not of the form name=value, stage.name="),
-        (["-p", "more={gamma: 0.9}"], "is not of the form name=value, stage.name=value or"),
+        (["-p", "sftt.seed=3"], "stage.name=value, with one of the stages sft, "),
+        (["-p", "more.gamma=0.9"], "'more.gamma=0.9' is not of the form name=value or stage.name="),
+        (["-p", "more={gamma: 0.9}"], "A setting in `more` is given by its own name"),
         (["-p", "ppo.less.gamma=0.9"], "not of the form name=value"),
-        (["-p", "ppo.more.gamma.x=0.9"], "not of the form name=value"),
+        (["-p", "ppo.more.gamma=0.9"], "not of the form name=value"),
         (
             ["-p", "ppo.no_such_parameter=3"],
             "No notebook has a parameter 'ppo.no_such_parameter'; there are ",
@@ -45,15 +45,11 @@ def executed(monkeypatch, outputs):
         (["-p", "model={x"], "model"),  # no YAML
         (["-p", "prompts=a: b"], "put quotation marks around it, as in -p 'prompts=\"…\"'"),
         (
-            ["-p", "evaluation.more.gamma=0.9"],
-            "No notebook has a parameter 'evaluation.more.gamma'; there are ",
+            ["-p", "evaluation.gamma=0.9"],
+            "No notebook has a parameter 'evaluation.gamma'; there are ",
         ),
-        (["-p", "ppo.more.gama=0.9"], "`more` has no setting 'gama'; it may have "),
-        (["-p", "ppo.more={gamma: 0.9}"], "is not of the form name=value, stage.name=value or"),
-        (
-            ["-p", "ppo.more.kl_coef=0.9"],
-            "kl_coef is a parameter of its own: give it outside `more`",
-        ),
+        (["-p", "ppo.gama=0.9"], "No notebook has a parameter 'ppo.gama'; there are "),
+        (["-p", "ppo.more={gamma: 0.9}"], "A setting in `more` is given by its own name"),
         (
             ["-p", "no_such_parameter=3"],
             "No notebook has a parameter 'no_such_parameter'; there are ",
@@ -177,17 +173,17 @@ def test_the_gpu_profiles_batch_is_ppos_alone(executed):
 
 def test_settings_are_merged_into_more(executed, outputs):
     """Over the profile's, and over those that the run began with."""
-    asked = ["-p", "ppo.more.gamma=0.99", "-p", "ppo.more.num_mini_batches=2", "-p", "seed=1"]
+    asked = ["-p", "gamma=0.99", "-p", "ppo.num_mini_batches=2", "-p", "seed=1"]
     assert cli.main(["run", "--run", "mine", "--profile", "gpu", *asked]) == 0
     given = dict(executed)
     more = {"per_device_train_batch_size": 64, "num_mini_batches": 2, "gamma": 0.99}
     assert given["04_ppo"]["more"] == more
     assert "gamma" not in given["02_preferences"].get("more", {})
     executed.clear()
-    assert cli.main(["run", "--run", "mine", "--only", "ppo", "-p", "ppo.more.lam=0.9"]) == 0
+    assert cli.main(["run", "--run", "mine", "--only", "ppo", "-p", "ppo.lam=0.9"]) == 0
     assert executed[0][1]["more"] == more | {"lam": 0.9}
     executed.clear()
-    assert cli.main(["run", "--run", "mine", "--only", "ppo", "-p", "ppo.more.gamma=0.9"]) == 0
+    assert cli.main(["run", "--run", "mine", "--only", "ppo", "-p", "gamma=0.9"]) == 0
     assert executed[0][1]["more"] == more | {"gamma": 0.9}
 
 
@@ -196,7 +192,7 @@ def test_a_notebook_with_more_has_settings_that_are_no_parameters():
         kinds = cli.parameter_types(notebook_path(stage))
         assert ("more" in kinds) == (stage in cli.SETTINGS), stage
         if stage in cli.SETTINGS:
-            names = cli.setting_names(stage)
+            names = cli.settings_of(stage)
             assert kinds["more"] == "dict" and names - kinds.keys(), stage
 
 
@@ -207,8 +203,9 @@ def test_a_run_of_older_notebooks_goes_on_without_what_is_gone(executed, outputs
     parameters |= {"ppo.kl_coef": 0.1, "ppo.lam": 0.9}
     write_json(outputs / "old/parameters.json", {"profile": "demo", "parameters": parameters})
     assert cli.main(["run", "--run", "old", "--from", "ppo"]) == 0
-    assert dict(executed)["04_ppo"] == {"run": "old", "seed": 3, "kl_coef": 0.1}
-    gone = "read_middle=False, ppo.more='gamma: 0.9', more='x', ppo.lam=0.9"
+    given = {"run": "old", "seed": 3, "kl_coef": 0.1, "more": {"lam": 0.9}}
+    assert dict(executed)["04_ppo"] == given
+    gone = "read_middle=False, ppo.more='gamma: 0.9', more='x'"
     told = f"Run 'old' began with {gone}, which no notebook has now"
     assert capsys.readouterr().out.count(told) == 1
     assert read_json(outputs / "old/parameters.json")["parameters"] == parameters
