@@ -49,10 +49,9 @@ def unfreeze_top(model, num_trainable_layers: int = 0):
     """
     lowest = lowest_layer(model, num_trainable_layers)
     model.requires_grad_(False)
-    past_blocks = False
     for name, module in model.named_modules():
-        past_blocks = past_blocks or layer_of(name) >= 0  # some families have a norm before them
-        last_norm = past_blocks and layer_of(name) < 0 and "Norm" in type(module).__name__
+        is_norm = "Norm" in type(module).__name__ and "embed" not in name  # Bloom norms embeddings
+        last_norm = layer_of(name) < 0 and is_norm
         if layer_of(name) < lowest and not last_norm:
             continue
         for parameter in module.parameters(recurse=False):

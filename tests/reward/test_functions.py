@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrained
 
 from rlhf_utils.errors import ModelError, SettingError
 from rlhf_utils.models.load import load_tokenizer
-from rlhf_utils.reward import functions
+from rlhf_utils.reward import classifier as classifier_module
 from rlhf_utils.reward.classifier import ClassifierReward
 from rlhf_utils.reward.functions import digest_of, load_reward
 
@@ -78,7 +78,7 @@ def test_the_digest_follows_weights_and_source(tmp_path, monkeypatch):
 @pytest.mark.parametrize("template", [True, False])
 @pytest.mark.parametrize("labels", [1, 2])
 def test_a_classifier_reads_the_whole_conversation(tmp_path, monkeypatch, labels, template):
-    monkeypatch.setattr(functions, "TEXTS_PER_PASS", 2)  # some rows are padded
+    monkeypatch.setattr(classifier_module, "TEXTS_PER_PASS", 2)  # some rows are padded
     reward = load_reward(classifier(tmp_path, labels, template), trained=None)
     scores = reward(prompts=PROMPTS, completions=COMPLETIONS, category=["a"] * 3)
     for prompt, completion, score in zip(PROMPTS, COMPLETIONS, scores):
@@ -123,7 +123,7 @@ def test_a_name_gives_the_model_or_the_function(mine, tmp_path):
         ("broken:f", SettingError, "'broken:f' cannot be imported: ZeroDivisionError: "),
         ("", SettingError, "is no reward"),
         (" ", SettingError, "is no reward: give reward_model, "),
-        ("0.5*mine:length + mine:length", SettingError, "cannot be imported"),
+        ("0.5*mine:length + mine:length", SettingError, "is a sum"),
         ("mine:__name__", SettingError, "is no function but str"),
         ("/no/such/folder", ModelError, "/no/such/folder"),
         (

@@ -20,7 +20,7 @@ from helpers_reward import (
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_utils.models.load import load_model, load_tokenizer
-from rlhf_utils.reward import training
+from rlhf_utils.reward import classifier, training
 from rlhf_utils.reward.classifier import ClassifierReward, train_classifier
 from rlhf_utils.reward.model import RewardModel
 from rlhf_utils.reward.report_card import margins
@@ -266,7 +266,7 @@ def test_train_classifier_saves_a_plain_classifier_that_reads_what_it_learned_fr
         [[{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]],
         tokenize=False,
     )
-    learned = training._token_ids(tokenizer, [make_pair()])[0]["chosen_ids"]
+    learned = classifier._token_ids(tokenizer, [make_pair()])[0]["chosen_ids"]
     assert learned == tokenizer(text, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logit = model(torch.tensor([learned])).logits.item()
@@ -277,6 +277,6 @@ def test_train_classifier_saves_a_plain_classifier_that_reads_what_it_learned_fr
 def test_a_text_that_is_too_long_for_the_classifier_is_cut_not_dropped():
     tokenizer = load_tokenizer("tiny")
     tokenizer.model_max_length = 16
-    rows = training._token_ids(tokenizer, [make_pair("Hi? " * 50)])
+    rows = classifier._token_ids(tokenizer, [make_pair("Hi? " * 50)])
     assert len(rows) == 1 and len(rows[0]["chosen_ids"]) == 16
     assert "Hello." in tokenizer.decode(rows[0]["chosen_ids"])

@@ -150,10 +150,13 @@ def test_every_name_in_a_profile_reaches_a_notebook(executed, profile):
     assert cli.main(["run", "--profile", profile]) == 0
     given = {STAGES_BY_NOTEBOOK[name]: parameters for name, parameters in executed}
     for name, value in cli.load_profile(profile).items():
-        stage, parameter, setting = cli.split_name(name)
-        takers = [stage] if stage else [s for s in given if parameter in given[s]]
-        found = [given[taker][parameter] for taker in takers]
-        assert found and all((one[setting] if setting else one) == value for one in found), name
+        takers = cli.takers(name, list(given))
+        parameter = name.rpartition(".")[2]
+        for stage in takers:
+            got = given[stage] if parameter in given[stage] else given[stage]["more"]
+            own = cli.load_profile(profile).get(f"{stage}.{parameter}", value)
+            assert got[parameter] == own, (name, stage)
+        assert takers, name
 
 
 @pytest.mark.parametrize("profile", ["smoke", "quick", "demo", "gpu"])
