@@ -46,9 +46,18 @@ def trigrams(text: str) -> set[tuple[str, ...]]:
 # --- the built-in rows
 
 
-def test_there_is_enough_of_everything():
-    assert len(PROMPTS["demonstrations"]) >= 400
-    assert len(PROMPTS["prompts"]) >= 800 and len(PROMPTS["heldout"]) >= 120
+def test_the_numbers_in_the_readme_are_those_of_the_rows():
+    """A share over 80 prompts means what the README says only if there are 80 of them."""
+    readme = (BUILTIN.parents[2] / "README.md").read_text(encoding="utf-8")
+    told = re.search(r"answer (\d+) prompts that no stage trains on: (\d+) harmful, (\d+)", readme)
+    unanswerable = re.search(r"(\d+) that nobody could answer", readme)
+    counts = Counter(prompt.category for prompt in PROMPTS["heldout"])
+    assert int(told[1]) == counts.total() and int(told[2]) == counts["harmful"]
+    assert int(told[3]) == counts["benign_lookalike"]
+    assert int(unanswerable[1]) == counts["unanswerable"]
+    learned, _ = split_by_prompt(DEMONSTRATIONS, 0.1, 0)
+    assert f"learned from {len(learned):,} examples" in readme
+    assert len(PROMPTS["prompts"]) >= 2000  # as many as 02 asks
 
 
 def test_schemas():
