@@ -306,6 +306,11 @@ def test_stage_without_its_input_names_the_notebook_to_run(outputs):
         )
 
 
+def test_executed_notebooks_hold_no_dead_widget(smoke):
+    for path in NOTEBOOKS:
+        assert "widget-view" not in (smoke / path.name).read_text(), path.name
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_committed_notebooks_are_executed(path):
     notebook = nbformat.read(path, 4)
@@ -318,6 +323,7 @@ def test_committed_notebooks_are_executed(path):
         for kind in ("image/png", "application/vnd.plotly.v1+json"):  # base64 can spell anything
             output.get("data", {}).pop(kind, None)
     text = json.dumps(notebook)
+    assert "widget-view" not in text, "a widget without its kernel is dead"
     assert not re.search(r"/(?:home|root|Users|tmp)/\w", text), "a path of some machine"
     assert path.stat().st_size < 1_500_000
 

@@ -141,13 +141,19 @@ class Stage:
         return rows
 
     def track(self, iterable, description: str):
-        """The items, with a progress bar here and in `rlhf run`."""
-        from tqdm.auto import tqdm
+        """The items, with a progress bar here and in `rlhf run`.
+
+        The bar is text and goes at the end: a saved notebook shows a bar of widgets as an error.
+        """
+        from IPython.display import clear_output
+        from tqdm import tqdm
 
         total = len(iterable)
-        for done, item in enumerate(tqdm(iterable, total=total, desc=description)):
+        bar = tqdm(iterable, description, total, file=sys.stdout, mininterval=1.0)
+        for done, item in enumerate(bar):
             self.progress(description, done, total)
             yield item
+        clear_output()
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Tells `rlhf run` how far the stage is. The manifest of an earlier run of it goes."""
