@@ -117,7 +117,7 @@ def write_json(path: Path, content) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(strict(r), ensure_ascii=False) + "\n" for r in rows))
 
 
 def strict(content):
@@ -130,7 +130,7 @@ class JsonlLog:
     """Rows in memory (`rows`) and in a file, which begins empty unless it is to `keep` its rows."""
 
     def __init__(self, path: Path, keep: bool = False):
-        self.path = Path(path)
+        self.path = path
         self.rows = read_file(self.path) if keep and self.path.is_file() else []
         self.cut(len(self.rows))
 
@@ -141,7 +141,7 @@ class JsonlLog:
     def cut(self, count: int) -> None:
         """Keeps the first `count` rows: those that a checkpoint still knows of."""
         self.rows = self.rows[:count]
-        write_jsonl(self.path, map(strict, self.rows))
+        write_jsonl(self.path, self.rows)
 
 
 # --- compare
@@ -152,14 +152,11 @@ def digest(path: Path) -> str:
 
     What is missing has the digest of an empty folder.
     """
-    files = {path.name: path} if path.is_file() else {}
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name not in NOTES:
-            files[str(file.relative_to(path))] = file
+    folder, files = (path.parent, [path]) if path.is_file() else (path, sorted(path.rglob("*")))
     result = hashlib.sha256()
-    for name, file in files.items():
-        result.update(f"{name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                result.update(block)
+    for file in files:
+        if file.is_file() and file.name not in NOTES:
+            result.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: result)  # goes on with `result`
     return result.hexdigest()

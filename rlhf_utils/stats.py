@@ -62,8 +62,7 @@ def bootstrap_by_prompt(
 
 def correct(margins) -> np.ndarray:
     """(N,) 1 where the margin is above 0, ½ where it is 0, else 0."""
-    margins = np.asarray(margins, dtype=float)
-    return (margins > 0) + 0.5 * (margins == 0)
+    return np.heaviside(np.asarray(margins, dtype=float), 0.5)
 
 
 def finite_scores(found, count: int, who: str = "The reward") -> list[float]:

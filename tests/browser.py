@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+from rlhf_utils.show.notebook import BROWSERS
+
 MISSING = (
     "No Chromium on the PATH: install it from your system's packages (Debian, Ubuntu: apt install "
     "chromium), then run `make test` again."
@@ -14,7 +15,7 @@ MISSING = (
 
 def chromium_or_skip() -> str:
     """The browser's path. Without one the test is skipped, or fails with RLHF_REQUIRE_BROWSER."""
-    for name in NAMES:
+    for name in BROWSERS:
         if path := shutil.which(name):
             return path
     refuse = pytest.fail if os.environ.get("RLHF_REQUIRE_BROWSER") else pytest.skip

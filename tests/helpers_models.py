@@ -3,22 +3,15 @@
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     GemmaConfig,
-    GemmaForCausalLM,
     GPT2Config,
-    GPT2LMHeadModel,
     GPTNeoXConfig,
-    GPTNeoXForCausalLM,
     LlamaConfig,
-    LlamaForCausalLM,
     MistralConfig,
-    MistralForCausalLM,
     OPTConfig,
-    OPTForCausalLM,
     Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from rlhf_utils.fast import Trunk
@@ -42,42 +35,32 @@ SIZES = {
 }
 # two full blocks below two sliding ones: runs whole
 SLIDING = dict(SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=2)
-NEOX_SIZES = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
-GPT2_SIZES = {
-    "vocab_size": 64,
-    "n_embd": 32,
-    "n_layer": 4,
-    "n_head": 4,
-    "n_positions": 64,
-    "initializer_range": 0.2,
-}
-OPT_SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "ffn_dim": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "word_embed_proj_dim": 32,
-    "init_std": 0.2,
-}
+# for families in which query heads share no keys
+UNSHARED = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+LLAMA = LlamaConfig(**SIZES)
+OPT = OPTConfig(**UNSHARED, ffn_dim=64, word_embed_proj_dim=32, init_std=0.2)
 
-# (model class, config, whether the trunk splits it)
+# (config, whether the trunk splits the model)
 FAMILIES = [
-    pytest.param(LlamaForCausalLM, LlamaConfig(**SIZES), True, id="llama"),
-    pytest.param(MistralForCausalLM, MistralConfig(**SIZES), True, id="mistral"),
-    pytest.param(
-        MistralForCausalLM, MistralConfig(**SIZES, sliding_window=4), True, id="mistral-sliding"
-    ),
-    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SIZES), True, id="qwen2"),
-    pytest.param(Qwen2ForCausalLM, Qwen2Config(**SLIDING), False, id="qwen2-mixed"),
-    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=8), True, id="qwen3"),
-    pytest.param(Qwen3ForCausalLM, Qwen3Config(**SLIDING, head_dim=8), False, id="qwen3-mixed"),
-    pytest.param(GemmaForCausalLM, GemmaConfig(**SIZES, head_dim=8), True, id="gemma"),
-    pytest.param(GPTNeoXForCausalLM, GPTNeoXConfig(**NEOX_SIZES), True, id="gpt_neox"),
-    pytest.param(GPT2LMHeadModel, GPT2Config(**GPT2_SIZES), True, id="gpt2"),
-    pytest.param(OPTForCausalLM, OPTConfig(**OPT_SIZES), False, id="opt"),
+    pytest.param(LLAMA, True, id="llama"),
+    pytest.param(MistralConfig(**SIZES), True, id="mistral"),
+    pytest.param(MistralConfig(**SIZES, sliding_window=4), True, id="mistral-sliding"),
+    pytest.param(Qwen2Config(**SIZES), True, id="qwen2"),
+    pytest.param(Qwen2Config(**SLIDING), False, id="qwen2-mixed"),
+    pytest.param(Qwen3Config(**SIZES, head_dim=8), True, id="qwen3"),
+    pytest.param(Qwen3Config(**SLIDING, head_dim=8), False, id="qwen3-mixed"),
+    pytest.param(GemmaConfig(**SIZES, head_dim=8), True, id="gemma"),
+    pytest.param(GPTNeoXConfig(**UNSHARED), True, id="gpt_neox"),
+    pytest.param(GPT2Config(**UNSHARED), True, id="gpt2"),
+    pytest.param(OPT, False, id="opt"),
 ]
+each_family = pytest.mark.parametrize("config, splits", FAMILIES)
+
+
+def small(config=LLAMA):
+    """A model with random weights, always the same ones."""
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def seeded(seed=0):

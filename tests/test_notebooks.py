@@ -21,7 +21,7 @@ from papermill import execute_notebook, inspect_notebook
 
 from rlhf_utils import files
 from rlhf_utils.data.rows import load_demonstrations, load_prompts
-from rlhf_utils.preferences.pairs import read_items, read_pairs
+from rlhf_utils.preferences.pair_files import read_items, read_pairs
 from rlhf_utils.preferences.rubric import gold_score, refuses
 from rlhf_utils.run.parameters import TYPES, parameter_types
 from rlhf_utils.run.stage import STAGES

@@ -7,14 +7,7 @@ twin in plain.py; the tests compare the two.
 import os
 
 if os.environ.get("RLHF_PLAIN") == "1":
-    from .plain import (
-        Trunk,
-        compared_logprobs,
-        decoder,
-        product_rate,
-        speed_up,
-        token_logprobs,
-    )
+    from .plain import Trunk, compared_logprobs, decoder, product_rate, speed_up, token_logprobs
 else:
     from .decoding import decoder
     from .logprobs import compared_logprobs, token_logprobs
@@ -22,11 +15,4 @@ else:
     from .prepare import speed_up
     from .trunk import Trunk
 
-__all__ = [
-    "Trunk",
-    "decoder",
-    "token_logprobs",
-    "compared_logprobs",
-    "speed_up",
-    "product_rate",
-]
+__all__ = ["Trunk", "decoder", "token_logprobs", "compared_logprobs", "speed_up", "product_rate"]

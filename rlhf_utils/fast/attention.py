@@ -17,7 +17,7 @@ def choose(model: nn.Module) -> None:
         grouped = model.config.model_type in GROUPED
         model.set_attn_implementation("grouped" if grouped else "eager")
     elif model.config._attn_implementation == "sdpa":
-        # With a mask cuDNN plans anew for each shape, and while sampling each token is a new one.
+        # With a mask cuDNN plans anew for each shape, and each sampled token makes a new shape.
         torch.backends.cuda.enable_cudnn_sdp(False)
         model.set_attn_implementation("fused")
 

@@ -10,21 +10,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from .lora import LeanLinear
-from .matmul import Linear, can_order, linear, ordered
+from .matmul import Linear, Product, can_order, linear, ordered
 from .plain import Decoder
 from .trunk import Trunk
 
 LEAN = ("llama", "mistral", "qwen2")  # families whose blocks are those of `LeanDecoder`
 COLUMNS = 32  # how many tokens' room is added at once; each new shape of a product costs a kernel
 
-Product = Callable[[torch.Tensor], torch.Tensor]
 
-
-def decoder(trunk: Trunk, cache: DynamicCache, mask: torch.Tensor) -> Decoder:
+def decoder(trunk: Trunk, cache: DynamicCache, mask: Tensor) -> Decoder:
     kind = LeanDecoder if _is_lean(trunk, mask.device) else Decoder
     return kind(trunk, cache, mask)
 
@@ -53,7 +51,7 @@ class LeanDecoder(Decoder):
     columns, D), with a column for each token of a row and room for those that come.
     """
 
-    def __init__(self, trunk: Trunk, cache: DynamicCache, mask: torch.Tensor):
+    def __init__(self, trunk: Trunk, cache: DynamicCache, mask: Tensor):
         self.trunk = trunk
         self.dtype = trunk.model.get_input_embeddings().weight.dtype
         self.shared = trunk.model.config.num_key_value_heads
@@ -66,7 +64,7 @@ class LeanDecoder(Decoder):
         self.bias = torch.zeros(mask.shape, dtype=self.dtype).masked_fill_(~mask, -torch.inf)
 
     @torch.no_grad()
-    def step(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         if self.used == self.bias.shape[1]:
             self._make_room()
         self.bias[:, self.used] = 0
@@ -83,14 +81,12 @@ class LeanDecoder(Decoder):
         self.used += 1
         return x, states
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def keep(self, rows: Tensor) -> None:
         self.positions = self.positions[rows]
         self.bias = self.bias[rows]
-        for states in (self.keys, self.values):
-            for number, part in enumerate(states):  # one by one, so that only one is there twice
-                states[number] = _heads_first(part.view(-1, self.shared, *part.shape[1:])[rows])
+        self._replace(lambda part: _heads_first(part.unflatten(0, (-1, self.shared))[rows]))
 
-    def _place(self, x: torch.Tensor) -> "_Place":
+    def _place(self, x: Tensor) -> "_Place":
         cos, sin = self.trunk.model.rotary_emb(x, self.positions[:, None])
         cos, sin = cos.to(self.dtype), sin.to(self.dtype)
         half = sin.shape[-1] // 2
@@ -103,9 +99,12 @@ class LeanDecoder(Decoder):
 
     def _make_room(self) -> None:
         self.bias = nn.functional.pad(self.bias, (0, COLUMNS), value=-torch.inf)
+        self._replace(lambda part: nn.functional.pad(part, (0, 0, 0, COLUMNS)))
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
         for states in (self.keys, self.values):
             for number, part in enumerate(states):  # one by one, so that only one is there twice
-                states[number] = nn.functional.pad(part, (0, 0, 0, COLUMNS))
+                states[number] = change(part)
 
 
 class _Place(NamedTuple):
@@ -115,9 +114,9 @@ class _Place(NamedTuple):
     (a, b) → (a cos − b sin, b cos + a sin) needs only their exchange.
     """
 
-    cos: torch.Tensor  # (B, 1, D)
-    sin: torch.Tensor  # (B, 1, D)
-    bias: torch.Tensor  # (B · shared, 1, columns)
+    cos: Tensor  # (B, 1, D)
+    sin: Tensor  # (B, 1, D)
+    bias: Tensor  # (B · shared, 1, columns)
     column: int
 
 
@@ -137,7 +136,7 @@ class _Block:
         self.gate_up = _product([mlp.gate_proj, mlp.up_proj], dtype, rows)
         self.down = _product([mlp.down_proj], dtype, rows)
 
-    def __call__(self, x, place: _Place, keys, values) -> torch.Tensor:
+    def __call__(self, x, place: _Place, keys, values) -> Tensor:
         """(B, H) → (B, H). Writes the token's key and value into their column."""
         # Blocks that learn are float32 above a bfloat16 trunk.
         x = x.to(self.attention_norm.weight.dtype)
@@ -145,7 +144,7 @@ class _Block:
         gate, up = self.gate_up(self._normed(self.mlp_norm, x)).chunk(2, -1)
         return x + self.down(self.act(gate) * up)
 
-    def _attention(self, x, place: _Place, keys, values) -> torch.Tensor:
+    def _attention(self, x, place: _Place, keys, values) -> Tensor:
         """softmax(q kᵀ · scaling + bias) v, through the output's product."""
         rows, shared = len(x), len(keys) // len(x)
         heads = self.qkv(x).view(rows, -1, self.size)  # queries, then shared keys, then values
@@ -161,12 +160,12 @@ class _Block:
         weights = scores.softmax(-1, dtype=torch.float32).to(self.dtype)
         return self.out((weights @ values).view(rows, -1))
 
-    def _normed(self, norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def _normed(self, norm: nn.Module, x: Tensor) -> Tensor:
         normed = nn.functional.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
         return normed.to(self.dtype)
 
 
-def _heads_first(states: torch.Tensor) -> torch.Tensor:
+def _heads_first(states: Tensor) -> Tensor:
     """(B, shared, columns, D) as (B · shared, columns, D), in one piece."""
     return states.flatten(0, 1).contiguous()
 
@@ -183,7 +182,7 @@ def _product(layers: list[nn.Module], dtype: torch.dtype, rows: int) -> Product:
     return lambda x: whole(x).addmm_(x @ low, high)
 
 
-def _adapter(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
+def _adapter(layer: nn.Module) -> tuple[Tensor, Tensor, float]:
     """A, B and the scaling of a layer's adapter; of rank 0 if there is none."""
     if isinstance(layer, LeanLinear) and not layer.bare:
         return layer.adapter()

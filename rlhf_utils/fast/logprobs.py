@@ -6,12 +6,12 @@ worked on, in place.
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .matmul import can_order, linear, ordered
+from .matmul import Product, can_order, linear, ordered
 
 # numbers in all tables of logits and probabilities that are held at a time: 134 MB
 TABLES = 1 << 25
@@ -20,8 +20,8 @@ TABLES = 1 << 25
 _float32_heads = weakref.WeakKeyDictionary()
 
 
-def head_logits(head: nn.Linear, hidden: torch.Tensor, temperature) -> torch.Tensor:
-    """(…, V) float32 logits over `temperature` from (…, H) hidden states.
+def head_logits(head: nn.Linear, hidden: Tensor, temperature) -> Tensor:
+    """What `Trunk.logits` gives.
 
     bfloat16 logits would be off by up to 0.06. The product of bfloat16 weights and states is exact
     to float32 and still fast, see `speed_up`; so the temperature divides the logits, not them.
@@ -33,15 +33,14 @@ def head_logits(head: nn.Linear, hidden: torch.Tensor, temperature) -> torch.Ten
     return logits.div_(temperature)
 
 
-def _head_product(head: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+def _head_product(head: nn.Linear) -> Product:
     """x ↦ x Wᵀ in float32, made once for each state of the weights."""
     weight = head.weight.detach()
     state = (weight.device, weight.data_ptr(), weight._version)
     cached = _float32_heads.get(head)
     if cached is None or cached[0] != state:
         whole = weight.float()
-        one_order = can_order(whole)
-        product = ordered(whole) if one_order else functools.partial(linear, weight=whole)
+        product = ordered(whole) if can_order(whole) else functools.partial(linear, weight=whole)
         cached = _float32_heads[head] = (state, product)
     return cached[1]
 
@@ -90,26 +89,21 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def token_logprobs(
-    head: nn.Linear, hidden: torch.Tensor, labels: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As the twin in plain.py, with gradients for `hidden`, but not for the head.
+    head: nn.Linear, hidden: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The twin in plain.py says what this gives. `hidden` gets gradients, the head gets none.
 
-    A probability below
-    float32's range counts as the smallest one, e^−87. With a bfloat16 head the entropy is off by
-    about 0.03 for a token and by 0.001 in the mean.
+    A probability below float32's range counts as the smallest one, e^−87. With a bfloat16 head the
+    entropy is off by about 0.03 for a token and by 0.001 in the mean.
     """
     return _TokenLogprobs.apply(hidden.float(), labels, head, temperature)
 
 
 @torch.no_grad()
 def compared_logprobs(
-    head: nn.Linear,
-    hidden: torch.Tensor,
-    labels: torch.Tensor,
-    temperature: float,
-    reference: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As the twin in plain.py. With p = softmax(logits) and log Z its log-sum-exp:
+    head: nn.Linear, hidden: Tensor, labels: Tensor, temperature: float, reference: Tensor
+) -> tuple[Tensor, ...]:
+    """The twin in plain.py says what this gives. With p = softmax(logits), log Z their log-sum-exp:
 
     entropy = log Z − Σ_v p_v logit_v
     KL = Σ_v p_v (logit_v − ref_logit_v) − log Z + log Z_ref.
@@ -131,13 +125,13 @@ def compared_logprobs(
     return chosen, entropy, ref_chosen, kl
 
 
-def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     """(n, V) probabilities and (n,) log-sum-exps, from one pass of exponentials."""
     p = logits.softmax(1)
     return p, logits.amax(1) - p.amax(1).log()
 
 
-def _slices(hidden: torch.Tensor, weight: torch.Tensor, tables: int) -> Iterator[slice]:
+def _slices(hidden: Tensor, weight: Tensor, tables: int) -> Iterator[slice]:
     """Slices of the rows, so small that `tables` tables of logits fit into TABLES."""
     size = max(TABLES // tables // len(weight), 16)
     for start in range(0, len(hidden), size):

@@ -8,7 +8,7 @@ peft's.
 
 import torch
 from peft.tuners.lora import Linear
-from torch import nn
+from torch import Tensor, nn
 
 from .matmul import linear
 
@@ -42,19 +42,19 @@ class _Product(torch.autograd.Function):
 
 
 class LeanLinear(Linear):
-    """peft's layer around a frozen `nn.Linear`: x Wᵀ + b + scaling · (x Aᵀ) Bᵀ."""
+    """peft's layer around a frozen `nn.Linear`."""
 
     @property
     def bare(self) -> bool:
         """Whether it is its base layer alone."""
         return self.disable_adapters or self.merged
 
-    def adapter(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+    def adapter(self) -> tuple[Tensor, Tensor, float]:
         """A (r, I), B (O, r) and the scaling."""
         name = self.active_adapters[0]
         return self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
 
-    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         base = self.base_layer
         as_made = len(self.active_adapters) == 1 and not base.weight.requires_grad
         if args or kwargs or base.weight.dtype != x.dtype or self.bare or not as_made:

@@ -7,7 +7,7 @@ import contextlib
 import time
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 
@@ -17,7 +17,7 @@ def backbone(model) -> nn.Module:
     return inner.base_model if inner.base_model is not None else inner
 
 
-def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
+def position_ids(attention_mask: Tensor) -> Tensor:
     """(B, L) positions. They count real tokens only, so that left padding moves nothing."""
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
@@ -38,11 +38,11 @@ class Trunk:
         """The precision of a pass. Enter it around several passes to cast weights only once."""
         return contextlib.nullcontext()
 
-    def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, L, …) states at the cut, here the (B, L) ids."""
         return input_ids
 
-    def upper(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def upper(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, L, H) last hidden states from what `lower` gave."""
         return self.forward(attention_mask, input_ids=states)
 
@@ -52,8 +52,8 @@ class Trunk:
 
     @torch.no_grad()
     def extend(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, input_ids: Tensor, attention_mask: Tensor, cache: DynamicCache
+    ) -> tuple[Tensor, Tensor]:
         """(last hidden states, states at the cut) of (B, L) ids that follow what `cache` holds.
 
         The mask covers the cached tokens and the new ones. The new ones join the cache.
@@ -63,14 +63,14 @@ class Trunk:
         )
         return hidden, input_ids
 
-    def logits(self, hidden: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: Tensor, temperature: float | Tensor) -> Tensor:
         """(…, V) float32 logits over `temperature` from (…, H) hidden states."""
         return head_logits(self.head, hidden, temperature)
 
     def free_memory(self) -> None:
         """Hands freed memory back to the system. Nothing to do here."""
 
-    def forward(self, attention_mask: torch.Tensor, **inputs) -> torch.Tensor:
+    def forward(self, attention_mask: Tensor, **inputs) -> Tensor:
         """One pass of the model. `inputs` are the ids or the states, and the cache if any."""
         length = next(iter(inputs.values())).shape[1]
         inputs = {"use_cache": False} | inputs
@@ -88,28 +88,28 @@ class Decoder:
     `cache` holds the (B, P) prompt tokens; `mask` is False on their padding.
     """
 
-    def __init__(self, trunk: Trunk, cache: DynamicCache, mask: torch.Tensor):
+    def __init__(self, trunk: Trunk, cache: DynamicCache, mask: Tensor):
         self.trunk = trunk
         self.cache = cache
         self.mask = mask
 
-    def step(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H) last hidden states and (B, …) states at the cut of one more token for each row."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         hidden, states = self.trunk.extend(tokens[:, None], self.mask, self.cache)
         return hidden[:, -1], states[:, 0]
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def keep(self, rows: Tensor) -> None:
         """Goes on with these rows only."""
         self.cache.batch_select_indices(rows)
         self.mask = self.mask[rows]
 
 
-def decoder(trunk: Trunk, cache: DynamicCache, mask: torch.Tensor) -> Decoder:
+def decoder(trunk: Trunk, cache: DynamicCache, mask: Tensor) -> Decoder:
     return Decoder(trunk, cache, mask)
 
 
-def head_logits(head: nn.Linear, hidden: torch.Tensor, temperature) -> torch.Tensor:
+def head_logits(head: nn.Linear, hidden: Tensor, temperature) -> Tensor:
     bias = None if head.bias is None else head.bias.detach().float()
     with torch.autocast(hidden.device.type, enabled=False):
         logits = nn.functional.linear(hidden.float(), head.weight.detach().float(), bias)
@@ -117,8 +117,8 @@ def head_logits(head: nn.Linear, hidden: torch.Tensor, temperature) -> torch.Ten
 
 
 def token_logprobs(
-    head: nn.Linear, hidden: torch.Tensor, labels: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+    head: nn.Linear, hidden: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """(log-probabilities, entropies), each (n,) float32, of (n,) labels after (n, H) states."""
     logprobs = head_logits(head, hidden, temperature).log_softmax(-1)
     entropy = -(logprobs.exp() * logprobs).sum(-1)
@@ -127,12 +127,8 @@ def token_logprobs(
 
 @torch.no_grad()
 def compared_logprobs(
-    head: nn.Linear,
-    hidden: torch.Tensor,
-    labels: torch.Tensor,
-    temperature: float,
-    reference: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    head: nn.Linear, hidden: Tensor, labels: Tensor, temperature: float, reference: Tensor
+) -> tuple[Tensor, ...]:
     """(log-probabilities, entropies, the reference's log-probabilities, exact KL), each (n,).
 
     `reference` holds the (n, H) states of π_ref. KL(π‖π_ref) = Σ_v π(v)(log π(v) − log π_ref(v)).
@@ -145,7 +141,7 @@ def compared_logprobs(
     return _chosen(logprobs, labels), entropy, _chosen(ref_logprobs, labels), kl
 
 
-def _chosen(logprobs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _chosen(logprobs: Tensor, labels: Tensor) -> Tensor:
     return logprobs.gather(-1, labels[:, None])[:, 0]
 
 

@@ -11,7 +11,7 @@ import functools
 import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import plain
 from .attention import GROUPED
@@ -62,23 +62,21 @@ class Trunk(plain.Trunk):
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.mixes)
 
     @torch.no_grad()
-    def lower(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if not self.splits:
             return super().lower(input_ids, attention_mask)
-        lowest = self.blocks[: self.cut]
-        with self._only(lowest, nn.Identity()):
+        with self._only(self.blocks[: self.cut], nn.Identity()):
             return self.forward(attention_mask, input_ids=input_ids)
 
-    def upper(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def upper(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         if not self.splits:
             return super().upper(states, attention_mask)
-        highest = self.blocks[self.cut :]
         states = states.to(self.norm.weight.dtype)
-        with self._only(highest, self.norm, positions=_NoPositions()):
+        with self._only(self.blocks[self.cut :], self.norm, positions=_NoPositions()):
             return self.forward(attention_mask, inputs_embeds=states)
 
     @torch.no_grad()
-    def extend(self, input_ids, attention_mask, cache) -> tuple[torch.Tensor, torch.Tensor]:
+    def extend(self, input_ids, attention_mask, cache) -> tuple[Tensor, Tensor]:
         if not self.splits:
             return super().extend(input_ids, attention_mask, cache)
         states = []
@@ -93,7 +91,7 @@ class Trunk(plain.Trunk):
             hook.remove()
         return hidden, states[0]
 
-    def logits(self, hidden: torch.Tensor, temperature) -> torch.Tensor:
+    def logits(self, hidden: Tensor, temperature) -> Tensor:
         return head_logits(self.head, hidden, temperature)
 
     def free_memory(self) -> None:
@@ -119,7 +117,7 @@ class Trunk(plain.Trunk):
 class _NoPositions(nn.Module):
     """Replaces added position embeddings, because the states at the cut already hold them."""
 
-    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, position_ids: Tensor) -> Tensor:
         return torch.zeros((), device=position_ids.device)
 
 

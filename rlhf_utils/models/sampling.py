@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.rows import in_parts
 from ..errors import SettingError
 from ..fast import Trunk, decoder
 from .load import chat_prompt
 
-SUBTOTAL = 256  # tokens in one subtotal of the cumulative distribution
-# After how many tokens ended rows are looked for. Looking makes a GPU wait for the host.
+PART = 256  # tokens whose probabilities share a subtotal, see `_draw`
+# after how many tokens ended rows are looked for; looking makes a GPU wait for the host
 CHECK_EVERY = {"cuda": 8}
 
 
@@ -26,24 +26,24 @@ class Samples:
     """B prompts and their answers, P prompt tokens and T answer tokens wide."""
 
     prompts: list[str]
-    prompt_ids: torch.Tensor  # (B, P) int64, padded on the left
-    prompt_mask: torch.Tensor  # (B, P) bool, False on padding
-    answer_ids: torch.Tensor  # (B, T) int64, padded on the right
-    answer_mask: torch.Tensor  # (B, T) bool, True up to the end-of-sequence token, included
-    logprobs: torch.Tensor  # (B, T) float32, 0 on padding
-    ended: torch.Tensor  # (B,) bool, True where the end-of-sequence token was sampled
+    prompt_ids: Tensor  # (B, P) int64, padded on the left
+    prompt_mask: Tensor  # (B, P) bool, False on padding
+    answer_ids: Tensor  # (B, T) int64, padded on the right
+    answer_mask: Tensor  # (B, T) bool, True up to the end-of-sequence token, included
+    logprobs: Tensor  # (B, T) float32, 0 on padding
+    ended: Tensor  # (B,) bool, True where the end-of-sequence token was sampled
     answers: list[str]  # decoded, without special tokens
     # (B, P + T − 1, H) the frozen lower blocks' states of all tokens but the last. They are the ids
     # (B, P + T − 1) for a model that runs whole, and None if no states were kept.
-    trunk: torch.Tensor | None
+    trunk: Tensor | None
     cut: int  # the first block that has not yet run on `trunk`
 
     @property
-    def predicting(self) -> torch.Tensor:
+    def predicting(self) -> Tensor:
         """(B, P + T − 1) bool, True for each token that another real token follows."""
         return torch.cat([self.prompt_mask, self.answer_mask[:, 1:]], dim=1)
 
-    def parts(self, rows: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    def parts(self, rows: Tensor, size: int) -> tuple[Tensor, ...]:
         """The row numbers in parts of `size` and of like length, so that little is padded."""
         lengths = self.predicting[rows].sum(1)
         return rows[lengths.argsort(stable=True)].split(size)
@@ -57,7 +57,7 @@ class Sampling:
     temperature: float | list[float]  # above 0; one number, or one for each prompt
     batch_size: int = 64  # prompts answered at once
     keep_states: bool = False  # keep what scoring.py reads
-    # For each prompt: must its answer start with another token than the answers to the same prompt
+    # For each prompt: must its answer start with another token than the batch's other answers to it
     # that are not apart? `logprobs` are those of this narrower choice.
     apart: list[bool] | None = None
 
@@ -68,7 +68,7 @@ def sample(
     prompts: list[str],
     max_new_tokens: int,
     temperature: float | list[float],
-    generator: torch.Generator | None = None,
+    generator: torch.Generator,
 ) -> Samples:
     """One answer to each prompt, all in one batch, with the states that scoring.py reads.
 
@@ -79,7 +79,7 @@ def sample(
 
 
 def sample_many(
-    model, tokenizer, prompts: list[str], settings: Sampling, generator=None, track=iter
+    model, tokenizer, prompts: list[str], settings: Sampling, generator, track=iter
 ) -> Iterator[tuple[list[int], Samples]]:
     """(places in `prompts`, their Samples) of one batch after another.
 
@@ -102,7 +102,7 @@ def _pick(values, places: list[int]):
 
 
 def sample_answers(
-    model, tokenizer, prompts: list[str], settings: Sampling, generator=None, track=iter
+    model, tokenizer, prompts: list[str], settings: Sampling, generator, track=iter
 ) -> list[str]:
     """The texts that `sample_many` gives, in the order of `prompts`."""
     answers = [""] * len(prompts)
@@ -122,9 +122,9 @@ def _sample_batch(model, tokenizer, prompts: list[str], settings: Sampling, gene
             if step + 1 == settings.max_new_tokens:
                 break
             if (step + 1) % CHECK_EVERY.get(model.device.type, 1) == 0:
-                if bool(batch.ended.all()):
+                if batch.ended.all():
                     break
-                tokens = batch.drop_ended_rows(tokens)
+                tokens = batch.drop_ended_rows(tokens, step)
             hidden = batch.read_tokens(tokens, step)
     return batch.finish()
 
@@ -132,7 +132,8 @@ def _sample_batch(model, tokenizer, prompts: list[str], settings: Sampling, gene
 class _Batch:
     """B answers while they are sampled, with the names of `Samples`.
 
-    Rows that have ended are dropped; tokens and hidden states have a row for each `active` one.
+    Rows that have ended are dropped now and then; `active` holds the numbers of those that are
+    left. The tokens and hidden states of a step have a row for each of them.
     """
 
     def __init__(self, model, tokenizer, prompts: list[str], settings: Sampling):
@@ -144,22 +145,23 @@ class _Batch:
         self.temperatures = torch.as_tensor(
             settings.temperature, dtype=torch.float32, device=self.device
         ).expand(len(prompts))
-        if bool((self.temperatures <= 0).any()):
+        if (self.temperatures <= 0).any():
             raise SettingError(
                 f"temperature={settings.temperature} must be above 0: sampling at 0 has no "
                 "log-probabilities to train on."
             )
         size = (len(prompts), settings.max_new_tokens)
         self.answer_ids = torch.full(size, tokenizer.pad_token_id, device=self.device)
+        self.answer_mask = torch.zeros(size, dtype=torch.bool, device=self.device)
         self.logprobs = torch.zeros(size, device=self.device)
         self.ended = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
         self.active = torch.arange(len(prompts), device=self.device)
 
-    def read_prompts(self) -> torch.Tensor:
+    def read_prompts(self) -> Tensor:
         """(B, H) states that predict the first tokens. Each different prompt is read once."""
-        number = {prompt: i for i, prompt in enumerate(dict.fromkeys(self.prompts))}
+        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(self.prompts))}
         encoded = self.tokenizer(
-            [chat_prompt(self.tokenizer, prompt) for prompt in number],
+            [chat_prompt(self.tokenizer, prompt) for prompt in numbers],
             return_tensors="pt",
             padding=True,
             add_special_tokens=False,
@@ -167,11 +169,12 @@ class _Batch:
         ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
         cache = self.trunk.new_cache()
         hidden, states = self.trunk.extend(ids, mask, cache)
-        self.number = torch.tensor([number[p] for p in self.prompts], device=self.device)
+
+        # which of the different prompts each row asks; from here on, a row for each answer
+        self.number = torch.tensor([numbers[p] for p in self.prompts], device=self.device)
         self.prompt_ids, self.prompt_mask = ids[self.number], mask[self.number]
         cache.batch_select_indices(self.number)
         self.decoder = decoder(self.trunk, cache, self.prompt_mask)
-        del cache  # a decoder that copies keys and values need not hold them twice
         if self.settings.keep_states:
             rows, width = self.prompt_ids.shape
             length = width + self.settings.max_new_tokens - 1
@@ -179,41 +182,43 @@ class _Batch:
             self.states[:, :width] = states[self.number]
         return hidden[self.number, -1]
 
-    def draw(self, hidden: torch.Tensor, step: int, generator) -> torch.Tensor:
+    def draw(self, hidden: Tensor, step: int, generator) -> Tensor:
         """The next token of each active row, drawn and recorded."""
-        logits = self.trunk.logits(hidden, self.temperatures[self.active, None])
+        rows = self.active
+        logits = self.trunk.logits(hidden, self.temperatures[rows, None])
         tokens, logprobs = _draw(logits, generator)
-        if step == 0 and any(self.settings.apart or ()):
+        if step == 0 and self.settings.apart:
             self._draw_apart(logits, tokens, logprobs, generator)
-        self.answer_ids[self.active, step] = tokens
-        self.logprobs[self.active, step] = logprobs
 
-        ended_before = self.ended[self.active]
-        ended = ended_before | (tokens == self.tokenizer.eos_token_id)
-        self.ended[self.active] = ended
-        # Where states are kept, an ended row stays one step longer: a seed's draws depend on it.
-        self.going = ~ended_before if self.settings.keep_states else ~ended
+        real = ~self.ended[rows]
+        self.answer_ids[rows, step] = tokens.where(real, self.tokenizer.pad_token_id)
+        self.answer_mask[rows, step] = real
+        self.logprobs[rows, step] = logprobs.where(real, 0.0)
+        self.ended[rows] = ~real | (tokens == self.tokenizer.eos_token_id)
         return tokens
 
     def _draw_apart(self, logits, tokens, logprobs, generator) -> None:
         """Draws the first tokens of answers that are to start differently once more, in place."""
         apart = torch.tensor(self.settings.apart, device=self.device)
-        prompts, words = int(self.number.max()) + 1, logits.shape[1]
-        taken = torch.zeros(prompts, words, dtype=torch.bool, device=self.device)
+        taken = torch.zeros_like(logits, dtype=torch.bool)  # a row for each different prompt
         taken[self.number[~apart], tokens[~apart]] = True
         free = logits[apart].masked_fill_(taken[self.number[apart]], -torch.inf)
         tokens[apart], logprobs[apart] = _draw(free, generator)
 
-    def drop_ended_rows(self, tokens: torch.Tensor) -> torch.Tensor:
+    def drop_ended_rows(self, tokens: Tensor, step: int) -> Tensor:
         """The tokens of the rows that go on. Drops a quarter or more, as a copy costs a step."""
-        going = self.going.nonzero()[:, 0]
+        going = ~self.ended[self.active]
+        if self.settings.keep_states:
+            # an ended row stays one step longer: a seed's draws depend on it
+            going = self.answer_mask[self.active, step]
+        going = going.nonzero()[:, 0]
         if len(going) > 0.75 * len(self.active):
             return tokens
         self.decoder.keep(going)
         self.active = self.active[going]
         return tokens[going]
 
-    def read_tokens(self, tokens: torch.Tensor, step: int) -> torch.Tensor:
+    def read_tokens(self, tokens: Tensor, step: int) -> Tensor:
         """(rows, H) states that predict the next tokens."""
         hidden, states = self.decoder.step(tokens)
         if self.settings.keep_states:
@@ -221,14 +226,11 @@ class _Batch:
         return hidden
 
     def finish(self) -> Samples:
-        """Cuts each row after its first end-of-sequence token."""
+        """The samples, as wide as the longest answer."""
         del self.decoder  # its keys and values are most of what sampling holds
         self.trunk.free_memory()
-        is_end = self.answer_ids == self.tokenizer.eos_token_id
-        ends_before = is_end.cumsum(1) - is_end.long()
-        mask = ends_before == 0  # a pad token that was drawn before the end counts
-        length = max(int(mask.sum(1).max()), 1)
-        answer_ids = self.answer_ids.masked_fill(~mask, self.tokenizer.pad_token_id)[:, :length]
+        length = int(self.answer_mask.sum(1).max())
+        answer_ids = self.answer_ids[:, :length]
         texts = self.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
         trunk = None
         if self.settings.keep_states:
@@ -238,8 +240,8 @@ class _Batch:
             prompt_ids=self.prompt_ids,
             prompt_mask=self.prompt_mask,
             answer_ids=answer_ids,
-            answer_mask=mask[:, :length],
-            logprobs=(self.logprobs * mask)[:, :length],
+            answer_mask=self.answer_mask[:, :length],
+            logprobs=self.logprobs[:, :length],
             ended=self.ended,
             answers=[text.strip() for text in texts],
             trunk=trunk,
@@ -247,24 +249,27 @@ class _Batch:
         )
 
 
-def _draw(logits: torch.Tensor, generator) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw(logits: Tensor, generator) -> tuple[Tensor, Tensor]:
     """(B,) tokens drawn from (B, V) logits, and their (B,) log-probabilities.
 
-    Inverts the cumulative distribution: a uniform number finds a subtotal of SUBTOTAL tokens, then
-    the token in it. Running sums are in float64, so that tails survive.
+    Inverts the cumulative distribution: a uniform number finds a part of PART tokens, then the
+    token in it. Running sums are in float64, so that tails survive.
     """
     rows, words = logits.shape
     p = logits.softmax(1)
-    parts = nn.functional.pad(p, (0, -words % SUBTOTAL)) if words % SUBTOTAL else p
-    parts = parts.view(rows, -1, SUBTOTAL)
+    parts = nn.functional.pad(p, (0, -words % PART)) if words % PART else p
+    parts = parts.unflatten(1, (-1, PART))
+
+    # the part: the first whose running sum is above the point
     up_to = parts.sum(2).double().cumsum_(1)
     uniform = torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=logits.device)
     point = uniform * up_to[:, -1:]
     part = torch.searchsorted(up_to, point, right=True).clamp(max=up_to.shape[1] - 1)
 
+    # the token in that part
     inside = parts[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
     point = point - torch.where(part > 0, up_to.gather(1, (part - 1).clamp(min=0)), 0.0)
     point = torch.minimum(point, inside[:, -1:] * (1 - 1e-12))  # never a token of no weight
-    token = part * SUBTOTAL + torch.searchsorted(inside, point, right=True)
+    token = part * PART + torch.searchsorted(inside, point, right=True)
     token = token.clamp(max=words - 1)  # for logits that are NaN, which PPO's update reports
     return token[:, 0], p.gather(1, token)[:, 0].log()

@@ -4,7 +4,7 @@ Only the upper blocks run, on the states that sampling kept.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..fast import Trunk, compared_logprobs, token_logprobs
@@ -14,7 +14,7 @@ from .sampling import Samples
 @torch.no_grad()
 def score_tokens(
     model, samples: Samples, temperature: float, reference, chunk: int = 8
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """Log-probabilities of sampled answers under the model and under π_ref.
 
     reference: what `reference_of` returns, for π_ref. chunk: rows of one pass.
@@ -24,7 +24,7 @@ def score_tokens(
     """
     trunk = Trunk(model)
     mask = samples.answer_mask
-    tables: dict[str, torch.Tensor] = {}
+    tables: dict[str, Tensor] = {}
     for rows in samples.parts(torch.arange(len(mask), device=mask.device), chunk):
         hidden = answer_hidden(trunk, samples, rows)
         with reference():
@@ -42,8 +42,8 @@ def score_tokens(
 
 
 def answer_logprobs(
-    model, samples: Samples, rows: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    model, samples: Samples, rows: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """(log-probabilities, entropies, hidden states) of the n real answer tokens of `rows`.
 
     (n,), (n,) and (n, H), row after row, in float32. The first and the last have gradients.
@@ -55,7 +55,7 @@ def answer_logprobs(
     return logprobs, entropy, hidden
 
 
-def answer_hidden(trunk: Trunk, samples: Samples, rows: torch.Tensor) -> torch.Tensor:
+def answer_hidden(trunk: Trunk, samples: Samples, rows: Tensor) -> Tensor:
     """(n, H) float32 states that predict the n real answer tokens of `rows`, row after row.
 
     The real tokens of each row are moved to the left first, so that less is padded. Raises

@@ -21,7 +21,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
     """Per-token estimates of KL(π‖π_ref) from tokens that π sampled.
 
     k1 = log π − log π_ref. k3 = (ratio − 1) − log ratio, with ratio = π_ref/π.
-    Both are unbiased, so k1 may be negative and is not clamped. Source: Schulman 2020.
+    Both are unbiased, so k1 may be negative and is not clamped.
     """
     log_ratio = logprobs - ref_logprobs
     return log_ratio if kind == "k1" else torch.expm1(-log_ratio) + log_ratio

@@ -144,7 +144,7 @@ def update(
     steps = []
     for _ in range(config.num_ppo_epochs):
         order = torch.randperm(config.batch_size, generator=generator, device=generator.device)
-        for rows in order.to(rollout.mask.device).split(config.mini_batch_size):
+        for rows in order.split(config.mini_batch_size):
             step = train_minibatch(policy, optimizer, rollout, rows, config)
             steps.append(step)
             stop = 0 < config.ratio_threshold < step["val/ratio"]

@@ -52,7 +52,7 @@ def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def make_policy(model, lora_r: int, num_trainable_layers: int = 0) -> Policy:
+def make_policy(model, lora_r: int, num_trainable_layers: int) -> Policy:
     """A policy that starts as `model`, which is π_SFT. What learns is float32.
 
     lora_r: rank of the adapters; 0: the top layers learn as a whole.

@@ -20,8 +20,9 @@ from datasets import Dataset
 
 from ..data.rows import Prompt, recognise
 from ..errors import DataError
-from ..files import records
-from .pairs import IMPORTED, Item, Judgement, pair_row, pairs_of, ranking_to_pairs
+from ..files import records, write_text
+from .pair_files import pair_row
+from .pairs import IMPORTED, Item, Judgement, pairs_of, ranking_to_pairs
 from .store import FIELDS, LabelStore, judgement_row
 
 Bad = tuple[int, str]  # line number from 1, and the reason
@@ -45,13 +46,12 @@ def export_labels(judgements: list[Judgement], path: Path, format: str = "rankin
         written = FORMATS[format].write(judgement)
         rows += written
         count += bool(written)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         Dataset.from_list(rows).to_parquet(path)
     elif path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=1))
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_text(path, json.dumps(rows, indent=1))
+    else:  # as ASCII, so that half a surrogate pair in an answer can be written
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return count
 
 
@@ -98,8 +98,8 @@ def _read_record(record, seen: Counter) -> list[Judgement]:
     content = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:24]
     seen[content] += 1
     uid = f"{content}/{seen[content]}"
-    formats = [format for format in FORMATS.values() if format.column in record]
-    rows = formats[0].read(record) if formats else [record]
+    format = next((each for each in FORMATS.values() if each.column in record), FORMATS["rankings"])
+    rows = format.read(record)
     if "chosen" in record:
         return [_judgement(rows[0], uid)]
     if len(rows) > 1:  # a uid in the record can be that of a single judgement only
@@ -117,13 +117,18 @@ def _judgement(row: dict, uid: str) -> Judgement:
         raise ValueError("the responses must be texts")
     if len(answers) < 2:
         raise ValueError(f"{len(answers)} responses: at least 2 can be compared")
-    values = {"item_id": Item(Prompt(prompt), answers).id, "annotator": "imported"}
-    values |= {"session": IMPORTED, "uid": uid}
+    values = {
+        "item_id": Item(Prompt(prompt), answers).id,
+        "annotator": "imported",
+        "session": IMPORTED,
+        "uid": uid,
+    }
     for column, field in FIELDS.items():
         if row.get(column) is not None:
             values[field] = row[column]
     shown_order = row.get("shown_order") or range(len(answers))
     values |= {
+        "annotator": str(values["annotator"]),  # other tools number people
         "answers": answers,
         "ranks": [int(rank) for rank in row["ranks"]],
         "shown_order": [int(place) for place in shown_order],
@@ -133,24 +138,12 @@ def _judgement(row: dict, uid: str) -> Judgement:
     return judgement
 
 
-# --- rankings
-
-
-def write_ranking(judgement: Judgement) -> list[dict]:
-    return [judgement_row(judgement)]
-
-
-def read_ranking(record: dict) -> list[dict]:
-    return [record]
-
-
-# --- pairs
-
+# --- pairs, as TRL reads them
 
 PAIR_COLUMNS = ("prompt", "chosen", "rejected", "item_id", "annotator", "margin", "confidence")
 
 
-def write_pairs(judgement: Judgement) -> list[dict]:
+def write_trl(judgement: Judgement) -> list[dict]:
     whole, rows = json.dumps(judgement_row(judgement)), []
     for pair in pairs_of(judgement, Item(Prompt(judgement.prompt), judgement.answers)):
         row = pair_row(pair)
@@ -158,7 +151,7 @@ def write_pairs(judgement: Judgement) -> list[dict]:
     return rows
 
 
-def read_pair(record: dict) -> list[dict]:
+def read_trl(record: dict) -> list[dict]:
     """The judgement that a pair carries; a plain pair of TRL's schema ranks its two answers."""
     record = recognise(record, "preferences")
     prompt, chosen, rejected = (record[column] for column in PAIR_COLUMNS[:3])
@@ -173,8 +166,8 @@ def read_pair(record: dict) -> list[dict]:
         return [row | {"uid": row.get("uid") or uid}]
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text")
-    about = {"annotator": record.get("annotator"), "margin": record.get("margin")}
-    return [{"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2]} | about]
+    row = {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 2]}
+    return [row | {"annotator": record.get("annotator"), "margin": record.get("margin")}]
 
 
 # --- Argilla 2: a ranking question over the fields response-1, response-2, …
@@ -248,13 +241,12 @@ def read_label_studio(record: dict) -> list[dict]:
     base = (record.get("meta") or {}) | {"prompt": data["prompt"], "responses": texts}
     rows = []
     for annotation in record["annotations"]:
-        row = base | {"annotator": str(annotation.get("completed_by") or "imported")}
+        row = base | {"annotator": annotation.get("completed_by") or base.get("annotator")}
         rank_of = _ranks_of_buckets(annotation["result"])
         if rank_of is None:
-            row |= {"kind": "skip", "ranks": []}
+            rows.append(row | {"kind": "skip", "ranks": []})
         else:
-            row |= {"ranks": [rank_of[entry["id"]] for entry in entries]}
-        rows.append(row)
+            rows.append(row | {"ranks": [rank_of[entry["id"]] for entry in entries]})
     return rows
 
 
@@ -280,8 +272,10 @@ class Format:
 
 LINES, WHOLE = (".jsonl", ".parquet"), (".json",)
 FORMATS = {
-    "pairs": Format("chosen", LINES, write_pairs, read_pair),
+    "pairs": Format("chosen", LINES, write_trl, read_trl),
     "argilla": Format("fields", WHOLE, write_argilla, read_argilla),
     "label_studio": Format("annotations", WHOLE, write_label_studio, read_label_studio),
-    "rankings": Format("ranks", LINES, write_ranking, read_ranking),
+    "rankings": Format(
+        "ranks", LINES, lambda judgement: [judgement_row(judgement)], lambda row: [row]
+    ),
 }

@@ -20,7 +20,7 @@ REPEAT_AFTER = 10  # judgements before an item comes again, so that nobody simpl
 
 @dataclass
 class CollectionSettings:
-    """How preferences are collected: what few people change. Names `more` may hold in 02."""
+    """What few people change: the names that `more` may hold in 02."""
 
     num_other_prompts: int = 60  # prompts of other categories, to test the reward model with
     temperature_step: float = 0.1  # added for each further answer, so that answers differ
@@ -40,6 +40,11 @@ class Turn:
     rng: random.Random  # for an annotator in code
 
 
+def check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise SettingError(f"{name}={share} must be from 0 to 1.")
+
+
 @dataclass
 class LabelQueue:
     """What one annotator is asked, in which order.
@@ -56,9 +61,8 @@ class LabelQueue:
     session: str = ""  # only judgements of this session count; empty: all of this annotator's
 
     def __post_init__(self):
-        for name in ("overlap", "repeat"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingError(f"{name}={getattr(self, name)} must be from 0 to 1.")
+        check_share("overlap", self.overlap)
+        check_share("repeat", self.repeat)
         for item in self.items:
             if not 2 <= len(item.answers) <= 6:
                 raise SettingError(
@@ -129,8 +133,8 @@ class LabelQueue:
         order = rng.sample(range(len(item.answers)), len(item.answers))
         return Turn(item, order, kind, rng)
 
-    def submit(self, turn: Turn, ranks: list[int], **about) -> int:
-        """Stores a judgement and returns its number; no ranks mean a skip.
+    def submit(self, turn: Turn, ranks: list[int], **about) -> None:
+        """Stores a judgement; no ranks mean a skip.
 
         about: further fields of a Judgement. Raises ValueError like LabelStore.add.
         """
@@ -140,7 +144,6 @@ class LabelQueue:
         self._last = self.store.add(Judgement(*asked, ranks, kind=kind, **about))
         self._mine.setdefault(item.id, []).append(kind)
         self._taken_back = None
-        return self._last
 
     def undo(self) -> Judgement:
         """Takes back the last judgement and returns it; its item is asked next.
@@ -191,6 +194,7 @@ def collect_judgements(
     The first `overlap` share is for all of them, the others they take in turn. What the store has
     already is not asked again, so a stopped run goes on. track: wraps the list of all questions.
     """
+    check_share("overlap", overlap)
     shared, questions = round(overlap * len(items)), []
     for index, annotator in enumerate(annotators):
         own = []

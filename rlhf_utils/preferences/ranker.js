@@ -5,7 +5,6 @@
 // textContent: what a model wrote is shown, and never runs.
 
 const WAITING_MS = 1500; // then a warning says that no answer came, and keys count for nothing
-const REMIND_MS = 5000; // then it says so again
 const CONFIDENCE = [[null, "–"], [0.33, "low"], [0.67, "medium"], [1, "high"]];
 const LEVELS = [ // how much better: the strengths −3 … 3
   "much better", "better", "slightly better", "equal", "slightly better", "better", "much better",
@@ -71,33 +70,24 @@ function render({ model, el }) {
   // --- ranking
 
   const tierOf = (card) => draft.tiers.findIndex((tier) => tier.includes(card));
+  const isTied = (card) => draft.tiers[tierOf(card)]?.length > 1;
   const rankOf = (card) => ranksOf(draft.tiers, count())[card];
   const ranked = () => draft.tiers.flat().length;
+  const rankAs = (tiers, strength = 0, bothBad = false) => // what was said of another ranking goes
+    Object.assign(draft, { tiers, strength, bothBad });
 
   // The next best. The same card again ties it with the one above, and once more unties it.
   function pick(card) {
     if (card >= count()) return;
-    const { tiers } = draft;
     const at = tierOf(card);
-    draft.bothBad = false;
-    if (at < 0) {
-      draft.tiers = [...tiers, [card]];
-    } else if (tiers[at].length > 1) {
-      const rest = tiers[at].filter((other) => other !== card);
-      draft.tiers = [...tiers.slice(0, at), rest, [card], ...tiers.slice(at + 1)];
-    } else if (at > 0) {
-      const tied = [...tiers[at - 1], card];
-      draft.tiers = [...tiers.slice(0, at - 1), tied, ...tiers.slice(at + 1)];
-    } else {
-      say(`Answer ${card + 1} is the best already.`);
-      return;
-    }
-    const tied = draft.tiers[tierOf(card)].length > 1;
-    changed(`Answer ${card + 1} is ${ordinal(rankOf(card))}${tied ? ", tied" : ""}.`);
+    if (at < 0) put(card, draft.tiers.length);
+    else if (isTied(card)) put(card, at + 1);
+    else if (at > 0) put(card, at - 1, true);
+    else say(`Answer ${card + 1} is the best already.`);
   }
 
-  // Dropped on the tier of that index, to tie, or before it.
-  function drop(card, index, tie) {
+  // On the tier of that index, to tie, or before it.
+  function put(card, index, tie) {
     const others = (tier) => (tier ?? []).filter((other) => other !== card);
     const partner = tie ? others(draft.tiers[index])[0] : undefined;
     const below = draft.tiers.slice(index).flatMap(others);
@@ -108,15 +98,13 @@ function render({ model, el }) {
       const at = below.length ? tiers.findIndex((tier) => tier.includes(below[0])) : tiers.length;
       tiers = [...tiers.slice(0, at), [card], ...tiers.slice(at)];
     }
-    draft.tiers = tiers;
-    changed(`Answer ${card + 1} is ${ordinal(rankOf(card))}.`);
+    rankAs(tiers);
+    changed(`Answer ${card + 1} is ${ordinal(rankOf(card))}${isTied(card) ? ", tied" : ""}.`);
   }
 
   // Of two answers: below 0 the first is better, above 0 the second; with strength −3 … 3.
   function lean(value) {
-    draft.bothBad = false;
-    draft.strength = value;
-    draft.tiers = value < 0 ? [[0], [1]] : value > 0 ? [[1], [0]] : [[0, 1]];
+    rankAs(value < 0 ? [[0], [1]] : value > 0 ? [[1], [0]] : [[0, 1]], value);
     const level = state().asks_strength ? LEVELS[value + 3] : "better";
     changed(value ? `Answer ${value < 0 ? 1 : 2} is ${level}.` : "Both are equal.");
   }
@@ -158,7 +146,6 @@ function render({ model, el }) {
   });
 
   function send(message) {
-    if (pending) return;
     pending = message;
     alarm.replaceChildren();
     say("Saving …");
@@ -176,7 +163,6 @@ function render({ model, el }) {
   function waiting() {
     warn("Waiting for the kernel: it is busy with another cell, or gone. Your answer is kept and " +
       "is saved as soon as the kernel is free. ", "Send again");
-    timer = setTimeout(waiting, REMIND_MS);
   }
 
   function warn(text, label) {
@@ -185,7 +171,6 @@ function render({ model, el }) {
   }
 
   function again() { // the same uid: what was saved already is not saved twice
-    if (!pending) return;
     alarm.replaceChildren();
     dispatch();
   }
@@ -193,7 +178,7 @@ function render({ model, el }) {
   function received() { // a new state: what was sent is saved, or failed, or another view's was
     const { saved, error } = state();
     if (error) {
-      if (!pending || error.uid !== pending.uid) return;
+      if (error.uid !== pending?.uid) return;
       clearTimeout(timer);
       warn(`Not saved: ${error.text} Your answer is kept. `, "Try again");
       return;
@@ -228,11 +213,16 @@ function render({ model, el }) {
     Escape: () => root.blur(),
   };
 
+  const commandOf = (key) => KEYS[key.length === 1 ? key.toLowerCase() : key];
+
+  const digitOf = ({ key, code }) => // by the code, because Shift makes "!" of 1
+    Number(/^Digit([1-6])$/.exec(code)?.[1] ?? /^[1-6]$/.exec(key)?.[0]);
+
   const last = () => draft.tiers.at(-1)?.at(-1);
 
   function back() {
     if (last() === undefined) return say("Nothing is ranked yet.");
-    draft.tiers = without(draft.tiers, last());
+    rankAs(without(draft.tiers, last()));
     changed("One step back.");
   }
 
@@ -243,7 +233,7 @@ function render({ model, el }) {
 
   function bothBad() {
     if (!pairwise()) return;
-    Object.assign(draft, { bothBad: true, strength: 0, tiers: [[0, 1]] });
+    rankAs([[0, 1]], 0, true);
     changed("Both are bad.");
   }
 
@@ -263,20 +253,19 @@ function render({ model, el }) {
       if (!alarm.hasChildNodes()) typed.push({ key, code, shiftKey });
       return;
     }
-    const digit = Number(/^(?:Digit|Numpad)([1-6])$/.exec(code)?.[1] ?? /^[1-6]$/.exec(key)?.[0]);
+    const digit = digitOf({ key, code });
     if (!item()) {
       if (key === "u") KEYS.u();
     } else if (digit && shiftKey && digit <= count()) compare(digit - 1);
     else if (digit) pick(digit - 1);
     else if (pairwise() && key === "ArrowLeft") leanBy(-1);
     else if (pairwise() && key === "ArrowRight") leanBy(1);
-    else KEYS[key.length === 1 ? key.toLowerCase() : key]?.();
+    else commandOf(key)?.();
   }
 
-  function isOurs({ key, code }) {
-    if (/^[1-6]$/.test(key) || /^Digit[1-6]$/.test(code)) return true;
-    if (item() && pairwise() && /^Arrow(Left|Right)$/.test(key)) return true;
-    return key in KEYS || key.toLowerCase() in KEYS;
+  function isOurs(event) {
+    if (item() && pairwise() && /^Arrow(Left|Right)$/.test(event.key)) return true;
+    return Boolean(digitOf(event) || commandOf(event.key));
   }
 
   root.addEventListener("keydown", (event) => {
@@ -350,8 +339,7 @@ function render({ model, el }) {
   function card(place) {
     const { answers } = item();
     const rank = rankOf(place);
-    const tied = rank && draft.tiers[tierOf(place)].length > 1;
-    const label = rank ? `${ordinal(rank)}${tied ? " =" : ""}` : "";
+    const label = rank ? `${ordinal(rank)}${isTied(place) ? " =" : ""}` : "";
     const spoken = rank ? `ranked ${label.replace("=", "tied")}` : "not ranked";
     const choose = () => { focus(); press({ key: String(place + 1), code: "" }); };
     let words = [answers[place]];
@@ -378,7 +366,6 @@ function render({ model, el }) {
     }, "≠"));
     return make("li", {
       class: `rk-card${rank ? " rk-ranked" : ""}${rank === 1 ? " rk-best" : ""}`,
-      "data-place": place,
       onclick: (event) => {
         if (!event.target.closest("button") && !String(getSelection())) choose();
       },
@@ -411,7 +398,7 @@ function render({ model, el }) {
         const at = index < 0 ? "end" : where(event, event.currentTarget);
         focus();
         const before = index < 0 ? draft.tiers.length : index + (at === "after");
-        if (carried) drop(Number(carried[1]), before, at === "tie");
+        if (carried) put(Number(carried[1]), before, at === "tie");
       },
     });
     const chip = (card) => make("span", {
@@ -426,9 +413,9 @@ function render({ model, el }) {
   }
 
   function scale() { // seven points, from "1 is much better" to "2 is much better"
-    const chosen = draft.tiers.length > 0 && !draft.bothBad;
+    const said = draft.strength !== 0 || (isTied(0) && !draft.bothBad);
     const point = (level, i) => make("button", {
-      type: "button", role: "radio", "aria-checked": String(chosen && draft.strength === i - 3),
+      type: "button", role: "radio", "aria-checked": String(said && draft.strength === i - 3),
       "aria-label": i === 3 ? "equal" : `Answer ${i < 3 ? 1 : 2} ${level}`,
       onclick: () => { focus(); lean(i - 3); },
     }, `${i < 3 ? "← " : ""}${level}${i > 3 ? " →" : ""}`);

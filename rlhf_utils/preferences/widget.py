@@ -17,7 +17,6 @@ import anywidget
 import ipywidgets as widgets
 import traitlets
 
-from ..errors import ExplainedError
 from ..show.notebook import table
 from .agreement import by_annotator, readout
 from .label_queue import LabelQueue, Turn, of_people
@@ -25,8 +24,10 @@ from .pairs import KINDS, Judgement
 
 MODULE = Path(__file__).with_name("ranker.js").read_text(encoding="utf-8")
 STYLE = Path(__file__).with_name("ranker.css").read_text(encoding="utf-8")
-BOX = "border:1px solid rgba(128,128,128,.4);border-radius:6px;padding:6px 12px;margin:2px 0"
-TEXT = f"<div dir='auto' style='white-space:pre-wrap;line-height:1.45;{BOX}'>{{}}</div>"
+TEXT = (
+    "<div dir='auto' style='white-space:pre-wrap;line-height:1.45;border-radius:6px;"
+    "border:1px solid rgba(128,128,128,.4);padding:6px 12px;margin:2px 0'>{}</div>"
+)
 
 
 class Desk:
@@ -80,9 +81,9 @@ class Desk:
         return shown
 
     def receive(self, message: dict) -> dict:
-        """The state after a message: {type: rank | skip | undo, uid, turn, ranks (by place), …}.
+        """The state after a message: {type: rank | skip | undo, uid, turn, ranks, seconds, …}.
 
-        A failed save keeps the question.
+        The ranks are by place. A failed save keeps the question.
         """
         with self.lock:
             try:
@@ -101,7 +102,7 @@ class Desk:
     def _store(self, message: dict) -> bool:
         """Stores a ranking or a skip. Returns whether it was late: not for the current question.
 
-        A late one was sent again, or comes from a second view of the same widget.
+        A late one comes from a second view of the same widget.
         """
         late, ranks = message["turn"] != self.number, message["ranks"]
         if late and message["type"] == "skip":
@@ -113,7 +114,6 @@ class Desk:
         if message["type"] == "rank" and len(ranks) != count:
             raise ValueError(f"{len(ranks)} ranks came for {count} answers.")
         ranks = [rank for _, rank in sorted(zip(turn.shown_order, ranks))]
-        seconds = max(float(message.get("seconds") or 0.0), 0.0)
         about = {}
         for name in ("confidence", "strength"):
             if message.get(name) is not None:
@@ -123,12 +123,12 @@ class Desk:
             ranks,
             session=message.get("session", "widget"),
             uid=message["uid"],
-            shown_at=time.time() - seconds,
-            flags=list(message.get("flags") or []),
-            note=str(message.get("note") or ""),
+            shown_at=time.time() - message["seconds"],
+            flags=message.get("flags", []),
+            note=message.get("note", ""),
             **about,
         )
-        self.seconds.append(seconds)
+        self.seconds.append(message["seconds"])
         self.queue.refresh()  # others label too
         self.undone = None
         return late
@@ -142,7 +142,7 @@ class Desk:
 
 def _sentence(error: Exception) -> str:
     text = str(error)
-    if not isinstance(error, (ExplainedError, ValueError, sqlite3.Error)):
+    if not isinstance(error, (ValueError, sqlite3.Error)):
         text = f"{type(error).__name__}: {error}"
     return text if text.endswith(".") else text + "."
 
@@ -252,18 +252,20 @@ def rank(
     return box
 
 
-def live_readout(queue: LabelQueue, box: widgets.VBox, every: int = 5) -> widgets.HTML:
-    """The read-out of the queue's items, drawn again after every few labels given in `box`."""
-    view = widgets.HTML()
+def live_readout(box: widgets.VBox, every: int = 5) -> widgets.HTML:
+    """The read-out of what `rank` returned, drawn again after every few labels given in it."""
+    view, queue = widgets.HTML(), box.desk.queue
 
     def draw() -> None:
+        if box.desk.number % every:
+            return
         try:
             view.value = readout_html(of_people(queue.store.judgements(queue.items, KINDS)))
         except Exception as error:  # the label is saved, so the widget must not say otherwise
             told = f"The read-out could not be drawn: {type(error).__name__}: {error}"
             view.value = html.escape(told)
 
-    box.desk.on_saved.append(lambda: draw() if box.desk.number % every == 0 else None)
+    box.desk.on_saved.append(draw)
     draw()
     return view
 

@@ -1,7 +1,7 @@
 """A sequence classifier as the reward model: it scores answers; TRL fine-tunes all its weights.
 
 Any classifier of one or two classes will do. What `train_classifier` makes loads in plain
-transformers, and without this package.
+transformers.
 """
 
 from pathlib import Path
@@ -39,14 +39,15 @@ class ClassifierReward:
         self.tokenizer.pad_token_id = config.pad_token_id
         self.tokenizer.padding_side = "right"  # positions count from the left
         positions = getattr(config, "max_position_embeddings", LONGEST)
-        self.max_length = min(self.tokenizer.model_max_length, positions, LONGEST)
+        longest = min(self.tokenizer.model_max_length, positions, LONGEST)
+        self.tokenizer.model_max_length = longest
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         scores = []
         for few in in_parts(list(zip(prompts, completions)), TEXTS_PER_PASS):
             encoded = encode_conversations(
-                self.tokenizer, *zip(*few), self.max_length, padding=True, return_tensors="pt"
+                self.tokenizer, *zip(*few), padding=True, return_tensors="pt"
             )
             logits = self.model(**encoded.to(self.model.device)).logits.float()
             bad = logits[:, 0] if logits.shape[1] == 2 else 0
@@ -72,15 +73,13 @@ def _check_classifier(name: str, config, missing_keys) -> None:
         )
 
 
-def encode_conversations(
-    tokenizer, prompts: list[str], answers: list[str], max_length: int, **options
-):
+def encode_conversations(tokenizer, prompts: list[str], answers: list[str], **options):
     """Each prompt and answer under the tokenizer's chat template; without one, as a pair of texts.
 
-    What is longer than `max_length` tokens loses its beginning, never the answer's end.
+    What is longer than `tokenizer.model_max_length` loses its beginning.
     """
     tokenizer.truncation_side = "left"
-    options |= {"truncation": True, "max_length": max_length}
+    options["truncation"] = True
     if tokenizer.chat_template is None:
         return tokenizer(list(prompts), list(answers), **options)
     conversations = []
@@ -143,16 +142,15 @@ def train_classifier(
     tokenizer.save_pretrained(folder)
 
 
-def _token_ids(tokenizer, pairs: list[Pair]):
+def _token_ids(tokenizer, pairs: list[Pair]) -> Dataset:
     """The ids that ClassifierReward gives to a classifier later.
 
     They are cut here, because TRL would leave out what is too long.
     """
     prompts = [pair.prompt.text for pair in pairs]
-
-    def ids(answers: list[str]) -> list[list[int]]:
-        most = tokenizer.model_max_length
-        return encode_conversations(tokenizer, prompts, answers, most)["input_ids"]
-
-    chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
-    return Dataset.from_dict({"chosen_ids": ids(chosen), "rejected_ids": ids(rejected)})
+    columns = {}
+    for side in ("chosen", "rejected"):
+        answers = [getattr(pair, side) for pair in pairs]
+        encoded = encode_conversations(tokenizer, prompts, answers)
+        columns[f"{side}_ids"] = encoded["input_ids"]
+    return Dataset.from_dict(columns)

@@ -28,8 +28,7 @@ def load_reward(
 ) -> Reward:
     """The reward of this name. trained: gives the folder of `reward_model`, if that is asked for.
 
-    Raises SettingError for a name that cannot be imported, and ModelError for a model that is
-    missing, has no trained classification head, more than two classes or no padding token.
+    Raises SettingError for a name that is no reward, and ModelError for a model that cannot be one.
     """
     found = _find(name, trained)
     if callable(found):
@@ -40,10 +39,7 @@ def load_reward(
 
 
 def digest_of(name: str, trained: Callable[[], Path]) -> str:
-    """SHA-256 of the folder or of the function's file, because what is there may change.
-
-    What is not on this disk is known by its name alone.
-    """
+    """SHA-256 of the folder or the function's file; the name itself if neither is on this disk."""
     found = _find(name, trained)
     if callable(found):
         try:

@@ -70,8 +70,7 @@ class Heads(nn.ModuleList):
 class RewardModel:
     """Scores answers. Only the heads learn, so each text needs to be read only once.
 
-    combine: a key of COMBINATIONS. dropout: of the heads. max_length: see Reader.
-    Raises SettingError for no head at all, and for an unknown `combine`.
+    combine: a key of COMBINATIONS. max_length: see Reader. Raises SettingError.
     """
 
     def __init__(
@@ -92,10 +91,10 @@ class RewardModel:
         self.reader = Reader(backbone, tokenizer, max_length)
         self.ensemble, self.combine, self.dropout = ensemble, combine, dropout
         self.heads = self.fresh_heads().eval()
-        # A pairwise loss leaves each head's level free: its mean less the mean of all heads.
+        # Each head's mean less the mean of all heads: a pairwise loss leaves a head's level free.
         self.offsets = torch.zeros(ensemble)
         self.mean, self.std = 0.0, 1.0  # of the raw reward on answers of π_SFT
-        self.known: States = {}  # of texts that need not be read again
+        self.known: States = {}  # what need not be read again
 
     def fresh_heads(self) -> Heads:
         """The model's heads as they are before training."""
@@ -155,7 +154,7 @@ class RewardModel:
 def load_reward_model(
     directory: Path, dtype: torch.dtype = torch.float32, device="cpu"
 ) -> RewardModel:
-    """A saved reward model. Raises ModelError for an earlier version's that sees other states."""
+    """A saved reward model. Raises ModelError for one of an earlier version with other states."""
     directory = Path(directory)
     settings = read_json(directory / "reward_config.json")
     backbone = load_model(str(directory), dtype, device, AutoModel)

@@ -3,6 +3,7 @@
 Every prompt gets one refusal, and its reward is compared with the answers that do not refuse.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,21 +28,20 @@ class RefusalLead:
 def refusal_leads(score, items: list[Item]) -> list[RefusalLead]:
     """The lead of REFUSAL on each item; items whose answers all refuse are left out.
 
-    score: (prompts, answers) → numbers.
+    score: (prompts, answers) → one number an answer.
     """
-    prompts, answers = [], []
+    compared = []  # (prompt, REFUSAL and the answers that do not refuse)
     for item in items:
         others = [answer for answer in item.answers if not refuses(answer)]
         if others:
-            prompts += [item.prompt] * (1 + len(others))
-            answers += [REFUSAL, *others]
-    if not prompts:
-        return []
-    scores = np.asarray(score([prompt.text for prompt in prompts], answers), dtype=float)
-    starts = [place for place, answer in enumerate(answers) if answer == REFUSAL]
+            compared.append((item.prompt, [REFUSAL, *others]))
+    texts = [prompt.text for prompt, answers in compared for _ in answers]
+    scores = score(texts, [answer for _, answers in compared for answer in answers])
+    scores = iter(np.asarray(scores, dtype=float))
     leads = []
-    for start, of_item in zip(starts, np.split(scores, starts[1:])):
-        leads.append(RefusalLead(prompts[start], float(of_item[0] - of_item[1:].mean())))
+    for prompt, answers in compared:
+        refusal, *others = itertools.islice(scores, len(answers))
+        leads.append(RefusalLead(prompt, float(refusal - np.mean(others))))
     return leads
 
 

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 
 from ..errors import DataError
-from ..preferences.pairs import Pair, read_pairs, usable_pairs
+from ..preferences.pair_files import read_pairs
+from ..preferences.pairs import Pair, usable_pairs
 from ..preferences.rubric import gold_score
 from ..stats import bootstrap_by_prompt, correct
 from .calibration import calibration
@@ -97,13 +98,9 @@ def accuracy_by(pairs: list[Pair], margins, name: Callable[[Pair], str]) -> list
     )
     rows = []
     for value, few in table.groupby("name"):
-        row = {
-            "name": value,
-            "pairs": len(few),
-            "accuracy": float(few["right"].mean()),
-            "ci": bootstrap_by_prompt(few["right"], few["prompt"], 500),
-        }
-        rows.append(row)
+        accuracy = float(few["right"].mean())
+        interval = bootstrap_by_prompt(few["right"], few["prompt"], 500)
+        rows.append({"name": value, "pairs": len(few), "accuracy": accuracy, "ci": interval})
     return rows
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from ..data.rows import in_parts
 from ..preferences.pairs import Pair
 from ..stats import correct
-from .model import Heads, RewardModel, Standardise
+from .model import Heads, RewardModel
 from .reader import States
 
 PROMPTS_PER_STEP = 16
@@ -111,9 +111,10 @@ def batch_loss(groups: list[Group], rewards: torch.Tensor) -> torch.Tensor:
 def standardise_by(heads: Heads, states: States, groups: list[Group]) -> None:
     """Sets what the heads subtract and divide by to the mean and deviation of these states."""
     table = stack_states(states, groups)
-    for layer in heads.modules():
-        if isinstance(layer, Standardise):
-            layer.mean, layer.std = table.mean(0), table.std(0) + 1e-3
+    mean, std = table.mean(0), table.std(0) + 1e-3
+    for standardise, *_ in heads:
+        standardise.mean.copy_(mean)
+        standardise.std.copy_(std)
 
 
 def make_optimizer(heads: Heads, learning_rate: float, steps: int) -> tuple:

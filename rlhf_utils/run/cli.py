@@ -104,21 +104,21 @@ def run_notebooks(options: argparse.Namespace) -> int:
     before = read_json(began) if goes_on else {"profile": "demo", "parameters": {}}
     profile = options.profile or before["profile"]
     sizes = load_profile(profile)
-    asked = without_unknown(before["parameters"], run) | now
+    earlier = without_unknown(before["parameters"], run)
     if goes_on:
-        told = "".join(f", {name}={value}" for name, value in asked.items())
+        told = "".join(f", {name}={value}" for name, value in (earlier | now).items())
         print(f"Run {run!r} with profile {profile}{told}", flush=True)
     else:
-        write_json(began, {"profile": profile, "parameters": asked})
+        write_json(began, {"profile": profile, "parameters": now})
     if shutil.disk_usage(target).free < 3e9 and profile != "smoke":
         raise RunError(
             f"The disk is nearly full: a run keeps about 2 GB below {target}; "
             "free some space first."
         )
-    wanted = sizes | asked
-    if wanted or run != "demo":  # `keep` wants a demo run that nothing was injected into
-        wanted["run"] = run
-    values = {stage: values_of(stage, wanted) for stage in stages}
+    layers = [sizes, earlier, now]
+    if any(layers) or run != "demo":  # `keep` wants a demo run that nothing was injected into
+        layers.append({"run": run})
+    values = {stage: values_of(stage, layers) for stage in stages}
     return execute_stages(target, values, profile)
 
 
@@ -154,14 +154,10 @@ def parse_parameters(pairs: list[str]) -> dict:
     return parsed
 
 
-def takers(name: str, stages: list[str]) -> list[str]:
-    """Those of the stages that have this parameter, or this setting in `more`."""
+def takes(stage: str, name: str) -> bool:
+    """Whether the stage has this parameter, or this setting in `more`."""
     own, _, parameter = name.rpartition(".")
-    return [
-        stage
-        for stage in stages
-        if own in ("", stage) and parameter in parameters_of(stage) | settings_of(stage)
-    ]
+    return own in ("", stage) and parameter in parameters_of(stage) | settings_of(stage)
 
 
 def check_asked(asked: dict, stages: list[str]) -> None:
@@ -169,7 +165,7 @@ def check_asked(asked: dict, stages: list[str]) -> None:
     for name in asked:
         if name.rpartition(".")[2] == "run":
             raise RunError("-p run=… would split the run over two folders: use --run.")
-        if not takers(name, stages):
+        if not any(takes(stage, name) for stage in stages):
             names = set().union(*map(parameters_of, stages), *map(settings_of, stages))
             raise RunError(
                 f"No notebook has a parameter {name!r}; there are {', '.join(sorted(names))}."
@@ -207,7 +203,7 @@ def without_unknown(before: dict, run: str) -> dict:
     """What a run began with, less what only older notebooks had, which it prints."""
     known, gone = {}, []
     for name, value in before.items():
-        if name.endswith("more") or not takers(name, list(STAGES)):
+        if name.endswith("more") or not any(takes(stage, name) for stage in STAGES):
             gone.append(f"{name}={value!r}")
         else:
             known[name] = value
@@ -219,14 +215,18 @@ def without_unknown(before: dict, run: str) -> dict:
     return known
 
 
-def values_of(stage: str, wanted: dict) -> dict:
-    """What one notebook gets: everybody's values, its own over these, settings in `more`."""
+def values_of(stage: str, layers: list[dict]) -> dict:
+    """What one notebook gets, settings in `more`.
+
+    A later layer goes over an earlier one; within one, the stage's own over everybody's.
+    """
     values, more = {}, {}
-    for name in sorted(wanted, key=lambda name: name.count(".")):
-        if takers(name, [stage]):
-            parameter = name.rpartition(".")[2]
-            place = values if parameter in parameters_of(stage) else more
-            place[parameter] = wanted[name]
+    for layer in layers:
+        for name in sorted(layer, key=lambda name: name.count(".")):
+            if takes(stage, name):
+                parameter = name.rpartition(".")[2]
+                place = values if parameter in parameters_of(stage) else more
+                place[parameter] = layer[name]
     return values | {"more": more} if more else values
 
 
@@ -236,13 +236,13 @@ def execute_stages(target: Path, values: dict[str, dict], profile: str) -> int:
     later, scale = sum(expected.values()), 1.0  # scale: how slow this machine is
     for number, stage in enumerate(values, 1):
         later -= expected[stage]
-        name = STAGES[stage][0]
-        label = f"[{number}/{len(values)}] {name}"
-        executed = target / f"{name}.ipynb"
+        notebook = notebook_path(stage)
+        label = f"[{number}/{len(values)}] {notebook.stem}"
+        executed = target / notebook.name
         progress = target / stage / "progress.json"
         started = time.time()
         with Ticker(label, progress, expected[stage] * scale, later * scale):
-            failure = execute(notebook_path(stage), executed, values[stage])
+            failure = execute(notebook, executed, values[stage])
         took = time.time() - started
         if failure:
             print(
@@ -293,8 +293,8 @@ def execute(notebook: Path, target: Path, parameters: dict) -> str:
 
 def keep_outputs(run: str) -> int:
     """Copies executed notebooks over the originals, without papermill's notes; returns 0."""
-    for name, _ in STAGES.values():
-        source = run_dir(run) / f"{name}.ipynb"
+    for original in map(notebook_path, STAGES):
+        source = run_dir(run) / original.name
         if not source.is_file():
             raise RunError(f"There is no {source}: run all notebooks of {run!r} first.")
         notebook = nbformat.read(source, 4)
@@ -307,7 +307,7 @@ def keep_outputs(run: str) -> int:
         for cell in notebook.cells:
             is_parameters = "parameters" in cell.metadata.get("tags", [])
             cell.metadata = {"tags": ["parameters"] if is_parameters else []}
-        nbformat.write(notebook, project_root() / "notebooks" / f"{name}.ipynb")
+        nbformat.write(notebook, original)
     print(f"notebooks/ now holds the outputs of run {run}.")
     return 0
 

@@ -144,26 +144,22 @@ def check_ranges(values: dict) -> None:
 # --- the parameter `more`
 
 
-def check_more(names, settings, parameters) -> None:
-    """Raises RunError for a name in `more` that is a parameter itself, or none of the settings."""
-    for name in names:
-        if name in parameters:
-            raise RunError(f"{name} is a parameter of its own: give it outside `more`.")
-        if name not in settings:
-            raise RunError(
-                f"`more` has no setting {name!r}; "
-                f"it may have {', '.join(sorted(set(settings) - set(parameters)))}."
-            )
-
-
 def fill_settings(kind: type, parameters: dict):
     """The dataclass `kind` with values from the parameters and from the parameter `more`.
 
-    Raises RunError as check_more, convert and check_ranges do.
+    Raises RunError for a name in `more` that is a parameter itself, or none of the settings, and
+    as convert and check_ranges do.
     """
     more = parameters.get("more", {})
     types = get_type_hints(kind)
-    check_more(more, types, parameters)
+    for name in more:
+        if name in parameters:
+            raise RunError(f"{name} is a parameter of its own: give it outside `more`.")
+        if name not in types:
+            raise RunError(
+                f"`more` has no setting {name!r}; "
+                f"it may have {', '.join(sorted(types.keys() - parameters.keys()))}."
+            )
     given = parameters | more
     values = {name: convert(name, given[name], types[name]) for name in types if name in given}
     check_ranges(values)

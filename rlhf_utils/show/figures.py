@@ -23,6 +23,7 @@ COLORS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
 SYMBOLS = ("circle", "diamond", "x", "triangle-up")
 SFT, RLHF = GREY, BLUE  # π_SFT and π_RLHF wear the same colours everywhere
 FAINT = "rgba(128,128,128,0.4)"
+SHARES = {"range": [0, 1], "tickformat": ".0%"}  # what an axis of shares is like
 
 
 def figure(titles: list[str], rows: int = 1, height: int = 300, head: str = "") -> go.Figure:
@@ -46,7 +47,6 @@ def figure(titles: list[str], rows: int = 1, height: int = 300, head: str = "") 
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 12, "color": TEXT},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
-        hovermode="closest",
     )
     axis = {
         "zeroline": False,
@@ -66,7 +66,7 @@ def figure(titles: list[str], rows: int = 1, height: int = 300, head: str = "") 
 def line(name: str, rows: list[dict], x: str, y: str, color: str = BLUE, **options) -> go.Scatter:
     return go.Scatter(
         x=[row[x] for row in rows],
-        y=[float(row[y]) for row in rows],
+        y=[row[y] for row in rows],
         name=name,
         mode="lines+markers" if len(rows) < 40 else "lines",
         line={"color": color, "width": 2},
@@ -91,8 +91,6 @@ def error_bars(values: list[float], intervals: list, color: str) -> dict:
     """How plotly wants the intervals (low, high) around the values; None draws nothing."""
     ends = np.array([interval or (np.nan, np.nan) for interval in intervals])
     return {
-        "type": "data",
-        "symmetric": False,
         "array": ends[:, 1] - values,
         "arrayminus": values - ends[:, 0],
         "color": color,
@@ -149,24 +147,22 @@ def label_bias(bias: dict, agreement: dict) -> go.Figure:
     shares = [agreement["pairwise"], bias["longer_wins"], bias["first_shown_wins"]]
     intervals = [agreement["pairwise_ci"], bias["longer_wins_ci"], bias["first_shown_wins_ci"]]
     by_chance = [0.5, 0.5, bias["first_shown_by_chance"]]
-    points = {"y": names, "mode": "markers"}
     fig.add_scatter(
-        **points,
         x=shares,
+        y=names,
+        mode="markers",
         name="measured",
         marker={"color": BLUE, "size": 11},
         error_x=error_bars(shares, intervals, BLUE),
     )
     fig.add_scatter(
-        **points,
         x=by_chance,
+        y=names,
+        mode="markers",
         name="by chance",
         marker={"color": GREY, "symbol": "line-ns-open", "size": 16},
     )
-    return fig.update_layout(
-        xaxis={"range": [0, 1], "tickformat": ".0%"},
-        yaxis={"autorange": "reversed", "automargin": True},
-    )
+    return fig.update_layout(xaxis=SHARES, yaxis={"autorange": "reversed", "automargin": True})
 
 
 def reward_training(steps: list[dict], heldout: list[dict], title: str = "") -> go.Figure:
@@ -184,11 +180,7 @@ def reward_training(steps: list[dict], heldout: list[dict], title: str = "") -> 
     )
 
 
-def report_card(
-    accuracies: list[tuple[str, float, tuple[float, float] | None]],
-    report: dict,
-    rewards: dict[str, list[float]],
-) -> go.Figure:
+def report_card(accuracies: list[tuple], report: dict, rewards: dict[str, list]) -> go.Figure:
     """Accuracies side by side, the calibration curve as trained and scaled, rewards by source.
 
     accuracies: (name, accuracy, interval or None), the reward model first.
@@ -207,7 +199,7 @@ def report_card(
     return fig.update_layout(
         barmode="overlay",
         margin={"l": 130},
-        xaxis={"range": [0, 1], "tickformat": ".0%"},
+        xaxis=SHARES,
         xaxis2={"title_text": "how sure, σ(|margin|)", "tickformat": ".0%"},
         yaxis2_tickformat=".0%",
     )
@@ -230,7 +222,7 @@ def accuracy_details(report: dict, curve: list[dict], ceiling: float = np.nan) -
             bars.append((name, row["accuracy"], row["ci"]))
         where = {"row": panel // 2 + 1, "col": panel % 2 + 1}
         fig.add_trace(accuracy_bars(bars, BLUE), **where)
-        fig.update_xaxes(range=[0, 1], tickformat=".0%", **where)
+        fig.update_xaxes(SHARES, **where)
         fig.update_yaxes(type="category", automargin=True, **where)
     fig.add_trace(line("held out", curve, "prompts", "accuracy", showlegend=False), 2, 2)
     if not np.isnan(ceiling):
@@ -312,20 +304,14 @@ def rubric_bars(results: dict) -> go.Figure:
 
 
 def gain_by_prompt(comparisons: list) -> go.Figure:
-    """Gold score before and after for each of evaluation.compare's Comparisons; hover to read.
-
-    Points above the line are prompts on which PPO helped.
-    """
+    """Gold score before and after for each of evaluation.compare's Comparisons; hover to read."""
     title = "gold score of each prompt's answer: above the line, π_RLHF is better"
     fig = figure([title], height=420).update_layout(margin_b=120)
-    by_category: dict[str, list] = {}
-    for comparison in comparisons:
-        by_category.setdefault(comparison.prompt.category, []).append(comparison)
     rng = np.random.default_rng(0)
-    for number, (category, members) in enumerate(sorted(by_category.items())):
+    for number, category in enumerate(sorted({pair.prompt.category for pair in comparisons})):
+        members = [pair for pair in comparisons if pair.prompt.category == category]
         gold = np.array([(pair.sft.gold, pair.ppo.gold) for pair in members])
         gold += rng.normal(0, 0.03, gold.shape)  # tells apart points that are alike
-        round_of_colors, color = divmod(number, len(COLORS))
         fig.add_scatter(
             x=gold[:, 0],
             y=gold[:, 1],
@@ -334,12 +320,12 @@ def gain_by_prompt(comparisons: list) -> go.Figure:
             text=[hover(pair.prompt.text) for pair in members],
             hoverinfo="text",
             marker={
-                "color": COLORS[color],
-                "symbol": SYMBOLS[round_of_colors % len(SYMBOLS)],
+                "color": COLORS[number % len(COLORS)],
+                "symbol": SYMBOLS[number // len(COLORS) % len(SYMBOLS)],
                 "size": 6,
                 "opacity": 0.8,
             },
         )
-    lowest = min((min(pair.sft.gold, pair.ppo.gold) for pair in comparisons), default=0)
+    lowest = min(min(pair.sft.gold, pair.ppo.gold) for pair in comparisons)
     fig.add_trace(dotted(lowest, 5))
     return fig.update_layout(xaxis_title_text="π_SFT", yaxis_title_text="π_RLHF")

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from rlhf_utils.data.rows import load_prompts, pick
+from rlhf_utils.models.load import chat_prompt
 
 BATCH = 16  # episodes of one update, in one minibatch, where --batch says nothing else
 LENGTH = 32  # tokens of every answer
@@ -22,6 +23,7 @@ KL_COEF = 0.05  # TRL's default
 LORA_R = 16
 TOP_LAYERS = 8  # k
 SAMPLING_CALLS = 3  # timed calls of the sampling comparison
+QUIET = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}  # of TRL's trainers
 
 
 def positive(text: str) -> int:
@@ -55,6 +57,11 @@ def arguments() -> argparse.Namespace:
 def prompt_texts(count: int = BATCH) -> list[str]:
     """`count` different built-in prompts, the same for both sides and for every update."""
     return [prompt.text for prompt in pick(load_prompts("builtin"), count, seed=0)]
+
+
+def chat_texts(tokenizer, count: int = BATCH) -> list[str]:
+    """The same prompts as a model sees them."""
+    return [chat_prompt(tokenizer, text) for text in prompt_texts(count)]
 
 
 def top_layers(model) -> int:
@@ -92,3 +99,9 @@ def peak_gb(device: str = "cpu") -> float:
 def say(result: dict) -> None:
     """One JSON line, the last that a child prints."""
     print(json.dumps(result), flush=True)
+
+
+def measure(ppo, sampling) -> None:
+    """Says what ppo(args) or sampling(args) gives, whichever the child is told to do."""
+    args = arguments()
+    say(ppo(args) if args.task == "ppo" else sampling(args))

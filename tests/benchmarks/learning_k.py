@@ -61,17 +61,16 @@ def train(folder: Path, k: int, seed: int, args) -> list[dict]:
 
 def curve(logs: list[list[dict]], name: str) -> go.Scatter:
     """Mean reward against mean KL, update by update."""
-    points = list(
-        zip(*([(row["objective/kl_full"], row["objective/scores"]) for row in log] for log in logs))
-    )
-    kl, score = ([[point[axis] for point in update] for update in points] for axis in (0, 1))
+    by_update = list(zip(*logs))  # the rows of all seeds
+    kl = [[row["objective/kl_full"] for row in rows] for rows in by_update]
+    score = [[row["objective/scores"] for row in rows] for rows in by_update]
     return go.Scatter(
-        x=[mean(v) for v in kl],
-        y=[mean(v) for v in score],
+        x=list(map(mean, kl)),
+        y=list(map(mean, score)),
         name=name,
         mode="lines+markers",
-        error_x={"array": [pstdev(v) for v in kl]},
-        error_y={"array": [pstdev(v) for v in score]},
+        error_x={"array": list(map(pstdev, kl))},
+        error_y={"array": list(map(pstdev, score))},
     )
 
 

@@ -16,12 +16,12 @@ from common import (
     LENGTH,
     LORA_R,
     TEMPERATURE,
-    arguments,
+    chat_texts,
+    measure,
     now,
     peak_gb,
     prompt_texts,
     sampling_rate,
-    say,
     top_layers,
 )
 from transformers import AutoModel
@@ -30,7 +30,7 @@ from rlhf_utils.data.rows import Prompt
 from rlhf_utils.fast.matmul import product_rate, products_in
 from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models import adapters
-from rlhf_utils.models.load import chat_prompt, load_model, load_tokenizer
+from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.models.sampling import sample
 from rlhf_utils.ppo import loop
 from rlhf_utils.ppo.config import PPOConfig
@@ -110,20 +110,19 @@ def load_policy(args) -> Policy:
     return make_policy(model, LORA_R if args.trains == "lora" else 0, k)
 
 
-def settings(args) -> PPOConfig:
+def settings(batch: int, updates: int, **others) -> PPOConfig:
+    """Each update is one minibatch, and none stops early."""
     return PPOConfig(
-        total_episodes=args.batch * (args.updates + 1),
-        batch_size=args.batch,
+        total_episodes=batch * updates,
+        batch_size=batch,
         num_mini_batches=1,
-        per_device_train_batch_size=args.batch,
-        num_ppo_epochs=EPOCHS,
+        per_device_train_batch_size=batch,
         response_length=LENGTH,
         temperature=TEMPERATURE,
-        learning_rate=LEARNING_RATE,
         kl_coef=KL_COEF,
-        missing_eos_penalty=0,
         target_kl=0,
         max_kl=0,
+        **others,
     )
 
 
@@ -132,7 +131,14 @@ def measure_ppo(args) -> dict:
     torch.manual_seed(0)
     tokenizer = Endless(load_tokenizer(args.model))
     prompts = [Prompt(text) for text in prompt_texts(args.batch)]
-    policy, second, config = load_policy(args), SecondModel(args), settings(args)
+    policy, second = load_policy(args), SecondModel(args)
+    config = settings(
+        args.batch,
+        args.updates + 1,
+        num_ppo_epochs=EPOCHS,
+        learning_rate=LEARNING_RATE,
+        missing_eos_penalty=0,
+    )
     optimizer = torch.optim.Adam(
         policy.trainable().values(), lr=LEARNING_RATE, eps=1e-5, fused=True
     )
@@ -244,8 +250,8 @@ def decoding_floor(model, args) -> float:
     weights = size(trunk.blocks) * bytes_each + 4 * head  # the head in float32
 
     tokenizer = load_tokenizer(args.model)
-    texts = [chat_prompt(tokenizer, text) for text in prompt_texts(args.batch)]
-    length = LENGTH / 2 + sum(map(len, tokenizer(texts)["input_ids"])) / args.batch
+    prompt_ids = tokenizer(chat_texts(tokenizer, args.batch))["input_ids"]
+    length = LENGTH / 2 + sum(map(len, prompt_ids)) / args.batch
     head_size = config.hidden_size // config.num_attention_heads
     a_token = 2 * config.num_key_value_heads * head_size * bytes_each
     return (weights + len(trunk.blocks) * args.batch * length * a_token) / rate
@@ -275,5 +281,4 @@ def measure_sampling(args) -> dict:
 
 
 if __name__ == "__main__":
-    given = arguments()
-    say(measure_ppo(given) if given.task == "ppo" else measure_sampling(given))
+    measure(measure_ppo, measure_sampling)

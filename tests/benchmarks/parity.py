@@ -10,7 +10,8 @@ import sys
 from unittest import mock
 
 import torch
-from common import BATCH, KL_COEF, LENGTH, TEMPERATURE, prompt_texts
+from common import BATCH, KL_COEF, chat_texts, prompt_texts
+from our_side import settings
 from parity_case import PENALTY, Case, fixed_answers, shake, value_weight
 from parity_trl import run_trl, watch_gradients
 from transformers.utils import logging
@@ -18,10 +19,9 @@ from transformers.utils import logging
 from rlhf_utils.data.rows import Prompt
 from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models import adapters
-from rlhf_utils.models.load import chat_prompt, load_model, load_tokenizer, resolve
+from rlhf_utils.models.load import load_model, load_tokenizer, resolve
 from rlhf_utils.models.sampling import Samples
 from rlhf_utils.ppo import loop
-from rlhf_utils.ppo.config import PPOConfig
 from rlhf_utils.ppo.policy import Policy
 
 TOLERANCE = 1e-5  # of any number, and of weights for each optimizer step
@@ -64,8 +64,7 @@ CASES = [
 
 def fixed_samples(model, tokenizer, ends_early: bool) -> Samples:
     """What `sample` would give, had it drawn the fixed answers."""
-    prompts = prompt_texts()
-    texts = [chat_prompt(tokenizer, prompt) for prompt in prompts]
+    texts = chat_texts(tokenizer)
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     prompt_mask = batch["attention_mask"].bool()
     ids = fixed_answers(tokenizer, ends_early)
@@ -73,7 +72,7 @@ def fixed_samples(model, tokenizer, ends_early: bool) -> Samples:
     whole = torch.cat([batch["input_ids"], ids], 1)
     whole_mask = torch.cat([prompt_mask, mask], 1)
     return Samples(
-        prompts=prompts,
+        prompts=prompt_texts(),
         prompt_ids=batch["input_ids"],
         prompt_mask=prompt_mask,
         answer_ids=ids,
@@ -93,28 +92,17 @@ def run_ours(case: Case, name: str, raw_scores: torch.Tensor) -> dict:
     policy = Policy(adapters.unfreeze_top(model))  # copies the reference
     shake(model, 2, 0.02)
     policy.value_head.weight.data = value_weight(model.config.hidden_size)
-    config = PPOConfig(
-        total_episodes=BATCH,
-        batch_size=BATCH,
-        num_mini_batches=1,
-        per_device_train_batch_size=BATCH,
+    config = settings(
+        BATCH,
+        1,
         num_ppo_epochs=case.epochs,
-        response_length=LENGTH,
-        temperature=TEMPERATURE,
-        kl_coef=KL_COEF,
         kl_estimator=case.kl_estimator,
-        gamma=1.0,
         lam=0.95,
         whiten_rewards=case.whiten_rewards,
         missing_eos_penalty=PENALTY,
         learning_rate=case.learning_rate,
-        vf_coef=0.1,
-        cliprange=0.2,
-        cliprange_value=0.2,
         max_grad_norm=1e6,
-        target_kl=0,
-        ratio_threshold=1e6,
-        max_kl=0,
+        ratio_threshold=0,
     )
     optimizer = torch.optim.Adam(policy.trainable().values(), lr=case.learning_rate, eps=1e-5)
     gradients: dict[str, torch.Tensor] = {}

@@ -12,14 +12,14 @@ import textwrap
 from unittest import mock
 
 import torch
-from common import BATCH, KL_COEF, LENGTH, TEMPERATURE, prompt_texts
-from datasets import Dataset
+from common import BATCH, KL_COEF, TEMPERATURE
 from parity_case import PENALTY, Case, fixed_answers, shake, value_weight
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
-from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+from trl.experimental.ppo import PPOTrainer, ppo_trainer
+from trl_side import make_trainer
 
-from rlhf_utils.models.load import chat_prompt, load_tokenizer
+from rlhf_utils.models.load import load_tokenizer
 
 
 class Notes(TrainerCallback):
@@ -115,30 +115,22 @@ def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
             raw["scores"] = found[1].clone()
         return found
 
-    texts = [chat_prompt(tokenizer, text) for text in prompt_texts()]
-    rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
     notes, gradients = Notes(), {}
     biased = functools.partial(ppo_trainer.masked_var, unbiased=False)
     replaced = mock.patch.multiple(
         ppo_trainer, batch_generation=generation, get_reward=scored, masked_var=biased
     )
     with tempfile.TemporaryDirectory() as folder, replaced:
-        config = PPOConfig(
-            output_dir=folder,
-            report_to="none",
-            save_strategy="no",
+        trainer = make_trainer(
+            {"model": policy, "ref_model": reference, "reward_model": reward, "value_model": value},
+            tokenizer,
+            BATCH,
+            folder,
+            notes,
             use_cpu=True,
-            disable_tqdm=True,
-            num_sample_generations=0,
             bf16=False,
-            gradient_checkpointing=False,
             total_episodes=BATCH,
-            per_device_train_batch_size=BATCH,
-            gradient_accumulation_steps=1,
-            num_mini_batches=1,
             num_ppo_epochs=case.epochs,
-            response_length=LENGTH,
-            temperature=TEMPERATURE,
             kl_coef=KL_COEF,
             kl_estimator=case.kl_estimator,
             whiten_rewards=case.whiten_rewards,
@@ -148,20 +140,9 @@ def run_trl(case: Case, name: str) -> dict[str, torch.Tensor]:
             adam_epsilon=1e-5,
             weight_decay=0.0,
         )
-        trainer = PPOTrainer(
-            config,
-            tokenizer,
-            policy,
-            reference,
-            reward,
-            rows,
-            value,
-            eval_dataset=rows,
-            callbacks=[notes],
-        )
         # In the order of our rows; the trainer's own loader shuffles.
         trainer.dataloader = torch.utils.data.DataLoader(
-            rows, BATCH, collate_fn=trainer.data_collator
+            trainer.train_dataset, BATCH, collate_fn=trainer.data_collator
         )
         watch_gradients(trainer.optimizer.optimizer, learning, gradients)
         line = "sequence_lengths_p1 = sequence_lengths + 1"

@@ -15,7 +15,8 @@ import numpy as np
 from rlhf_utils import files, stats
 from rlhf_utils.data.rows import split_by_prompt
 from rlhf_utils.preferences import rubric
-from rlhf_utils.preferences.pairs import read_items, read_pairs, usable_pairs
+from rlhf_utils.preferences.pair_files import read_items, read_pairs
+from rlhf_utils.preferences.pairs import usable_pairs
 from rlhf_utils.reward.model import load_reward_model
 from rlhf_utils.run.stage import run_dir
 
@@ -51,9 +52,9 @@ def main() -> None:
         settings["heldout_fraction"],
         settings["seed"],
     )
-    prompts = {pair.prompt.text for pair in heldout}
+    heldout_ids = {pair.item_id for pair in heldout}
     items = read_items(folder / "preferences" / "items.jsonl")
-    items = [item for item in items if item.prompt.text in prompts]
+    items = [item for item in items if item.id in heldout_ids]
     answers = [(item.prompt, answer) for item in items for answer in item.answers]
     rewards = load_reward_model(folder / "reward_model").raw(
         [prompt.text for prompt, _ in answers], [answer for _, answer in answers]

@@ -64,18 +64,15 @@ class Config:
 
     ours: Run
     trl: list[Run]  # the runs that count: the ratio is against the fastest
-    frozen: Run | None = None  # TRL with our frozen layers frozen too
+    frozen: Run  # TRL with our frozen layers frozen too
 
 
 def config(trains: str, dtype: str) -> Config:
+    ours, same = Run("our", trains, dtype), Run("trl", trains, dtype)
     full = Run("trl", "full", dtype)
     if trains == "lora":
-        return Config(
-            Run("our", trains, dtype),
-            [Run("trl", trains, dtype), full],
-            Run("trl", "lora_top", dtype),
-        )
-    return Config(Run("our", trains, dtype), [full], Run("trl", trains, dtype))
+        return Config(ours, [same, full], Run("trl", "lora_top", dtype))
+    return Config(ours, [full], same)
 
 
 CONFIGS = {
@@ -119,7 +116,7 @@ def schedule(names: list[str]) -> list[Run]:
     runs: dict[Run, None] = {}
     for name in names:
         this = CONFIGS[name]
-        runs |= dict.fromkeys([*this.trl, this.ours, *([this.frozen] if this.frozen else [])])
+        runs |= dict.fromkeys([*this.trl, this.ours, this.frozen])
     sides = ([run for run in runs if run.side == side] for side in ("trl", "our"))
     return [run for pair in zip_longest(*sides) for run in pair if run]
 
@@ -153,7 +150,7 @@ def report_config(name: str, results: Results) -> dict[str, float]:
     fastest = max(this.trl, key=lambda run: results.median(run, SPEED))
     leanest = min(this.trl, key=lambda run: results.median(run, MEMORY))
     print(f"\n{name:34}  episodes/s (each round)      peak GB (each round)")
-    for run in dict.fromkeys([this.ours, *this.trl, *([this.frozen] if this.frozen else [])]):
+    for run in (this.ours, *this.trl, this.frozen):
         apart = "  (apart)" if run == this.frozen else ""
         speeds, peaks = results.values(run, SPEED), results.values(run, MEMORY)
         print(
@@ -172,15 +169,14 @@ def report_config(name: str, results: Results) -> dict[str, float]:
         f"  ratio to {fastest}: {flat[f'{SPEED}_ratio']:.2f} times the episodes/s; "
         f"to {leanest}: {flat['memory_ratio']:.2f} times the memory"
     )
-    if this.frozen:
-        for figure, ratio in ((SPEED, f"{SPEED}_ratio"), (MEMORY, "memory_ratio")):
-            flat[f"trl_frozen_{figure}"] = results.median(this.frozen, figure)
-            flat[f"{ratio}_frozen"] = results.ratio(this.ours, this.frozen, figure)
-        print(
-            "  to TRL with the same layers frozen: "
-            f"{flat[f'{SPEED}_ratio_frozen']:.2f} times the episodes/s, "
-            f"{flat['memory_ratio_frozen']:.2f} times the memory"
-        )
+    for figure, ratio in ((SPEED, f"{SPEED}_ratio"), (MEMORY, "memory_ratio")):
+        flat[f"trl_frozen_{figure}"] = results.median(this.frozen, figure)
+        flat[f"{ratio}_frozen"] = results.ratio(this.ours, this.frozen, figure)
+    print(
+        "  to TRL with the same layers frozen: "
+        f"{flat[f'{SPEED}_ratio_frozen']:.2f} times the episodes/s, "
+        f"{flat['memory_ratio_frozen']:.2f} times the memory"
+    )
     flat |= report_phases(this.ours, results)
     return {f"{name}.{key}": value for key, value in flat.items()}
 

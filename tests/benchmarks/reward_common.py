@@ -7,7 +7,8 @@ from pathlib import Path
 from common import positive
 
 from rlhf_utils.data.rows import Prompt, split_by_prompt
-from rlhf_utils.preferences.pairs import Pair, read_pairs, usable_pairs
+from rlhf_utils.preferences.pair_files import read_pairs
+from rlhf_utils.preferences.pairs import Pair, usable_pairs
 
 FILES = {"hh": "hh_harmless.jsonl.gz", "instructions": "instructions_with_preferences.jsonl"}
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data"

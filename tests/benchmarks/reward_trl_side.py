@@ -11,7 +11,7 @@ import tempfile
 import time
 
 import torch
-from common import peak_gb, say
+from common import QUIET, peak_gb, say
 from datasets import Dataset
 from reward_common import child_arguments, pairs_of, split
 from transformers import AutoModelForSequenceClassification, TrainerCallback
@@ -77,10 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = RewardConfig(
             output_dir=folder,
-            report_to="none",
-            save_strategy="no",
             use_cpu=True,
-            disable_tqdm=True,
             bf16=half,
             seed=args.seed,
             gradient_checkpointing=bool(args.checkpointing),
@@ -89,6 +86,7 @@ def main() -> None:
             learning_rate=args.learning_rate,
             max_length=args.max_length,
             dataloader_pin_memory=False,
+            **QUIET,
         )
         RewardTrainer(
             model=model,

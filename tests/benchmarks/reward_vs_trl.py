@@ -31,21 +31,7 @@ from rlhf_utils import stats
 from rlhf_utils.reward import report_card
 from rlhf_utils.reward.report_card import bag_of_words
 
-SHARED = (
-    "model",
-    "folder",
-    "pairs",
-    "heldout",
-    "validation",
-    "max_length",
-    "dtype",
-    "ensemble",
-    "head_epochs",
-    "batch",
-    "epochs",
-    "checkpointing",
-    "judge",
-)
+SHARED = list(vars(arguments(argparse.ArgumentParser()).parse_args([])))  # with the children
 
 
 def measure(side: str, name: str, seed: int, learning_rate: float, args) -> dict:

@@ -24,13 +24,13 @@ from common import (
     EPOCHS,
     LENGTH,
     LORA_R,
+    QUIET,
     TEMPERATURE,
-    arguments,
+    chat_texts,
+    measure,
     now,
     peak_gb,
-    prompt_texts,
     sampling_rate,
-    say,
     top_layers,
 )
 from datasets import Dataset
@@ -44,7 +44,7 @@ from transformers import (
 
 from rlhf_utils.fast import memory
 from rlhf_utils.models import adapters
-from rlhf_utils.models.load import chat_prompt, load_tokenizer
+from rlhf_utils.models.load import load_tokenizer
 
 
 class Clock(TrainerCallback):
@@ -73,19 +73,49 @@ def load(args, auto_class, dtype: torch.dtype, seed: int, **options):
 
 def freeze_below(model, k: int) -> None:
     """Leaves only the top k blocks, the norm after them and a value head to learn."""
-    base = getattr(model, model.base_model_prefix)
     model.requires_grad_(False)
-    for module in [
-        *base.layers[-k:],
-        base.norm,
-        *([model.score] if hasattr(model, "score") else []),
-    ]:
+    for module in (model.model.layers[-k:], model.model.norm):
         module.requires_grad_(True)
+    if hasattr(model, "score"):
+        model.score.requires_grad_(True)
 
 
-def make_trainer(args, folder: str, clock: Clock):
+def make_trainer(
+    models: dict, tokenizer, batch: int, folder: str, callback, peft_config=None, **options
+):
+    """TRL's trainer: each update is one minibatch, and every answer may have LENGTH tokens.
+
+    models: by the names of PPOTrainer's arguments. options: further ones of its PPOConfig.
+    """
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
+    ids = tokenizer(chat_texts(tokenizer, batch), add_special_tokens=False)["input_ids"]
+    rows = Dataset.from_dict({"input_ids": ids})
+    config = PPOConfig(
+        output_dir=folder,
+        num_sample_generations=0,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=1,
+        num_mini_batches=1,
+        response_length=LENGTH,
+        temperature=TEMPERATURE,
+        **QUIET,
+        **options,
+    )
+    return PPOTrainer(
+        config,
+        tokenizer,
+        **models,
+        train_dataset=rows,
+        eval_dataset=rows,
+        callbacks=[callback],
+        peft_config=peft_config,
+    )
+
+
+def trainer_of(args, folder: str, clock: Clock):
+    """The trainer of what `args` ask for."""
     half = args.dtype == "bfloat16"
     frozen = getattr(torch, args.dtype)
     if half:
@@ -102,37 +132,17 @@ def make_trainer(args, folder: str, clock: Clock):
         freeze_below(value, k)
     elif args.trains == "lora_top":
         freeze_below(value, top_layers(value))
-    texts = [chat_prompt(tokenizer, text) for text in prompt_texts(args.batch)]
-    rows = Dataset.from_dict({"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]})
-    config = PPOConfig(
-        output_dir=folder,
-        report_to="none",
-        save_strategy="no",
-        use_cpu=args.device == "cpu",
-        disable_tqdm=True,
-        num_sample_generations=0,
-        bf16=half,
-        gradient_checkpointing=False,
-        total_episodes=args.batch * (args.updates + 1),
-        per_device_train_batch_size=args.batch,
-        gradient_accumulation_steps=1,
-        num_mini_batches=1,
-        num_ppo_epochs=EPOCHS,
-        response_length=LENGTH,
-        temperature=TEMPERATURE,
-    )
-    peft_config = adapters.lora_config(policy, LORA_R, top_layers(policy)) if lora else None
-    trainer = PPOTrainer(
-        config,
+    trainer = make_trainer(
+        {"model": policy, "ref_model": reference, "reward_model": reward, "value_model": value},
         tokenizer,
-        policy,
-        reference,
-        reward,
-        rows,
-        value,
-        eval_dataset=rows,
-        callbacks=[clock],
-        peft_config=peft_config,
+        args.batch,
+        folder,
+        clock,
+        peft_config=adapters.lora_config(policy, LORA_R, top_layers(policy)) if lora else None,
+        use_cpu=args.device == "cpu",
+        bf16=half,
+        total_episodes=args.batch * (args.updates + 1),
+        num_ppo_epochs=EPOCHS,
     )
     assert trainer.accelerator.mixed_precision == ("bf16" if half else "no")
     return trainer
@@ -157,7 +167,7 @@ def measure_ppo(args) -> dict:
     clock = Clock(args)
     check_lengths(args)
     with tempfile.TemporaryDirectory() as folder:
-        make_trainer(args, folder, clock).train()
+        trainer_of(args, folder, clock).train()
     return {
         "episodes_per_s": args.updates * args.batch / (clock.ends[-1] - clock.ends[0]),
         "peak_memory_gb": peak_gb(args.device),
@@ -183,11 +193,9 @@ def measure_sampling(args) -> dict:
         pad_token_id=tokenizer.pad_token_id,
     )  # no eos_token_id: nothing ends early
     model.generation_config = settings
-    texts = [chat_prompt(tokenizer, text) for text in prompt_texts(args.batch)]
-    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(
-        args.device
-    )
-    ids, mask = batch["input_ids"], batch["attention_mask"]
+    texts = chat_texts(tokenizer, args.batch)
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    ids, mask = batch["input_ids"].to(args.device), batch["attention_mask"].to(args.device)
     torch.manual_seed(0)
     calls = {
         "sampling": lambda: model.generate(input_ids=ids, attention_mask=mask),
@@ -201,5 +209,4 @@ def measure_sampling(args) -> dict:
 
 
 if __name__ == "__main__":
-    given = arguments()
-    say(measure_ppo(given) if given.task == "ppo" else measure_sampling(given))
+    measure(measure_ppo, measure_sampling)

@@ -15,7 +15,6 @@ from rlhf_utils.data.rows import (
     Demonstration,
     Endless,
     Prompt,
-    check_rows,
     columns_of,
     load_demonstrations,
     load_pairs_rows,
@@ -307,9 +306,10 @@ def test_whole_dialogues_are_split_at_the_last_turn_they_share(tmp_path):
         "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.",
         "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n\nHuman: Sure?\n\nAssistant: Yes.",
     }
-    rejected = check_rows([other], "preferences")[0]["rejected"]
-    assert rejected == "No.\n\nHuman: Sure?\n\nAssistant: Yes."
-    assert check_rows([dict(row, prompt="p")], "preferences") == [dict(row, prompt="p")]
+    path = write(tmp_path / "x.jsonl", *map(json.dumps, (other, dict(row, prompt="p"))))
+    split, unchanged = load_pairs_rows(path)
+    assert split["rejected"] == "No.\n\nHuman: Sure?\n\nAssistant: Yes."
+    assert unchanged == dict(row, prompt="p")
     (tmp_path / "bad.jsonl.gz").write_bytes(b"no gzip")
     with pytest.raises(DataError, match="bad.jsonl.gz cannot be unpacked"):
         load_pairs_rows(str(tmp_path / "bad.jsonl.gz"))
@@ -337,15 +337,13 @@ def test_odd_answers_are_left_to_the_report(tmp_path):
         {"prompt": "Hi?", "chosen": "", "rejected": 3},
         {"prompt": "Hi?", "chosen": [{"role": "assistant", "content": "Hello."}], "rejected": None},
     ]
-    assert [(r["chosen"], r["rejected"]) for r in check_rows(rows, "preferences")] == [
-        ("", 3),
-        ("Hello.", None),
-    ]
+    read = load_pairs_rows(write(tmp_path / "x.jsonl", *map(json.dumps, rows)))
+    assert [(row["chosen"], row["rejected"]) for row in read] == [("", 3), ("Hello.", None)]
 
 
-def test_preferences_need_their_columns():
+def test_preferences_need_their_columns(tmp_path):
     with pytest.raises(DataError, match="'rejected'"):
-        check_rows([{"prompt": "Hi?", "chosen": "Hello."}], "preferences")
+        load_pairs_rows(write(tmp_path / "x.jsonl", '{"prompt": "Hi?", "chosen": "Hello."}'))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def compared(times: int = 1) -> list[compare.Comparison]:
     count = len(prompts)
     sft = compare.score_answers(prompts, BEFORE * times, [0.0] * count)
     ppo = compare.score_answers(prompts, AFTER * times, [1.0] * count, [1.0, 2.0, 3.0, 6.0] * times)
-    return compare.side_by_side(sft, ppo)
+    return [compare.Comparison(*pair) for pair in zip(sft, ppo)]
 
 
 def test_win_rate_ties_count_half():
@@ -48,7 +48,7 @@ def test_distinct_n_by_hand():
     assert compare.distinct_n(texts, 1) == 3 / 6  # the, cat, a
     # the cat ×2, cat the, a cat; none across texts
     assert compare.distinct_n(texts, 2) == 3 / 4
-    assert compare.distinct_n(["one two three four"]) == 1
+    assert compare.distinct_n(["one two three four"], 2) == 1
     assert math.isnan(compare.distinct_n(["one", ""], 2)) and math.isnan(compare.distinct_n([], 1))
 
 
@@ -118,6 +118,6 @@ def test_examples_show_every_category_and_the_failures():
     assert [pair.prompt.text for pair in examples if pair.gain < 0] == ["b0"]
     many = compare.examples(compared(20), count=4)
     assert len(many) == 6 and all(pair.gain < 0 for pair in many[4:])
-    same = [compare.Comparison(pair.prompt, pair.sft, pair.sft) for pair in compared(20)]
+    same = [compare.Comparison(pair.sft, pair.sft) for pair in compared(20)]
     assert len(compare.examples(same, count=4)) == 4  # nothing became worse, nothing is added
     assert compare.examples(compared(20), seed=1) != compare.examples(compared(20), seed=2)

@@ -1,9 +1,9 @@
 """The report as a page: every text is shown as text, and all of it is there without a network."""
 
 import pytest
+from helpers_evaluation import comparisons_of
 from markupsafe import escape
 
-from rlhf_utils.data.rows import Prompt
 from rlhf_utils.evaluation import compare, report
 from rlhf_utils.show import figures
 from rlhf_utils.show.text import value_text
@@ -18,16 +18,6 @@ METRICS = {
     "objective/entropy": 20.0,
     "val/length": 12.0,
 }
-
-
-def comparisons_of(text: str) -> list[compare.Comparison]:
-    """Four prompts of two categories, all with `text` in all that a model or a file wrote."""
-    prompts = [Prompt(f"p {text} {n}", f"c {text} {n % 2}", ["four"]) for n in range(4)]
-    before = [f"a {text} {n}" for n in range(4)]
-    after = [f"b {text} four {n}." for n in range(4)]
-    sft = compare.score_answers(prompts, before, [0.0] * 4)
-    ppo = compare.score_answers(prompts, after, [1.0] * 4, [1.25] * 4)
-    return compare.side_by_side(sft, ppo)
 
 
 def results_of(comparisons: list[compare.Comparison]) -> dict:
@@ -65,9 +55,9 @@ def test_the_report_escapes_every_text(hostile):
 
 
 def test_an_example_is_marked_as_won_or_lost():
-    pair = comparisons_of("plain")[0]
+    pair = comparisons_of()[0]
     won = page_of(examples=[pair])
-    lost = page_of(examples=[compare.Comparison(pair.prompt, pair.ppo, pair.sft)])
+    lost = page_of(examples=[compare.Comparison(pair.ppo, pair.sft)])
     assert 'class="pair win"' in won and "made worse" not in won
     assert 'class="pair loss"' in lost and "· made worse" in lost
 
@@ -103,7 +93,7 @@ def opened(chromium, tmp_path):
 def test_the_report_in_a_browser_holds_everything_itself(opened):
     """Its figures are drawn, and it says every number, with the network cut."""
     page, noticed = opened(page_of())
-    results = results_of(comparisons_of("plain"))
+    results = results_of(comparisons_of())
     cards = page.locator(".card").all_inner_texts()
     assert noticed == [] and len(cards) == 8
     low, high = results["eval.win_rate_ci"]

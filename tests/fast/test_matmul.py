@@ -146,3 +146,10 @@ def test_which_processors_prefer_onednn_is_known_not_measured(name, avx512, expe
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(plain.time, "perf_counter", lambda: pytest.fail("measured"))
     assert PREFERS_ONEDNN() is expected
+
+
+def test_measuring_leaves_the_precision_of_products_as_it_was():
+    matmul.product_rate.cache_clear()
+    with matmul.products_in(torch.bfloat16):
+        assert matmul.product_rate(torch.float32, size=64) > 1e6
+        assert torch.get_float32_matmul_precision() == "medium"

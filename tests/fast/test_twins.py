@@ -1,6 +1,5 @@
 """Everything that is fast gives the numbers of its plain twin: alone, in PPO and in SFT."""
 
-import copy
 import os
 import subprocess
 import sys
@@ -8,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_models import FAMILIES, SIZES, adapted, close, padded_ids, seeded
-from transformers import LlamaConfig, LlamaForCausalLM
+from helpers_models import adapted, close, each_family, padded_ids, seeded, small
 
 from rlhf_utils import fast
 from rlhf_utils.fast import logprobs, plain
@@ -62,12 +60,10 @@ def test_ppo_and_sft_do_not_know_which_twin_they_have(numbers, kind):
 @pytest.mark.filterwarnings("ignore:This .* runs the whole model")
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 @pytest.mark.parametrize("layers", [0, 2])
-@pytest.mark.parametrize("family, config, splits", FAMILIES)
-def test_trunk_and_decoder(family, config, splits, layers):
+@each_family
+def test_trunk_and_decoder(config, splits, layers):
     """The same tokens, read by each twin."""
-    torch.manual_seed(0)
-    model = family(config).eval()
-    model = adapted(model, layers) if layers else model.requires_grad_(False)
+    model = adapted(small(config), layers) if layers else small(config).requires_grad_(False)
     ids, mask = padded_ids([4, 0, 1])
     repeated = torch.tensor([0, 1, 2, 1])
     results = []
@@ -113,12 +109,10 @@ def test_logprobs(biased, dtype, tolerance):
 
 
 def test_speed_up_changes_the_way_and_not_the_numbers():
-    torch.manual_seed(0)
-    original = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
     ids, mask = padded_ids([4, 0, 1])
     results = []
     for twin in (fast, plain):
-        model = twin.speed_up(copy.deepcopy(original))
+        model = twin.speed_up(small())
         torch.manual_seed(1)
         model = twin.speed_up(adapted(model, 2))
         trunk = plain.Trunk(model)

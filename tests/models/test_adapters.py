@@ -1,21 +1,13 @@
 """What learns and what stays behind: whole top blocks, layers of names, the reference."""
 
-import copy
-
 import pytest
 import torch
-from helpers_models import FAMILIES, SIZES, adapted, close, padded_ids, seeded
-from transformers import LlamaConfig, LlamaForCausalLM
+from helpers_models import adapted, close, each_family, padded_ids, seeded, small
 
 from rlhf_utils.errors import ModelError, SettingError
 from rlhf_utils.fast import Trunk
 from rlhf_utils.models import adapters
 from rlhf_utils.models.load import load_model
-
-
-def llama(dtype=torch.float32):
-    torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval().to(dtype)
 
 
 def change(model, by=0.1):
@@ -49,10 +41,9 @@ def test_the_layer_of_a_name(name, layer):
 
 @pytest.mark.filterwarnings("ignore:This .* runs the whole model")
 @pytest.mark.parametrize("layers", [2, 0])
-@pytest.mark.parametrize("family, config, splits", FAMILIES)
-def test_whole_top_blocks_learn_and_the_reference_stays(family, config, splits, layers):
-    torch.manual_seed(0)
-    model = family(config).eval()
+@each_family
+def test_whole_top_blocks_learn_and_the_reference_stays(config, splits, layers):
+    model = small(config)
     before = last_states(model)
     head = model.get_output_embeddings().weight.clone()
     adapters.unfreeze_top(model, layers)
@@ -76,7 +67,7 @@ def test_whole_top_blocks_learn_and_the_reference_stays(family, config, splits, 
 
 
 def test_a_failure_within_the_reference_gives_the_policy_back():
-    model = adapters.unfreeze_top(llama(), 2)
+    model = adapters.unfreeze_top(small(), 2)
     reference = adapters.reference_of(model)
     change(model)
     after = last_states(model)
@@ -86,8 +77,7 @@ def test_a_failure_within_the_reference_gives_the_policy_back():
 
 
 def test_the_reference_of_adapters_is_the_model_without_them():
-    plain = llama()
-    model = adapted(copy.deepcopy(plain), 2)
+    plain, model = small(), adapted(small(), 2)
     with adapters.reference_of(model)():
         close(last_states(model), last_states(plain), 1e-5)
     assert (last_states(model) - last_states(plain)).abs().max() > 0.01
@@ -95,7 +85,7 @@ def test_the_reference_of_adapters_is_the_model_without_them():
 
 def test_mixed_precision_keeps_no_cast_of_the_other_weights():
     """Autocast keeps bfloat16 casts of weights. They must follow the exchange, within it too."""
-    model = adapters.unfreeze_top(llama(torch.bfloat16), 2)
+    model = adapters.unfreeze_top(small().bfloat16(), 2)
     reference = adapters.reference_of(model)
     before = last_states(model)
     change(model)

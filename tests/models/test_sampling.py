@@ -211,7 +211,7 @@ def test_each_row_has_its_own_temperature(tokenizer):
 @pytest.mark.parametrize("temperature", [0, -1.0, [0.7, 0.0]])
 def test_temperatures_must_be_above_0(tokenizer, temperature):
     with pytest.raises(SettingError, match="temperature"):
-        sample(load_model("tiny"), tokenizer, [SHORT, LONG], 4, temperature)
+        sample(load_model("tiny"), tokenizer, [SHORT, LONG], 4, temperature, seeded())
 
 
 def chi_square(counts, probabilities):

@@ -5,7 +5,10 @@ It learns, it can be repeated bit for bit, and it stops when numbers break.
 
 import copy
 import dataclasses
+import json
 from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from helpers_ppo import (
     whole_blocks,
 )
 
+from rlhf_utils.data import rows
 from rlhf_utils.data.rows import Endless, Prompt
 from rlhf_utils.errors import PPOError
 from rlhf_utils.fast.trunk import Trunk
@@ -30,6 +34,8 @@ from rlhf_utils.models.load import load_model
 from rlhf_utils.models.scoring import answer_logprobs, score_tokens
 from rlhf_utils.ppo import loop
 from rlhf_utils.ppo.policy import Policy, make_policy
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_ppo.ipynb"
 
 
 def mean(log, name):
@@ -141,6 +147,20 @@ def test_a_column_of_the_users_reaches_the_reward_function():
 
     loop.collect(run.policy, run.tokenizer, own, reward, CONFIG, 0.1, run.generator)
     assert seen["level"] == [3, None]
+
+
+def test_a_column_that_one_prompt_has_is_in_every_batch_and_in_the_watched_one(tmp_path):
+    """The cell of 04 that prepares the prompts is run."""
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "Hi."}\n{"prompt": "And you?", "level": 3}\n')
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    (cell,) = (cell for cell in cells if cell["id"] == "04-13b")
+    stage = SimpleNamespace(note_data=lambda kind, prompts: prompts)
+    names = vars(rows) | {"prompts": str(path), "stage": stage, "seed": 0, "learning": []}
+    exec("".join(cell["source"]), names)
+    for prompt in [*names["asked"], *names["watched"]]:
+        level = 3 if prompt.text == "And you?" else None
+        assert rows.columns_of([prompt])["level"] == [level]
 
 
 def test_gradient_accumulation_changes_nothing():

@@ -180,8 +180,14 @@ def test_browser_two_answers(bench):
     b.settle(2)
     b.press("b", "Enter")
     b.settle(3)
-    assert b.shown() == [[2, 1], [1, 2], [1, 1]] and b.judgements()[2].flags == ["both_bad"]
-    assert [each.strength for each in b.judgements()] == [None] * 3
+    b.press("b")
+    best = b.page.locator(".rk-tier")
+    b.page.locator(".rk-head").nth(1).drag_to(best, target_position={"x": 2, "y": 8})
+    b.press("Enter")  # dragged apart, they are no longer both bad
+    b.settle(4)
+    assert b.shown() == [[2, 1], [1, 2], [1, 1], [2, 1]]
+    assert [each.flags for each in b.judgements()] == [[], [], ["both_bad"], []]
+    assert [each.strength for each in b.judgements()] == [None] * 4
 
 
 def test_browser_strength(bench):
@@ -198,6 +204,15 @@ def test_browser_strength(bench):
     b.press("ArrowLeft", "ArrowLeft", "ArrowLeft", "Enter")  # from 2 over equal to the other side
     b.settle(4)
     assert b.shown()[1] == [1, 2] and b.judgements()[1].strength == 1
+
+
+def test_browser_the_strength_of_another_ranking_is_forgotten(bench):
+    b = bench(make_items(1, 2), strength=True)
+    b.press("ArrowRight", "ArrowRight", "Backspace", "Backspace", "1", "2")
+    assert b.page.locator("[aria-checked=true]").count() == 0  # how much better is not said
+    b.press("Enter")
+    b.settle(1)
+    assert b.shown() == [[1, 2]] and b.judgements()[0].strength is None
 
 
 def test_browser_confidence_and_note(bench):

@@ -235,13 +235,13 @@ def test_argilla_with_two_users(tmp_path):
 
     record = {
         "fields": {"prompt": "p", "response-1": "a", "response-2": "b"},
-        "responses": {"ranking": [response("u1", 1, 2), response("u2", 2, 1)]},
+        "responses": {"ranking": [response("u1", 1, 2), response(7, 2, 1)]},
     }
     path = tmp_path / "records.json"
     path.write_text(json.dumps([record]))
     found, bad = read_labels(path)
     assert bad == []
-    assert [(each.annotator, each.ranks) for each in found] == [("u1", [1, 2]), ("u2", [2, 1])]
+    assert [(each.annotator, each.ranks) for each in found] == [("u1", [1, 2]), ("7", [2, 1])]
 
 
 @pytest.mark.parametrize(

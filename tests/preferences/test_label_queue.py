@@ -201,3 +201,8 @@ def test_undo_asks_the_same_again(store):
 def test_settings_that_cannot_work(store, options, told):
     with pytest.raises(SettingError, match=told):
         LabelQueue(**{"items": ITEMS, "store": store, "annotator": "me"} | options)
+
+
+def test_annotators_in_code_refuse_an_overlap_that_cannot_work(store):
+    with pytest.raises(SettingError, match="overlap=50"):
+        collect_judgements(ITEMS, [Person("ada")], store, overlap=50)

@@ -1,6 +1,5 @@
 """Rankings become the right pairs, items are named by their content, odd pairs are sorted out."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -8,18 +7,12 @@ from judged import make_item, said
 
 from rlhf_utils.data.rows import Prompt
 from rlhf_utils.errors import DataError
-from rlhf_utils.files import write_jsonl
 from rlhf_utils.preferences.pairs import (
-    Item,
     Pair,
     check_split,
     pairs_of_judgements,
     ranking_to_pairs,
-    read_items,
-    read_pairs,
     usable_pairs,
-    write_items,
-    write_pairs,
 )
 
 
@@ -66,57 +59,9 @@ def test_item_ids_name_the_content():
     assert len({make_item(prompt, answers).id for prompt, answers in others}) == 4
 
 
-# --- files
-
+# --- odd pairs
 
 PAIR = Pair(Prompt("Hi?"), "Hello.", "No.")
-
-
-def test_pairs_and_items_come_back_as_they_were(tmp_path):
-    full = Prompt("Hi?\n", "greeting", ["hello|hi"])
-    pairs = [
-        PAIR,
-        Pair(full, "a", "b", "other", "ada", "7", 2.0, 0.5, tie=True, subset="chat"),
-    ]
-    write_pairs(tmp_path / "pairs.jsonl", pairs)
-    assert read_pairs(tmp_path / "pairs.jsonl") == pairs
-    first = json.loads((tmp_path / "pairs.jsonl").read_text().split("\n")[0])
-    assert list(first)[:3] == ["prompt", "chosen", "rejected"] and "margin" in first  # TRL's
-    items = [
-        Item(Prompt("Hi?", "greeting", ["hello"], {"source": "me"}), ["a", "b"], "other"),
-        make_item(),
-    ]
-    write_items(tmp_path / "items.jsonl", items)
-    assert read_items(tmp_path / "items.jsonl") == items
-
-
-def test_pairs_of_others(tmp_path):
-    """Columns that we know are kept, what is no number is no rank gap, and "ood" is "other"."""
-    path = tmp_path / "pairs.jsonl"
-    rows = [
-        {"prompt": "p", "chosen": "a", "rejected": "b"},
-        {"prompt": "p", "chosen": "a", "rejected": 3, "margin": "much", "confidence": None},
-        {"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2, "subset": "chat", "x": 1},
-        {"prompt": "p", "chosen": "a", "rejected": "b", "split": "ood"},
-    ]
-    write_jsonl(path, rows)
-    prompt = Prompt("p")
-    assert read_pairs(str(path)) == [
-        Pair(prompt, "a", "b"),
-        Pair(prompt, "a", 3),
-        Pair(prompt, "a", "b", rank_gap=2.0, subset="chat"),
-        Pair(prompt, "a", "b", split="other"),
-    ]
-
-
-def test_items_of_an_older_version_are_told(tmp_path):
-    path = tmp_path / "items.jsonl"
-    write_jsonl(path, [{"prompt": "p", "responses": ["a", "b"], "id": "7"}])
-    with pytest.raises(DataError, match="items.jsonl was written by an older version .* 02_pref"):
-        read_items(path)
-
-
-# --- odd pairs
 
 
 def test_odd_pairs_are_counted_with_an_example():

@@ -37,22 +37,12 @@ def prompts(judgements) -> list[str]:
     return [judgement.prompt for judgement in judgements]
 
 
+ABOUT = {"shown_order": [1, 0], "session": "s", "confidence": 0.5, "note": "hm", "shown_at": 1.0}
+
+
 def test_store_round_trip(tmp_path):
-    judgement = Judgement(
-        "7",
-        "ada",
-        "Say “é”",
-        ['a "b"\n', "日本"],
-        [1, 0],
-        [2, 1],
-        session="s",
-        confidence=0.5,
-        flags=["unsafe"],
-        note="hm",
-        shown_at=12.5,
-        strength=2.0,
-        uid="u",
-    )
+    item = make_item("Say “é”", ['a "b"\n', "日本"])
+    judgement = said(item, [2, 1], **ABOUT, flags=["unsafe"], strength=2.0, uid="u")
     number = LabelStore(tmp_path / "new" / "labels.sqlite").add(judgement)
     (found,) = LabelStore(tmp_path / "new" / "labels.sqlite").judgements()  # opened anew
     assert found.submitted_at > 1.7e9
@@ -156,23 +146,8 @@ def test_a_file_of_schema_1_is_brought_up_to_date(tmp_path):
     before = raw_rows(path)
     store = LabelStore(path)
     assert [row[:15] for row in raw_rows(path)] == before
-    assert store.judgements() == [
-        Judgement(
-            "8",
-            "ada",
-            "p",
-            ["a", "b"],
-            [1, 0],
-            [1, 2],
-            session="s",
-            confidence=0.5,
-            flags=["flagged"],
-            note="hm",
-            shown_at=1.0,
-            submitted_at=2.0,
-            id=3,
-        )
-    ]
+    third = said(make_item(), [1, 2], **ABOUT, flags=["flagged"], submitted_at=2.0, id=3)
+    assert store.judgements() == [replace(third, item_id="8")]
     store.add(replace(judged("p"), item_id="9"))
     assert [judgement.item_id for judgement in LabelStore(path).judgements()] == ["8", "9"]
 
@@ -278,7 +253,8 @@ names = [f"{burst}{{n:04d}}" for n in range(2000)]
 items = [Item(Prompt(name), ["a", "b"]) for name in names]
 ranker = RankingWidget(Desk(LabelQueue(items, LabelStore({path!r}), "me")), {{}})
 for n, name in enumerate(names):
-    ranker._received(None, {{"type": "rank", "uid": name, "turn": n, "ranks": [1, 2]}}, [])
+    message = {{"type": "rank", "uid": name, "turn": n, "ranks": [1, 2], "seconds": 1}}
+    ranker._received(None, message, [])
     print(ranker.state["saved"], flush=True)
 """
 

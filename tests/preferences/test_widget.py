@@ -19,7 +19,8 @@ def queue(tmp_path):
 
 def ranking(uid="u", turn=0, ranks=(1, 2, 3), **about) -> dict:
     """A message from the front end."""
-    return {"type": "rank", "uid": uid, "turn": turn, "ranks": list(ranks)} | about
+    told = {"type": "rank", "uid": uid, "turn": turn, "ranks": list(ranks), "seconds": 1.0}
+    return told | about
 
 
 def shown(judgement) -> list[int]:
@@ -112,7 +113,7 @@ def test_target_and_end(queue):
     desk = Desk(queue, target=2)
     for turn in range(2):
         assert desk.state()["item"] is not None
-        state = desk.receive({"type": "skip", "uid": f"u{turn}", "turn": turn, "ranks": []})
+        state = desk.receive(ranking(f"u{turn}", turn, ranks=[], type="skip"))
     assert state["item"] is None and state["progress"]["target"] == 2
     assert [found.kind for found in queue.store.judgements(kinds=KINDS)] == ["skip", "skip"]
 
@@ -128,7 +129,7 @@ def test_a_new_widget_goes_on(queue, tmp_path):
 
 def test_the_readout_follows(queue):
     box = rank(queue, {})
-    view = live_readout(queue, box, every=2)
+    view = live_readout(box, every=2)
     before = view.value
     for number in range(2):
         box.ranker._received(None, ranking(f"u{number}", number, seconds=4), [])
@@ -137,7 +138,7 @@ def test_the_readout_follows(queue):
 
 def test_a_readout_that_fails_takes_no_label_for_unsaved(queue, monkeypatch):
     box = rank(queue, {})
-    view = live_readout(queue, box, every=1)
+    view = live_readout(box, every=1)
     monkeypatch.setattr(widget, "readout_html", lambda rows: 1 / 0)
     state = box.desk.receive(ranking("u1"))
     assert state["saved"] == "u1" and state["error"] is None and "ZeroDivisionError" in view.value

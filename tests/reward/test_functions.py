@@ -142,7 +142,7 @@ def test_what_is_no_reward_is_named(mine, tmp_path, monkeypatch, name, error, to
 
 def test_what_is_too_long_for_a_classifier_keeps_the_end_of_the_answer(tmp_path):
     reward = ClassifierReward(classifier(tmp_path, 1))
-    reward.max_length = 8
+    reward.tokenizer.model_max_length = 8
     long, other = reward(["Hi? " * 40] * 2, ["Yes, I can.", "No, I will not."])
     assert long != other and reward(["Ho! " * 40], ["Yes, I can."]) == pytest.approx(
         [long], abs=1e-5

@@ -260,7 +260,7 @@ def test_train_classifier_saves_a_plain_classifier_that_reads_what_it_learned_fr
     ]
     assert all(moved), "all weights learn"
     reward = ClassifierReward(str(folder))
-    assert reward.max_length == 64
+    assert reward.tokenizer.model_max_length == 64
     tokenizer = AutoTokenizer.from_pretrained(folder)
     (text,) = tokenizer.apply_chat_template(
         [[{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]],

@@ -150,7 +150,7 @@ def test_every_name_in_a_profile_reaches_a_notebook(executed, profile):
     assert cli.main(["run", "--profile", profile]) == 0
     given = {STAGES_BY_NOTEBOOK[name]: parameters for name, parameters in executed}
     for name, value in cli.load_profile(profile).items():
-        takers = cli.takers(name, list(given))
+        takers = [stage for stage in given if cli.takes(stage, name)]
         parameter = name.rpartition(".")[2]
         for stage in takers:
             got = given[stage] if parameter in given[stage] else given[stage]["more"]
@@ -188,6 +188,16 @@ def test_settings_are_merged_into_more(executed, outputs):
     executed.clear()
     assert cli.main(["run", "--run", "mine", "--only", "ppo", "-p", "gamma=0.9"]) == 0
     assert executed[0][1]["more"] == more | {"gamma": 0.9}
+
+
+def test_what_is_asked_goes_over_what_a_profile_gives_to_one_stage(executed, outputs):
+    """And over what the run began with: the last word counts, not the longest name."""
+    asked = ["-p", "learning_rate=5e-4", "-p", "ppo.kl_coef=0.2"]
+    assert cli.main(["run", "--run", "mine", "--profile", "quick", *asked]) == 0
+    assert dict(executed)["04_ppo"]["learning_rate"] == "5e-4"
+    executed.clear()
+    assert cli.main(["run", "--run", "mine", "--only", "ppo", "-p", "kl_coef=0.3"]) == 0
+    assert executed[0][1]["kl_coef"] == 0.3 and executed[0][1]["learning_rate"] == "5e-4"
 
 
 def test_a_notebook_with_more_has_settings_that_are_no_parameters():

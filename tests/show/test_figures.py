@@ -5,20 +5,13 @@ import html
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+from helpers_evaluation import comparisons_of
 
-from rlhf_utils.data.rows import Prompt
 from rlhf_utils.evaluation import compare
 from rlhf_utils.show import figures
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [SCRIPT, '"><img src=x onerror=alert(1)>', "<b>bold</b>"]
-
-
-def comparisons_of(text: str = "plain") -> list[compare.Comparison]:
-    prompts = [Prompt(f"p {text} {n}", f"c {text} {n % 2}", ["four"]) for n in range(4)]
-    sft = compare.score_answers(prompts, ["Four."] * 4, [0.0, 1.0, 2.0, 3.0])
-    ppo = compare.score_answers(prompts, ["It is four."] * 4, [1.0] * 4, [0.5, 1.0, 1.5, 2.0])
-    return compare.side_by_side(sft, ppo)
 
 
 def share(name: str, accuracy: float = 0.6) -> dict:

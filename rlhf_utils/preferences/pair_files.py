@@ -1,0 +1,80 @@
+"""Files of pairs, with TRL's columns (`margin` is the rank gap), and of items."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..data.rows import Prompt, load_pairs_rows
+from ..errors import DataError
+from ..files import read_file, write_jsonl
+from .pairs import Item, Pair
+
+
+def prompt_columns(prompt: Prompt) -> dict:
+    return {"prompt": prompt.text, "category": prompt.category, "key_points": prompt.key_points}
+
+
+def pair_row(pair: Pair) -> dict:
+    """A pair with TRL's column names."""
+    row = vars(pair) | prompt_columns(pair.prompt)
+    row["margin"] = row.pop("rank_gap")
+    return row
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    write_jsonl(path, map(pair_row, pairs))
+
+
+def read_pairs(source: str | Path) -> list[Pair]:
+    """Pairs of a file or hub id. Only `prompt`, `chosen` and `rejected` must be there.
+
+    Answers may still be odd: `usable_pairs` sorts them out.
+    """
+    pairs = []
+    for row in load_pairs_rows(str(source)):
+        split = row.get("split") or "train"
+        pair = Pair(
+            Prompt(row["prompt"], row.get("category") or "", row.get("key_points") or []),
+            chosen=row["chosen"],
+            rejected=row["rejected"],
+            split="other" if split == "ood" else split,  # as older versions wrote it
+            annotator=str(row.get("annotator") or ""),
+            item_id=str(row.get("item_id") or ""),
+            rank_gap=_number(row.get("margin")),
+            confidence=_number(row.get("confidence")),
+            tie=bool(row.get("tie")),
+            subset=str(row.get("subset") or ""),
+        )
+        pairs.append(pair)
+    return pairs
+
+
+def _number(value) -> float | None:
+    """The value if it is a finite number, else None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    rows = []
+    for item in items:
+        answers = {"id": item.id, "answers": item.answers, "split": item.split}
+        rows.append(prompt_columns(item.prompt) | {"columns": item.prompt.columns} | answers)
+    write_jsonl(path, rows)
+
+
+def read_items(path: Path) -> list[Item]:
+    """Raises DataError for a file of an older version."""
+    items = []
+    for row in read_file(path):
+        if "answers" not in row:
+            raise DataError(
+                f"{path.name} was written by an older version and has no column 'answers': "
+                "run 02_preferences again."
+            )
+        prompt = Prompt(row["prompt"], row["category"], row["key_points"], row["columns"])
+        items.append(Item(prompt, row["answers"], row["split"]))
+    return items
