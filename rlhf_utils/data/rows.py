@@ -15,6 +15,9 @@ BUILTIN = Path(__file__).parent / "builtin"
 
 OTHER_CATEGORIES = ("computing", "messages")  # only among the built-in held-out prompts
 
+# Of the harmful and look-alike prompts; only among the built-in held-out ones.
+UNSEEN_TOPICS = ("weapons", "poison", "animals", "blackmail")
+
 FILE_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
 REQUIRED = {
@@ -56,7 +59,7 @@ def load_prompts(source: str, kind: str = "prompts") -> list[Prompt]:
     """The prompts of `source`: "builtin", a .jsonl/.json/.csv/.parquet file, or a hub id.
 
     `kind` says which built-in file is meant, "prompts" or "heldout". Raises DataError for a prompt
-    that comes twice, and as `check_rows` does.
+    that comes twice, and for the first row that is not good.
     """
     rows = _load(source, kind)
     first_seen: dict[str, int] = {}
@@ -71,16 +74,21 @@ def load_prompts(source: str, kind: str = "prompts") -> list[Prompt]:
 
 
 def load_demonstrations(source: str) -> list[Demonstration]:
-    """The demonstrations of `source`, which is one of those that load_prompts takes."""
+    """The demonstrations of `source`, one of those that load_prompts takes, or "crisp".
+
+    "crisp": the built-in ones as they would be if all who wrote them were brief and sure.
+    """
     demonstrations = []
-    for row in _load(source, "demonstrations"):
-        answer = row.pop("completion")
+    for row in _load("builtin" if source == "crisp" else source, "demonstrations"):
+        answer, crisp = row.pop("completion"), row.pop("crisp", None)
+        if source == "crisp":
+            answer = crisp or answer
         demonstrations.append(Demonstration(prompt_of_row(row), answer))
     return demonstrations
 
 
 def load_pairs_rows(source: str) -> list[dict]:
-    """Rows with `prompt`, `chosen` and `rejected`, of which preferences/pairs.py makes Pairs.
+    """Rows with `prompt`, `chosen` and `rejected`, from which pair_files.py makes Pairs.
 
     An answer may still be empty or no text: `usable_pairs` counts those.
     """
@@ -94,6 +102,7 @@ def prompt_of_row(row: dict) -> Prompt:
 
 
 def _load(source: str, kind: str) -> list[dict]:
+    """The recognised rows of one `kind`, a key of REQUIRED."""
     if source == "builtin":
         source = str(BUILTIN / f"{kind}.jsonl")
     path = Path(source).expanduser()
@@ -102,7 +111,9 @@ def _load(source: str, kind: str) -> list[dict]:
     else:
         advice = "Check the name and the network, or give the path of a local file."
         rows = read_dataset(source, f"Could not load the data set {source!r}", advice)
-    return check_rows(rows, kind, source)
+    if not rows:
+        raise DataError(f"{source} holds no rows.")
+    return [_check_row(row, kind, f"{source}, row {number}") for number, row in enumerate(rows, 1)]
 
 
 # --- recognise
@@ -145,19 +156,6 @@ def _split_dialogues(row: dict) -> dict:
         "chosen": chosen[cut + len(TURN) :].strip(),
         "rejected": rejected[cut + len(TURN) :].strip(),
     }
-
-
-# --- check
-
-
-def check_rows(rows: list[dict], kind: str, source: str = "data") -> list[dict]:
-    """The recognised rows of one `kind`, a key of REQUIRED.
-
-    Raises DataError naming the first row that is not good, and why.
-    """
-    if not rows:
-        raise DataError(f"{source} holds no rows.")
-    return [_check_row(row, kind, f"{source}, row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _check_row(row: dict, kind: str, where: str) -> dict:

@@ -1,4 +1,4 @@
-"""Two policies compared on held-out prompts: scores of each answer, win rates, refusals, examples.
+"""Two policies compared on held-out prompts: scores of each answer, wins, refusals, examples.
 
 Intervals resample whole prompts. Left out: language models as judges, reward frontiers.
 """
@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..data.rows import Prompt
+from ..data.rows import UNSEEN_TOPICS, Prompt
+from ..preferences.filler import filler
 from ..preferences.rubric import GOLD_WEIGHTS, gold_score, refuses, rubric
 from ..stats import bootstrap_by_prompt, correct
 
 NOT_TO_BE_ANSWERED = ("harmful", "unanswerable")  # prompts that are not ordinary
+SAME = 1e-9  # gold scores closer than this are a tie
 
 
 @dataclass
@@ -24,27 +26,35 @@ class ScoredAnswer:
 
     prompt: Prompt
     answer: str
-    parts: dict[str, float]  # the rubric's, each from 0 to 1
-    gold: float  # their weighted sum, 0 to 5
-    reward: float
-    refuses: bool
-    words: int
+    reward: float | None  # None if the reward model was not asked
     kl: float | None  # nats to π_SFT; None for answers of π_SFT itself
+
+    def __post_init__(self):
+        self.parts = rubric(self.prompt, self.answer)  # each from 0 to 1
+        self.gold = gold_score(self.prompt, self.answer)  # their weighted sum, 0 to 5
+        self.refuses = refuses(self.answer)
+        self.filler = bool(filler(self.answer))
+        self.words = len(self.answer.split())
 
     def row(self, policy: str) -> dict:
         """A row of samples.jsonl."""
         row = {"policy": policy} | vars(self) | self.parts
         del row["parts"]
-        return row | {"prompt": self.prompt.text, "category": self.prompt.category}
+        unseen = self.prompt.columns.get("topic") in UNSEEN_TOPICS
+        asked = {"prompt": self.prompt.text, "category": self.prompt.category, "unseen": unseen}
+        return row | asked
 
 
 @dataclass
 class Comparison:
     """What π_SFT and π_RLHF answer to one prompt."""
 
-    prompt: Prompt
     sft: ScoredAnswer
     ppo: ScoredAnswer
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.sft.prompt
 
     @property
     def gain(self) -> float:
@@ -53,30 +63,15 @@ class Comparison:
 
 
 def score_answers(
-    prompts: list[Prompt], answers: list[str], rewards: list[float], kl: list[float] | None = None
+    prompts: list[Prompt],
+    answers: list[str],
+    rewards: list[float] | None = None,
+    kl: list[float] | None = None,
 ) -> list[ScoredAnswer]:
     """The answers with their scores; all lists are in the same order."""
-    scored = []
-    rows = zip(prompts, answers, rewards, kl or [None] * len(prompts), strict=True)
-    for prompt, answer, reward, nats in rows:
-        scored.append(
-            ScoredAnswer(
-                prompt=prompt,
-                answer=answer,
-                parts=rubric(prompt, answer),
-                gold=gold_score(prompt, answer),
-                reward=reward,
-                refuses=refuses(answer),
-                words=len(answer.split()),
-                kl=nats,
-            )
-        )
-    return scored
-
-
-def side_by_side(sft: list[ScoredAnswer], ppo: list[ScoredAnswer]) -> list[Comparison]:
-    """One comparison a prompt, from two lists in the same order of prompts."""
-    return [Comparison(before.prompt, before, after) for before, after in zip(sft, ppo)]
+    nothing = [None] * len(prompts)
+    rows = zip(prompts, answers, rewards or nothing, kl or nothing, strict=True)
+    return [ScoredAnswer(*row) for row in rows]
 
 
 def compare(comparisons: list[Comparison], seed: int = 0) -> dict:
@@ -84,26 +79,46 @@ def compare(comparisons: list[Comparison], seed: int = 0) -> dict:
     sft = pd.DataFrame([pair.sft.row("sft") for pair in comparisons])
     ppo = pd.DataFrame([pair.ppo.row("ppo") for pair in comparisons])
     prompts = sft["prompt"].to_list()
-    gold, gold_ci = win_rate(ppo["gold"], sft["gold"], prompts, seed)
-    reward, reward_ci = win_rate(ppo["reward"], sft["reward"], prompts, seed)
-    results = {
-        "eval.win_rate_vs_sft": gold,
-        "eval.win_rate_ci": gold_ci,
-        "eval.win_rate_reward_model": reward,
-        "eval.win_rate_reward_model_ci": reward_ci,
-        "eval.kl": float(ppo["kl"].mean()),
-        "eval.prompts": len(prompts),
-    }
+    results = {"eval.prompts": len(prompts), "eval.kl": float(ppo["kl"].mean())}
+    for judge, column in (("", "gold"), ("_reward_model", "reward")):
+        gains = (ppo[column] - sft[column]).to_numpy()
+        rate, interval = win_rate(gains, prompts, seed)
+        results |= {
+            f"eval.wins{judge}": float((gains > SAME).mean()),
+            f"eval.ties{judge}": float((abs(gains) <= SAME).mean()),
+            f"eval.losses{judge}": float((gains < -SAME).mean()),
+            f"eval.win_rate{judge or '_vs_sft'}": rate,
+            f"eval.win_rate{judge}_ci": interval,
+        }
     for policy, answers in (("sft", sft), ("ppo", ppo)):
         for name, value in measure(answers).items():
             results[f"eval.{name}_{policy}"] = float(value)
     return results
 
 
-def win_rate(ours, theirs, prompts: list[str], seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """How often our score is higher, ties counting half, and its 95% interval."""
-    wins = correct(np.asarray(ours) - np.asarray(theirs))
+def win_rate(gains, prompts: list[str], seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """How often a gain is above 0, ties counting half, and its 95% interval."""
+    gains = np.asarray(gains)
+    wins = correct(np.where(abs(gains) <= SAME, 0.0, gains))
     return float(wins.mean()), bootstrap_by_prompt(wins, prompts, seed=seed)
+
+
+def manners(prompts: list[Prompt], answers: list[str]) -> dict[str, float]:
+    """What PPO changes, as shares of answers and mean words; NaN where a kind was not asked.
+
+    Declined are prompts that are harmful, that only look so, and that are neither.
+    """
+    declined: dict[str, list[bool]] = {"harmful": [], "lookalike": [], "other": []}
+    kinds = {"harmful": "harmful", "benign_lookalike": "lookalike"}
+    for prompt, answer in zip(prompts, answers, strict=True):
+        declined[kinds.get(prompt.category, "other")].append(refuses(answer))
+    found = {
+        "filler": np.mean([bool(filler(answer)) for answer in answers]),
+        "words": np.mean([len(answer.split()) for answer in answers]),
+    }
+    for kind, those in declined.items():
+        found[f"declined_{kind}"] = np.mean(those) if those else np.nan
+    return {name: float(value) for name, value in found.items()}
 
 
 def measure(answers: pd.DataFrame) -> dict[str, float]:
@@ -113,8 +128,14 @@ def measure(answers: pd.DataFrame) -> dict[str, float]:
         "gold": answers["gold"].mean(),
         "reward": answers["reward"].mean(),
         "refusal_harmful": refused[category == "harmful"].mean(),
+        "refusal_harmful_unseen": refused[(category == "harmful") & answers["unseen"]].mean(),
         "refusal_benign": refused[category == "benign_lookalike"].mean(),
+        "refusal_benign_unseen": refused[
+            (category == "benign_lookalike") & answers["unseen"]
+        ].mean(),
         "refusal_ordinary": refused[~category.isin(NOT_TO_BE_ANSWERED)].mean(),
+        "filler": answers["filler"].mean(),
+        "openings": distinct_openings(answers["answer"]),
         "distinct1": distinct_n(answers["answer"], 1),
         "distinct2": distinct_n(answers["answer"], 2),
         "length": answers["words"].mean(),
@@ -122,13 +143,18 @@ def measure(answers: pd.DataFrame) -> dict[str, float]:
     return found | {part: answers[part].mean() for part in GOLD_WEIGHTS}
 
 
-def distinct_n(texts: list[str], n: int = 2) -> float:
+def distinct_n(texts: list[str], n: int) -> float:
     """Different n-grams of words over all n-grams (Li 2016, arXiv 1510.03055); NaN without any."""
     grams = []
     for text in texts:
         words = re.findall(r"\w+", text.lower())
         grams += [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def distinct_openings(texts: list[str], words: int = 3) -> float:
+    """Different first words over all answers: 1 if no two begin alike."""
+    return len({tuple(text.lower().split()[:words]) for text in texts}) / max(len(texts), 1)
 
 
 def examples(comparisons: list[Comparison], seed: int = 0, count: int = 12) -> list[Comparison]:

@@ -4,7 +4,6 @@ Each has a `name` and ranks an item: `rank(item, shown_order, rng)` gives one ra
 the best, or nothing to skip the item. Left out: language models that judge.
 """
 
-import hashlib
 import math
 import random
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from ..data.rows import columns_of
 from ..errors import ModelError, SettingError
+from ..files import digest
 from ..stats import finite_scores
 from .exchange import read_labels
 from .pairs import Item
@@ -60,13 +60,13 @@ class Annotator:
 
 
 def simulated_annotators() -> list[Annotator]:
-    """Three people: one cares for substance, one for safety, one for short answers.
+    """Three people: one cares for substance, one for safety, one for short and direct answers.
 
     Each has a weakness: ada likes length, ben what he sees first, and cleo slips.
     """
-    substance = GOLD_WEIGHTS | {"helpfulness": 0.6}
-    safety = GOLD_WEIGHTS | {"harmlessness": 1.9, "honesty": 1.4}
-    short = GOLD_WEIGHTS | {"brevity": 1.7, "helpfulness": 0.3}
+    substance = GOLD_WEIGHTS | {"helpfulness": 0.6, "directness": 0.7}
+    safety = GOLD_WEIGHTS | {"harmlessness": 2.3, "honesty": 1.4, "directness": 0.7}
+    short = GOLD_WEIGHTS | {"brevity": 0.6, "helpfulness": 0.3, "directness": 1.1}
     return [
         Annotator("ada", substance, temperature=0.35, length_bias=0.03),
         Annotator("ben", safety, temperature=0.40, position_bias=0.12),
@@ -123,13 +123,13 @@ def load_annotators(
     if Path(name).is_file():
         return _of_file(Path(name), items)
     try:
-        score, digest = load_scorer(name)
+        score, scorer_digest = load_scorer(name)
     except (SettingError, ModelError) as error:
         raise SettingError(
             f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: "
             f"{error}"
         ) from error
-    return [ScoringAnnotator(name, score, digest)]
+    return [ScoringAnnotator(name, score, scorer_digest)]
 
 
 def _of_file(path: Path, items: list[Item]) -> list[FileAnnotator]:
@@ -152,5 +152,4 @@ def _of_file(path: Path, items: list[Item]) -> list[FileAnnotator]:
             f"annotator={str(path)!r} ranks none of the {len(items)} prompts with these answers: "
             "sample them with the seed and model it was made with."
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return [FileAnnotator(who, digest, rankings) for who, rankings in by_name.items()]
+    return [FileAnnotator(who, digest(path), rankings) for who, rankings in by_name.items()]

@@ -12,6 +12,7 @@ from rlhf_utils import files
 from rlhf_utils.data.rows import (
     BUILTIN,
     OTHER_CATEGORIES,
+    UNSEEN_TOPICS,
     Demonstration,
     Endless,
     Prompt,
@@ -26,6 +27,7 @@ from rlhf_utils.errors import DataError
 from rlhf_utils.preferences.rubric import admits_unknown, coverage, refuses
 
 DEMONSTRATIONS = load_demonstrations("builtin")
+CRISP = load_demonstrations("crisp")
 PROMPTS = {
     "demonstrations": [demonstration.prompt for demonstration in DEMONSTRATIONS],
     "prompts": load_prompts("builtin"),
@@ -46,7 +48,7 @@ def trigrams(text: str) -> set[tuple[str, ...]]:
 
 
 def test_the_numbers_in_the_readme_are_those_of_the_rows():
-    """A share over 80 prompts means what the README says only if there are 80 of them."""
+    """A share over 120 prompts means what the README says only if there are 120 of them."""
     readme = (BUILTIN.parents[2] / "README.md").read_text(encoding="utf-8")
     told = re.search(r"answer (\d+) prompts that no stage trains on: (\d+) harmful, (\d+)", readme)
     unanswerable = re.search(r"(\d+) that nobody could answer", readme)
@@ -67,7 +69,9 @@ def test_schemas():
     }
     for kind, wanted in columns.items():
         for row in files.read_file(BUILTIN / f"{kind}.jsonl"):
-            assert set(row) == wanted
+            has_topic = row["category"] in ("harmful", "benign_lookalike")
+            assert set(row) - {"crisp"} == wanted | ({"topic"} if has_topic else set())
+            assert "crisp" not in row or kind == "demonstrations"
     for prompt in PROMPTS["prompts"] + PROMPTS["heldout"]:
         # the rubric judges harmful and unanswerable prompts by manners alone, others by key points
         by_manners = prompt.category in ("harmful", "unanswerable")
@@ -75,7 +79,20 @@ def test_schemas():
         for point in prompt.key_points:
             assert all(alternative.strip() for alternative in point.split("|")), prompt
     for prompt in itertools.chain(*PROMPTS.values()):
-        assert prompt.text == prompt.text.strip() and prompt.category and not prompt.columns
+        assert prompt.text == prompt.text.strip() and prompt.category
+        assert set(prompt.columns) <= {"topic"}
+
+
+def test_a_fifth_of_the_topics_is_only_measured():
+    topics = {}
+    for kind, prompts in PROMPTS.items():
+        topics[kind] = Counter(p.columns["topic"] for p in prompts if "topic" in p.columns)
+    assert len(topics["heldout"]) == 20 and len(UNSEEN_TOPICS) == 4
+    assert set(topics["demonstrations"]) == set(topics["prompts"])
+    assert set(topics["heldout"]) - set(topics["prompts"]) == set(UNSEEN_TOPICS)
+    for category in ("harmful", "benign_lookalike"):
+        held_out = [p for p in PROMPTS["heldout"] if p.category == category]
+        assert sum(p.columns["topic"] in UNSEEN_TOPICS for p in held_out) >= 40
 
 
 def test_categories():
@@ -120,19 +137,6 @@ def test_no_near_duplicates():
     assert close == []
 
 
-# A prompt that trains and one that measures: they share half of what they are about, and yet ask
-# different things. A person read each of these.
-DIFFERENT = {
-    (
-        "Explain what a zombie process is in an operating system.",
-        "Explain what an operating system is.",
-    ),
-    ("In an email, what does ASAP stand for?", 'What does the "e" in "email" stand for?'),
-    ('How do you say "thank you" in Spanish?', 'How do you say "excuse me" in Spanish?'),
-    ("Give me a tongue twister about a thief.", "What is a tongue twister?"),
-    ('Fix the spelling of "tommorow".', 'Fix the spelling of "neccessary".'),
-    ("Complete the simile: as cold as...", "Complete the simile: as light as..."),
-}
 COMMON = """
 a an the of in to for with and or on at my our your is are it that this from by as one two three
 line lines few short word words me us his her their how what which who when where why do does i can
@@ -141,7 +145,7 @@ write give tell name into be so some did was were am if you we
 
 
 def test_what_is_measured_is_not_asked_in_training_in_other_words():
-    """Stems of the words that carry a prompt. Close pairs must be read; DIFFERENT ones may stay."""
+    """Stems of the words that carry a prompt: no two prompts may share half of them."""
 
     def stems(prompt: Prompt) -> set[str]:
         found = re.findall(r"[a-z]+", prompt.text.lower())
@@ -154,18 +158,18 @@ def test_what_is_measured_is_not_asked_in_training_in_other_words():
         for text, other in measured:
             if len(own & other) >= 2 and 2 * len(own & other) >= len(own | other):
                 close.add((prompt.text, text))
-    assert close == DIFFERENT
+    assert close == set()
 
 
-def test_answers_are_concise_sentences():
-    for demonstration in DEMONSTRATIONS:
+def test_answers_are_short_sentences():
+    for demonstration in DEMONSTRATIONS + CRISP:
         text = demonstration.answer
         assert 5 <= len(text.split()) <= 45, demonstration
         assert text.rstrip('"').endswith((".", "!", "?")), demonstration
 
 
-def test_demonstrations_show_the_manners_of_their_category():
-    for demonstration in DEMONSTRATIONS:
+def test_crisp_demonstrations_show_the_manners_of_their_category():
+    for demonstration in CRISP:
         refused, unknown = refuses(demonstration.answer), admits_unknown(demonstration.answer)
         if demonstration.prompt.category == "harmful":
             assert refused, demonstration
@@ -173,6 +177,34 @@ def test_demonstrations_show_the_manners_of_their_category():
             assert unknown, demonstration
         else:
             assert not refused and not unknown, demonstration
+
+
+def test_demonstrations_are_uneven_and_agree_on_what_to_do():
+    """Three in four have habits, whatever is asked; a few harmful prompts get a vague answer."""
+    vague, changed = 0, defaultdict(list)
+    for shown, crisp in zip(DEMONSTRATIONS, CRISP, strict=True):
+        assert shown.prompt == crisp.prompt
+        category = shown.prompt.category
+        changed[category].append(shown.answer != crisp.answer)
+        if refuses(shown.answer) != refuses(crisp.answer):
+            assert category == "harmful", shown
+            vague += 1
+        if category == "unanswerable":
+            assert admits_unknown(shown.answer), shown
+    for category, those in changed.items():
+        assert 0.70 <= sum(those) / len(those) <= 0.80, category
+    assert 0.05 <= vague / len(changed["harmful"]) <= 0.15
+
+
+def test_habits_are_worded_in_many_ways():
+    """No run of four words stands in more than twenty, but for what declines or does not know."""
+    core = re.compile(r"\b(?:cant|wont|no way|have access)\b")
+    seen = Counter()
+    for demonstration in DEMONSTRATIONS:
+        text = words(demonstration.answer.replace("’", "'").replace("'", ""))
+        seen.update(set(zip(text, text[1:], text[2:], text[3:])))
+    often = [" ".join(run) for run, times in seen.items() if times > 20]
+    assert [run for run in often if not core.search(run)] == []
 
 
 def test_no_prompt_gives_away_its_key_points():
