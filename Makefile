@@ -15,5 +15,5 @@ smoke: setup  ## the same path with a tiny random model, in minutes
 test: setup
 	@$(BIN)/python -m pytest
 
-lab: setup  ## JupyterLab on the notebooks
-	@$(BIN)/jupyter lab notebooks
+lab: setup  ## JupyterLab at the project's root, with 01 open
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_sft.ipynb

@@ -5,8 +5,9 @@ from rlhf_utils.evaluation import compare
 
 
 def comparisons_of(text: str = "plain") -> list[compare.Comparison]:
-    """Four prompts of two categories, all with `text` in all that a model or a file wrote."""
-    prompts = [Prompt(f"p {text} {n}", f"c {text} {n % 2}", ["four"]) for n in range(4)]
+    """Four prompts, one of them harmful, with `text` in all that a model or a file wrote."""
+    categories = ["harmful", f"c {text} 1", f"c {text} 0", f"c {text} 1"]
+    prompts = [Prompt(f"p {text} {n}", categories[n], ["four"]) for n in range(4)]
     before = [f"a {text} {n}" for n in range(4)]
     after = [f"b {text} four {n}." for n in range(4)]
     sft = compare.score_answers(prompts, before, [0.0] * 4)

@@ -20,7 +20,8 @@ import yaml
 from papermill import execute_notebook, inspect_notebook
 
 from rlhf_utils import files
-from rlhf_utils.data.rows import load_demonstrations, load_prompts
+from rlhf_utils.data.rows import UNSEEN_TOPICS, load_demonstrations, load_prompts
+from rlhf_utils.preferences.filler import filler
 from rlhf_utils.preferences.pair_files import read_items, read_pairs
 from rlhf_utils.preferences.rubric import gold_score, refuses
 from rlhf_utils.run.parameters import TYPES, parameter_types
@@ -105,8 +106,13 @@ def test_shares_lie_in_their_intervals(results):
         low, high = results[interval]
         assert 0 <= low <= results[name] <= high <= 1 and low < high, name
     shares = ["reward_model.ece", "preferences.agreement_pairwise", "preferences.longer_wins"]
+    for end in ("", "_reward_model"):
+        outcomes = [f"eval.{name}{end}" for name in ("wins", "ties", "losses")]
+        shares += outcomes
+        assert sum(results[name] for name in outcomes) == pytest.approx(1)
     for side in ("sft", "ppo"):
-        shares += [f"eval.{name}_{side}" for name in ("refusal_harmful", "refusal_benign")]
+        for name in ("refusal_harmful", "refusal_benign", "filler", "openings"):
+            shares.append(f"eval.{name}_{side}")
         assert 0 < results[f"eval.distinct2_{side}"] <= 1
     for name in shares:
         assert 0 <= results[name] <= 1, name
@@ -133,25 +139,39 @@ def test_results_of_the_evaluation_are_those_of_its_answers(smoke, results):
     known = {prompt.text: prompt for prompt in load_prompts("builtin", "heldout")}
     rows = files.read_file(smoke / "evaluation/samples.jsonl")
     gold = {}
-    for side in ("sft", "ppo"):
-        answers = [(known[r["prompt"]], r["answer"]) for r in rows if r["policy"] == side]
-        gold[side] = {prompt.text: gold_score(prompt, answer) for prompt, answer in answers}
+    for policy in ("random", "base", "sft", "best_of_4", "ppo"):
+        answers = [(known[r["prompt"]], r["answer"]) for r in rows if r["policy"] == policy]
+        gold[policy] = {prompt.text: gold_score(prompt, answer) for prompt, answer in answers}
+        mean = statistics.mean(gold[policy].values())
+        assert results[f"eval.gold_{policy}"] == pytest.approx(mean), policy
+        assert len(answers) == len(gold[policy]) == results["eval.prompts"] == 40
+        if policy not in ("sft", "ppo"):
+            continue
+        harmful = [(p, a) for p, a in answers if p.category == "harmful"]
+        unseen = [(p, a) for p, a in harmful if p.columns["topic"] in UNSEEN_TOPICS]
+        assert 0 < len(unseen) < len(harmful)
         measured = {
-            "gold": list(gold[side].values()),
             "length": [len(answer.split()) for _, answer in answers],
-            "refusal_harmful": [refuses(a) for p, a in answers if p.category == "harmful"],
+            "filler": [bool(filler(answer)) for _, answer in answers],
+            "refusal_harmful": [refuses(answer) for _, answer in harmful],
+            "refusal_harmful_unseen": [refuses(answer) for _, answer in unseen],
             "refusal_benign": [refuses(a) for p, a in answers if p.category == "benign_lookalike"],
         }
         for name, values in measured.items():
             mean = statistics.mean(map(float, values))
-            assert results[f"eval.{name}_{side}"] == pytest.approx(mean), name
-    assert gold["sft"].keys() == gold["ppo"].keys()
-    assert results["eval.prompts"] == len(gold["sft"]) == len(rows) // 2 == 40
-    wins = 0.0
-    for prompt, before in gold["sft"].items():
-        after = gold["ppo"][prompt]
-        wins += 1.0 if after > before else 0.5 if after == before else 0.0
-    assert results["eval.win_rate_vs_sft"] == pytest.approx(wins / 40)
+            assert results[f"eval.{name}_{policy}"] == pytest.approx(mean), name
+    assert gold["random"] == gold["base"], "of a run with the model tiny"
+    assert all(gold["best_of_4"][prompt] >= score for prompt, score in gold["sft"].items())
+    gains = [after - gold["sft"][prompt] for prompt, after in gold["ppo"].items()]
+    outcomes = {
+        "wins": sum(gain > 1e-9 for gain in gains) / 40,
+        "ties": sum(abs(gain) <= 1e-9 for gain in gains) / 40,
+        "losses": sum(gain < -1e-9 for gain in gains) / 40,
+    }
+    for name, share in outcomes.items():
+        assert results[f"eval.{name}"] == pytest.approx(share), name
+    rate = outcomes["wins"] + outcomes["ties"] / 2
+    assert results["eval.win_rate_vs_sft"] == pytest.approx(rate)
     kl = [row["kl"] for row in rows if row["policy"] == "ppo"]
     assert results["eval.kl"] == pytest.approx(statistics.mean(kl)) and results["eval.kl"] > 0
 

@@ -19,6 +19,13 @@ from ..stats import bootstrap_by_prompt, correct
 NOT_TO_BE_ANSWERED = ("harmful", "unanswerable")  # prompts that are not ordinary
 SAME = 1e-9  # gold scores closer than this are a tie
 
+BY_GROUP = {  # column of `by_group` → field of ScoredAnswer, form of its mean
+    "gold": ("gold", ".2f"),
+    "declined": ("refuses", ".0%"),
+    "filler": ("filler", ".0%"),
+    "words": ("words", ".1f"),
+}
+
 
 @dataclass
 class ScoredAnswer:
@@ -101,6 +108,31 @@ def win_rate(gains, prompts: list[str], seed: int = 0) -> tuple[float, tuple[flo
     gains = np.asarray(gains)
     wins = correct(np.where(abs(gains) <= SAME, 0.0, gains))
     return float(wins.mean()), bootstrap_by_prompt(wins, prompts, seed=seed)
+
+
+def by_group(comparisons: list[Comparison]) -> list[dict]:
+    """A row for each group of prompts: how many, and what was measured, before → after."""
+    groups: dict[str, list[Comparison]] = {}
+    for pair in comparisons:
+        groups.setdefault(group(pair.prompt), []).append(pair)
+    rows = []
+    for name in sorted(groups):
+        row = {"prompts": name, "number": len(groups[name])}
+        for column, (measured, form) in BY_GROUP.items():
+            before = np.mean([getattr(pair.sft, measured) for pair in groups[name]])
+            after = np.mean([getattr(pair.ppo, measured) for pair in groups[name]])
+            row[column] = f"{before:{form}} → {after:{form}}"
+        rows.append(row)
+    return rows
+
+
+def group(prompt: Prompt) -> str:
+    """What kind of answer is right: the harmful, the look-alikes, the unanswerable, the others."""
+    names = {"harmful": "harmful", "benign_lookalike": "look-alike"}
+    if prompt.category in names:
+        unseen = prompt.columns.get("topic") in UNSEEN_TOPICS
+        return names[prompt.category] + ", unseen topic" * unseen
+    return "unanswerable" if prompt.category == "unanswerable" else "ordinary"
 
 
 def manners(prompts: list[Prompt], answers: list[str]) -> dict[str, float]:

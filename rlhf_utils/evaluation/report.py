@@ -1,26 +1,46 @@
-"""The report of a run as one HTML page that opens offline: numbers, answers side by side, figures.
+"""The report of a run as one HTML page that opens offline: verdict, numbers, answers, figures.
 
 report.html escapes every text; only the figures go in as they are, because plotly made them. Left
 out: comparing runs.
 """
 
-import time
 from pathlib import Path
 
 import jinja2
 import plotly.io as pio
+from markupsafe import Markup
 
-from ..show.text import value_text
+from ..preferences.filler import filler
+from ..show.text import clock, marked, result_text, result_words, words
 from .compare import Comparison
 
+# What the figures are, in the order in which html_page takes them.
 CAPTIONS = (
-    "The rubric's parts and the rates, before (grey) and after (blue). The share of harmful "
-    "prompts that are refused should stay high or rise, the share of benign ones should fall.",
+    # two_judges
+    "Left: the same answers by two judges. PPO obeys the reward model; where that sees more wins "
+    "than the gold rubric does, PPO has pleased its judge alone. Right: how much there was to win. "
+    "Best of four is the best of four answers of π_SFT, chosen by gold.",
+    # manners
+    "What changed while PPO trained. The lines of declined prompts should split: harmful ones "
+    "stay high, the others fall.",
+    # rubric_bars
+    "The rubric's parts and the rates, before (grey) and after (blue).",
+    # gain_by_prompt
+    "Every held-out prompt. PPO made the answers below the line worse; hover to read the prompt.",
+    # distributions
+    "All held-out answers. The blue outline should move right in reward and stay low in KL.",
+    # ppo_progress
     "Training: read reward and KL together. If the reward rises while KL runs away, PPO is "
     "hacking the reward.",
-    "All held-out answers. The blue heap should move right in reward and stay low in KL.",
-    "Every held-out prompt. PPO made the answers below the line worse; hover to read the prompt.",
 )
+STAGES = {
+    "sft": "01 · supervised fine-tuning makes π_SFT",
+    "preferences": "02 · answers are ranked",
+    "reward_model": "03 · the reward model learns the rankings",
+    "ppo": "04 · PPO makes π_RLHF",
+    "evaluation": "05 · both are compared",
+}
+MODELS = {"smollm2-135m": "SmolLM2-135M", "tiny": "a tiny random model"}
 
 
 def number(value: float | None, form: str = ".2f") -> str:
@@ -32,15 +52,17 @@ def percent(value: float | None) -> str:
 
 
 def html_page(
-    run: str, results: dict, examples: list[Comparison], figures: list, parameters: dict
+    run: str, results: dict, examples: list[Comparison], figures: list, manifests: dict[str, dict]
 ) -> str:
-    """The page as text; `results` are those of all stages, `figures` in the order of CAPTIONS."""
+    """The page as text.
+
+    results: of all stages. figures: in the order of CAPTIONS. manifests: of each finished stage.
+    """
     drawn = []
     for figure in figures:
         script = False if drawn else "inline"  # plotly's own script goes in once
-        config = {"displaylogo": False}
+        config = {"displaylogo": False, "responsive": True}
         drawn.append(pio.to_html(figure, config, full_html=False, include_plotlyjs=script))
-    seconds = sum(value for name, value in results.items() if name.startswith("time."))
     page = jinja2.Template(
         Path(__file__).with_name("report.html").read_text(encoding="utf-8"),
         autoescape=True,
@@ -48,13 +70,78 @@ def html_page(
     )
     return page.render(
         run=run,
-        date=time.strftime("%Y-%m-%d"),
+        about=first_line(results, manifests),
+        verdict=verdict(results),
         results=results,
-        all_results=[(name, value_text(value)) for name, value in sorted(results.items())],
-        minutes=seconds / 60,
-        parameters=parameters,
+        minutes=_minutes(manifests),
         examples=examples,
-        figures=zip(drawn, CAPTIONS),
+        figures=list(zip(drawn, CAPTIONS, strict=True)),
+        stages=[(STAGES[name], manifests[name]) for name in STAGES if name in manifests],
+        machine=next(reversed(manifests.values()), {}),
         number=number,
         percent=percent,
+        mark=lambda answer: Markup(marked(answer, filler(answer))),
+        category=words,
+        result_words=result_words,
+        result_text=result_text,
     )
+
+
+def first_line(results: dict, manifests: dict[str, dict]) -> str:
+    """Model, data, judge, work, seed, time and memory, as far as the stages tell them."""
+    asked = {name: manifest["parameters"] for name, manifest in manifests.items()}
+    parts = []
+    if "sft" in asked:
+        model, source = asked["sft"]["model"], asked["sft"]["demonstrations"]
+        parts.append(MODELS.get(model, model))
+        parts.append(f"{results['sft.demonstrations']:,} demonstrations ({source})")
+    if "preferences" in asked:
+        who = asked["preferences"]["annotator"]
+        who = {"simulated": "simulated annotators", "person": "people"}.get(who, who)
+        parts.append(f"{results['preferences.judgements']:,} rankings by {who}")
+    if asked.get("reward_model", {}).get("preferences"):
+        parts.append(f"preferences from {asked['reward_model']['preferences']}")
+    if "ppo" in asked:
+        parts.append(f"{results['ppo.episodes']:,} PPO episodes")
+        if asked["ppo"]["reward"] != "reward_model":
+            parts.append(f"reward {asked['ppo']['reward']}")
+    seeds = {str(parameters["seed"]) for parameters in asked.values() if "seed" in parameters}
+    parts.append(f"seed {', '.join(sorted(seeds))}")
+    peak = max((manifest["peak_memory_gb"] for manifest in manifests.values()), default=0)
+    parts.append(f"{clock(60 * _minutes(manifests))}, {peak:.1f} GB")
+    return " · ".join(parts)
+
+
+def _minutes(manifests: dict[str, dict]) -> float:
+    return sum(manifest["wall_s"] for manifest in manifests.values()) / 60
+
+
+def verdict(results: dict) -> tuple[str, str]:
+    """Two sentences: who wins, and what changed for better and for worse."""
+    wins, losses = results["eval.wins"], results["eval.losses"]
+    ties = percent(results["eval.ties"])
+    change = "made the answers better"
+    if round(wins, 2) == round(losses, 2):
+        change = "made the answers neither better nor worse"
+    elif losses > wins:
+        change = "made the answers worse"
+    first = (
+        f"PPO {change}: by the gold rubric π_RLHF wins on {percent(wins)} of the prompts, "
+        f"ties on {ties} and loses on {percent(losses)}."
+    )
+    changes = [
+        _change("answers with filler", results, "filler", -1),
+        _change("harmful prompts declined", results, "refusal_harmful", 1),
+        _change("harmless prompts declined", results, "refusal_ordinary", -1),
+    ]
+    return first, f"Before and after: {'; '.join(filter(None, changes))}."
+
+
+def _change(what: str, results: dict, name: str, better: int) -> str:
+    """Before and after, and whether that is worse; empty if it was not measured."""
+    before, after = (results[f"eval.{name}_{policy}"] for policy in ("sft", "ppo"))
+    if before != before or after != after:
+        return ""
+    gain = better * (round(after, 2) - round(before, 2))
+    judged = "" if gain > 0 else " (no change)" if gain == 0 else " (worse)"
+    return f"{what} {percent(before)} → {percent(after)}{judged}"

@@ -112,6 +112,21 @@ def sample_answers(
     return answers
 
 
+def sample_several(
+    model, tokenizer, prompts: list[str], settings: Sampling, contrast: bool, generator, track=iter
+) -> list[list[str]]:
+    """Answers to choose from: one to each prompt at each of the temperatures in `settings`.
+
+    contrast: the last answer to a prompt starts with another token than the others to it.
+    """
+    count = len(settings.temperature)
+    asked = [prompt for prompt in prompts for _ in range(count)]
+    apart = ([False] * (count - 1) + [contrast]) * len(prompts)
+    settings = replace(settings, temperature=settings.temperature * len(prompts), apart=apart)
+    answers = sample_answers(model, tokenizer, asked, settings, generator, track)
+    return in_parts(answers, count)
+
+
 @torch.no_grad()
 def _sample_batch(model, tokenizer, prompts: list[str], settings: Sampling, generator) -> Samples:
     batch = _Batch(model, tokenizer, prompts, settings)

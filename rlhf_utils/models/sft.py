@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
+from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -105,14 +106,21 @@ class Trainer(SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.device.type != "cpu" or return_outputs or self.aux_loss_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs["labels"][:, 1:]
-        learned = labels != -100
-        trunk = Trunk(model)
         mask = inputs["attention_mask"].bool()
-        hidden = trunk.upper(trunk.lower(inputs["input_ids"], mask), mask)
-        logprobs, _ = token_logprobs(trunk.head, hidden[:, :-1][learned], labels[learned], 1.0)
-        count = learned.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        return -logprobs.sum() / count
+        return answer_loss(model, inputs["input_ids"], mask, inputs["labels"], num_items_in_batch)
+
+
+def answer_loss(model, ids: Tensor, mask: Tensor, labels: Tensor, count=None) -> Tensor:
+    """The mean −log p of the tokens that are learned, all (B, T).
+
+    labels: the ids of these tokens, −100 elsewhere. count: divides the sum; their number if None.
+    """
+    labels = labels[:, 1:]
+    learned = labels != -100
+    trunk = Trunk(model)
+    hidden = trunk.upper(trunk.lower(ids, mask), mask)
+    logprobs, _ = token_logprobs(trunk.head, hidden[:, :-1][learned], labels[learned], 1.0)
+    return -logprobs.sum() / (learned.sum().clamp(min=1) if count is None else count)
 
 
 class LogCallback(TrainerCallback):

@@ -17,10 +17,20 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import PPOError
 from ..files import digest, read_json, write_json
+from .config import PPOConfig
 from .loop import KLController
 from .policy import Policy
 
 KEPT = 2  # checkpoints
+MAY_CHANGE = ("run", "resume", "more", "save_every", "learning_rate", "kl_coef")
+
+
+def must_match(config: PPOConfig, *known: dict) -> dict:
+    """The settings of `Checkpoints`: all of these but what a resumed run may change."""
+    settings = dict(vars(config))
+    for others in known:
+        settings |= others
+    return {name: value for name, value in settings.items() if name not in MAY_CHANGE}
 
 
 @dataclass
@@ -71,7 +81,15 @@ class Checkpoints:
         self.folder, self.state, self.settings = folder, state, settings
 
     def clear(self) -> int:
-        """Removes an earlier run's checkpoints; returns 0, the update to begin with."""
+        """Removes an earlier run's checkpoints; returns 0, the update to begin with.
+
+        Raises PPOError for a policy that has learned already.
+        """
+        if self.state.optimizer.state:
+            raise PPOError(
+                "The policy has learned already: run the notebook from its top, or the cell of "
+                "the loop alone to go on."
+            )
         shutil.rmtree(self.folder, ignore_errors=True)
         return 0
 
@@ -80,13 +98,17 @@ class Checkpoints:
         return sorted(self.folder.glob("update-??????"))  # not those ending in .part
 
     @contextlib.contextmanager
-    def guard(self, update: int):
+    def guard(self, update: int, of: int = 0):
         """Around one update: a PPOError also names the update and the last good checkpoint.
 
-        The numbers of the failed step go to failed.json.
+        The numbers of the failed step go to failed.json. of: updates in all.
+        An interrupt becomes one sentence, too.
         """
         try:
             yield
+        except KeyboardInterrupt:
+            told = f"Stopped in update {update} of {of}. Run this cell again to go on."
+            raise PPOError(told) from None
         except PPOError as error:
             failed = {"update": update, "error": str(error), "metrics": error.metrics}
             write_json(self.folder / "failed.json", failed)

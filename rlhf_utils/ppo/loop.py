@@ -1,4 +1,4 @@
-"""One whole update of PPO: `collect` samples and scores a batch, `update` learns from it.
+"""One whole update of PPO: sample, score, shape, advantage, update.
 
 The formulas are in formulas.py. Names of settings and metrics are TRL's, and details follow Huang
 2024 (arXiv 2403.17031). Left out: a separate value network, several GPUs.
@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from ..data.rows import Prompt, columns_of
+from ..data.rows import Prompt, columns_of, pick
 from ..errors import PPOError
 from ..models.sampling import Samples, sample
 from ..models.scoring import answer_logprobs, score_tokens
@@ -24,8 +24,8 @@ from .policy import Policy
 
 
 @dataclass
-class Rollout:
-    """One batch of B episodes of T answer tokens, before the update.
+class Scored:
+    """B answers of T tokens, with what policy, reference, value head and reward say of them.
 
     All (B, T) tensors are float32 and 0 where `mask` is False.
     """
@@ -37,14 +37,36 @@ class Rollout:
     entropy: Tensor  # (B, T) entropy of π_old at each position
     kl_full: Tensor  # (B, T) exact KL of each position's whole distribution
     scores: Tensor  # (B,) reward of each answer, less the penalty for a missing end
-    rewards: Tensor  # (B, T) per token: −β·KL, and the score on the last token
-    advantages: Tensor  # (B, T) whitened
-    returns: Tensor  # (B, T) advantages before whitening + values
 
     @property
     def mask(self) -> Tensor:
         """(B, T) bool, True for real tokens: up to and including the end of the answer."""
         return self.samples.answer_mask
+
+
+@dataclass
+class Tokens:
+    """n real tokens in a row, as the loss needs them; (n,) each."""
+
+    logprobs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+@dataclass
+class Rollout(Scored):
+    """One batch of B episodes, with all that an update learns from."""
+
+    rewards: Tensor  # (B, T) per token: −β·KL, and the score on the last token
+    advantages: Tensor  # (B, T) whitened
+    returns: Tensor  # (B, T) advantages before whitening + values
+
+    def tokens(self, rows: Tensor) -> Tokens:
+        """The real tokens of the episodes `rows`."""
+        mask = self.mask[rows]
+        names = ("logprobs", "values", "advantages", "returns")
+        return Tokens(**{name: getattr(self, name)[rows][mask] for name in names})
 
 
 @dataclass
@@ -69,7 +91,51 @@ def learning_rate_at(config: PPOConfig, update_index: int) -> float:
     return config.learning_rate * (1 - update_index / config.num_updates)
 
 
-# --- Collect: sample, score, shape rewards, estimate advantages ---
+# --- Sample (models/sampling.py), score, shape rewards, estimate advantages ---
+
+
+def score(
+    policy: Policy, samples: Samples, prompts: list[Prompt], reward: Callable, config: PPOConfig
+) -> Scored:
+    """Reads the answers under policy and reference, and asks the reward about them.
+
+    reward: called as reward(prompts=…, completions=…, **columns of the prompts); gives one number
+    for each answer. Raises PPOError if it does not.
+    """
+    mask = samples.answer_mask
+    rows_at_once = config.per_device_train_batch_size
+    tokens = score_tokens(policy.model, samples, config.temperature, policy.reference, rows_at_once)
+    with torch.no_grad():
+        values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
+
+    texts = [prompt.text for prompt in prompts]
+    found = reward(prompts=texts, completions=samples.answers, **columns_of(prompts))
+    scores = torch.tensor(finite_scores(found, len(texts)), device=mask.device)
+    if config.score_clip:
+        scores = scores.clamp(-config.score_clip, config.score_clip)
+    return Scored(
+        samples=samples,
+        logprobs=tokens["logprobs"],
+        ref_logprobs=tokens["ref_logprobs"],
+        values=values,
+        entropy=tokens["entropy"],
+        kl_full=tokens["kl"],
+        scores=scores - config.missing_eos_penalty * (~samples.ended).float(),
+    )
+
+
+def shape(scored: Scored, config: PPOConfig, kl_coef: float) -> Tensor:
+    """(B, T) rewards: the KL penalty at each token, the score at the last."""
+    kl = kl_estimate(scored.logprobs, scored.ref_logprobs, config.kl_estimator)
+    rewards = shape_rewards(scored.scores, kl, scored.mask, kl_coef)
+    return whiten(rewards, scored.mask, shift_mean=False) if config.whiten_rewards else rewards
+
+
+def advantage(scored: Scored, rewards: Tensor, config: PPOConfig) -> Rollout:
+    """Adds the rewards, the whitened advantages and the returns."""
+    advantages, returns = gae(rewards, scored.values, scored.mask, config.gamma, config.lam)
+    whitened = whiten(advantages, scored.mask)
+    return Rollout(**vars(scored), rewards=rewards, advantages=whitened, returns=returns)
 
 
 def collect(
@@ -81,60 +147,39 @@ def collect(
     kl_coef: float,
     generator: Generator,
 ) -> Rollout:
-    """One answer to each prompt, with all that an update learns from.
-
-    reward: called as reward(prompts=…, completions=…, **columns of the prompts); gives one number
-    for each answer. Raises PPOError if it does not.
-    """
-    # sample
-    model = policy.model
+    """All of these steps: one answer to each prompt, with all that an update learns from."""
     texts = [prompt.text for prompt in prompts]
-    samples = sample(model, tokenizer, texts, config.response_length, config.temperature, generator)
-    mask = samples.answer_mask
-
-    # log-probabilities under policy and reference, and values
-    rows_at_once = config.per_device_train_batch_size
-    tokens = score_tokens(model, samples, config.temperature, policy.reference, rows_at_once)
-    with torch.no_grad():
-        values = policy.value_head(tokens["hidden"])[..., 0].masked_fill(~mask, 0.0)
-
-    # score the finished answers
-    found = reward(prompts=texts, completions=samples.answers, **columns_of(prompts))
-    scores = torch.tensor(finite_scores(found, len(texts)), device=mask.device)
-    if config.score_clip:
-        scores = scores.clamp(-config.score_clip, config.score_clip)
-    scores = scores - config.missing_eos_penalty * (~samples.ended).float()
-
-    # shape rewards: the KL penalty at each token, the score at the last
-    kl = kl_estimate(tokens["logprobs"], tokens["ref_logprobs"], config.kl_estimator)
-    rewards = shape_rewards(scores, kl, mask, kl_coef)
-    if config.whiten_rewards:
-        rewards = whiten(rewards, mask, shift_mean=False)
-
-    # advantages
-    advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-    return Rollout(
-        samples=samples,
-        logprobs=tokens["logprobs"],
-        ref_logprobs=tokens["ref_logprobs"],
-        values=values,
-        entropy=tokens["entropy"],
-        kl_full=tokens["kl"],
-        scores=scores,
-        rewards=rewards,
-        advantages=whiten(advantages, mask),
-        returns=returns,
-    )
+    length, temperature = config.response_length, config.temperature
+    samples = sample(policy.model, tokenizer, texts, length, temperature, generator)
+    scored = score(policy, samples, prompts, reward, config)
+    return advantage(scored, shape(scored, config, kl_coef), config)
 
 
-# --- Update: epochs, minibatches, loss, step ---
+# --- Update: loss, epochs, minibatches, step ---
+
+
+def ppo_loss(
+    logprobs: Tensor, values: Tensor, old: Tokens, config: PPOConfig
+) -> tuple[Tensor, Tensor]:
+    """(clipped policy loss, clipped value loss) of each token; (n,) each.
+
+    logprobs, values: (n,) what the policy says of the tokens now. old: what the rollout says.
+    """
+    policy_losses, _ = policy_loss(logprobs, old.logprobs, old.advantages, config.cliprange)
+    return policy_losses, value_loss(values, old.values, old.returns, config.cliprange_value)
 
 
 def update(
-    policy: Policy, optimizer: Optimizer, rollout: Rollout, config: PPOConfig, generator: Generator
+    policy: Policy,
+    optimizer: Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    generator: Generator,
+    loss: Callable = ppo_loss,
 ) -> dict[str, float]:
     """num_ppo_epochs passes over the rollout; returns metrics, averaged over the optimizer steps.
 
+    loss: gives what `ppo_loss` gives; the value loss is weighted by vf_coef.
     A mean ratio above ratio_threshold ends the update at once; an approximate KL above target_kl
     leaves out the remaining passes. `val/early_stop` is 1 then.
 
@@ -145,7 +190,7 @@ def update(
     for _ in range(config.num_ppo_epochs):
         order = torch.randperm(config.batch_size, generator=generator, device=generator.device)
         for rows in order.split(config.mini_batch_size):
-            step = train_minibatch(policy, optimizer, rollout, rows, config)
+            step = train_minibatch(policy, optimizer, rollout, rows, config, loss)
             steps.append(step)
             stop = 0 < config.ratio_threshold < step["val/ratio"]
             if stop:
@@ -170,16 +215,21 @@ def _check_kl(rollout: Rollout, config: PPOConfig) -> None:
 
 
 def train_minibatch(
-    policy: Policy, optimizer: Optimizer, rollout: Rollout, rows: Tensor, config: PPOConfig
+    policy: Policy,
+    optimizer: Optimizer,
+    rollout: Rollout,
+    rows: Tensor,
+    config: PPOConfig,
+    loss: Callable = ppo_loss,
 ) -> dict[str, float]:
     """One optimizer step on the episodes `rows`; returns metrics, averaged over their tokens."""
     optimizer.zero_grad()  # an interrupted step may have left gradients
     count = rollout.mask[rows].sum()
     means = defaultdict(float)
     for part in rollout.samples.parts(rows, config.per_device_train_batch_size):
-        loss, sums = loss_and_metrics(policy, rollout, part, config)
+        total_loss, sums = loss_and_metrics(policy, rollout, part, config, loss)
         # each part is divided by the minibatch's tokens, so gradients add up to its mean
-        (loss / count).backward()
+        (total_loss / count).backward()
         for name, total in sums.items():
             means[name] += total / count
     norm = nn.utils.clip_grad_norm_(policy.trainable().values(), config.max_grad_norm)
@@ -199,44 +249,38 @@ def train_minibatch(
 
 
 def loss_and_metrics(
-    policy: Policy, rollout: Rollout, rows: Tensor, config: PPOConfig
+    policy: Policy, rollout: Rollout, rows: Tensor, config: PPOConfig, loss: Callable = ppo_loss
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(loss, metrics) of the episodes `rows`, each summed over their n real answer tokens.
 
     Clip fractions count every token outside the range; TRL counts those whose clipped loss is the
     larger one.
     """
-    # what the rollout says of the tokens: (n,) each
-    mask = rollout.mask[rows]
-    old_logprobs = rollout.logprobs[rows][mask]
-    old_values = rollout.values[rows][mask]
-    advantages = rollout.advantages[rows][mask]
-    returns = rollout.returns[rows][mask]
-
-    # what the policy says of them now
     logprobs, entropy, hidden = answer_logprobs(
         policy.model, rollout.samples, rows, config.temperature
     )
     values = policy.value_head(hidden)[:, 0]
-
-    # clipped policy loss and clipped value loss
-    policy_losses, ratio = policy_loss(logprobs, old_logprobs, advantages, config.cliprange)
-    value_losses = value_loss(values, old_values, returns, config.cliprange_value)
-    loss = policy_losses.sum() + config.vf_coef * value_losses.sum()
+    old = rollout.tokens(rows)
+    policy_losses, value_losses = loss(logprobs, values, old, config)
+    total_loss = policy_losses.sum() + config.vf_coef * value_losses.sum()
 
     with torch.no_grad():
+        ratio = (logprobs - old.logprobs).exp()
         per_token = {
-            "policy/approxkl_avg": approx_kl(logprobs, old_logprobs),
+            "policy/approxkl_avg": approx_kl(logprobs, old.logprobs),
             "policy/clipfrac_avg": ((ratio - 1).abs() > config.cliprange).float(),
             "policy/entropy_avg": entropy,
             "loss/policy_avg": policy_losses,
             "loss/value_avg": value_losses,
-            "val/clipfrac_avg": ((values - old_values).abs() > config.cliprange_value).float(),
+            "val/clipfrac_avg": ((values - old.values).abs() > config.cliprange_value).float(),
             "val/ratio": ratio,
             "val/ratio_square": ratio**2,
         }
         sums = {name: each.sum() for name, each in per_token.items()}
-    return loss, sums
+    return total_loss, sums
+
+
+# --- What is kept of an update: metrics, answers to watched prompts, results ---
 
 
 def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict[str, float]:
@@ -256,6 +300,49 @@ def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict
         "val/num_eos_tokens": rollout.samples.ended.sum().item(),
         "val/length": rollout.mask.sum(1).float().mean().item(),
     }
+
+
+def counts(index: int, config: PPOConfig, seconds: float) -> dict[str, float]:
+    """How far the loop is after the update `index`, and how fast: episodes a second."""
+    return {
+        "update": index + 1,
+        "episode": (index + 1) * config.batch_size,
+        "eps": config.batch_size / seconds,
+        "lr": learning_rate_at(config, index),
+    }
+
+
+def results(rows: list[dict], kl_coef: float) -> dict[str, float]:
+    """The numbers of a run, from the rows of metrics.jsonl: means of the last eighth of them.
+
+    kl_coef: β after the last update.
+    """
+    eighth = max(len(rows) // 8, 1)
+
+    def mean(part: list[dict], name: str) -> float:
+        return sum(row[name] for row in part) / len(part)
+
+    first, last = rows[:eighth], rows[-eighth:]
+    return {
+        "ppo.reward_gain": mean(last, "objective/scores") - mean(first, "objective/scores"),
+        "ppo.kl": mean(last, "objective/kl_full"),
+        "ppo.entropy": mean(last, "objective/entropy"),
+        "ppo.episodes": rows[-1]["episode"],
+        "ppo.kl_coef": kl_coef,
+    }
+
+
+def pick_watched(prompts: list[Prompt], seed: int) -> list[Prompt]:
+    """Two ordinary prompts, a harmful one, a look-alike and one that nobody can answer.
+
+    Any five where the prompts have no such categories.
+    """
+    mixed = pick(prompts, len(prompts), seed)
+    special = ("harmful", "benign_lookalike", "unanswerable")
+    watched = [prompt for prompt in mixed if prompt.category not in special][:2]
+    for category in special:
+        watched += [prompt for prompt in mixed if prompt.category == category][:1]
+    return watched if len(watched) == 5 else mixed[:5]
 
 
 def sample_watched(

@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import ModelError, SettingError
 from ..models.adapters import add_lora, layer_of, load_lora, reference_of, unfreeze_top
+from ..models.export import save_merged
+from ..models.load import chat_prompt, load_model
 
 
 class Policy(nn.Module):
@@ -85,3 +88,31 @@ def load_policy(model, directory: Path) -> Policy:
         )
     model.load_state_dict(learned, strict=False)
     return policy
+
+
+def save_and_check(policy: Policy, tokenizer, start: str, folder: Path, prompt: str) -> float:
+    """Writes policy/ and policy-merged/ into the folder; returns the largest change of a logit.
+
+    start: the folder of π_SFT. Both are loaded again in float32 and asked the prompt. Raises
+    ModelError if the merged model is another one.
+    """
+    policy.save(folder / "policy")
+    device = policy.value_head.weight.device
+    ids = tokenizer(chat_prompt(tokenizer, prompt), return_tensors="pt").to(device)
+
+    saved = load_policy(load_model(start, torch.float32, device), folder / "policy").model
+    expected = _logits(saved, ids)
+    save_merged(saved, tokenizer, folder / "policy-merged")
+    del saved  # frees its memory for the other
+    merged = load_model(str(folder / "policy-merged"), torch.float32, device)
+    difference = float((_logits(merged, ids) - expected).abs().max())
+    if not difference < 1e-2:
+        raise ModelError(
+            f"The merged model is not the trained policy: a logit differs by {difference:.1e}."
+        )
+    return difference
+
+
+@torch.no_grad()
+def _logits(model, ids) -> torch.Tensor:
+    return model(**ids).logits

@@ -271,8 +271,10 @@ def live_readout(box: widgets.VBox, every: int = 5) -> widgets.HTML:
 
 
 def readout_html(judgements: list[Judgement]) -> str:
-    """The read-out and the annotators' table as HTML; every text is escaped."""
-    tables = [readout(judgements)]
-    if judgements:
-        tables.append(by_annotator(judgements))
-    return "<br>".join(table(frame).data for frame in tables)
+    """The read-out and the annotators' table as HTML: what has a value, every text escaped."""
+    if not judgements:
+        return "Agreement, time and biases will show here."
+    measures, people = readout(judgements), by_annotator(judgements)
+    known = [measures[measures["value"].notna()], people.dropna(axis="columns", how="all")]
+    tables = "<br>".join(table(frame).data for frame in known)
+    return f"<div style='line-height:1.4'>{tables}</div>"  # ipywidgets' own is twice as high

@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Prin
 
 from ..data.rows import in_parts
 from ..errors import ModelError
-from ..models.load import load_from, load_tokenizer
+from ..models.load import load_from, load_tokenizer, pick_device
 from ..preferences.pairs import Pair
+from ..stats import correct
 
 LONGEST = 1024  # tokens of prompt and answer that a classifier reads
 TEXTS_PER_PASS = 16
@@ -140,6 +141,40 @@ def train_classifier(
     trainer.train()
     trainer.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def fine_tune(
+    policy: str,
+    train: list[Pair],
+    heldout: list[Pair],
+    stage,
+    *,
+    max_length: int,
+    half: bool,
+    seed: int,
+) -> float:
+    """Trains a classifier in `stage.dir`/classifier, with a live plot of its loss.
+
+    Returns the share of the held-out pairs that it orders as labelled.
+    """
+    from ..show import figures  # what draws and counts is only for those who fine-tune, too
+    from ..show.notebook import LivePlot
+    from .report_card import margins
+
+    steps = -(-sum(not pair.tie for pair in train) // PAIRS_PER_STEP)
+    plot = LivePlot(lambda rows, title: figures.reward_training(rows, [], title), steps, "step")
+
+    def show_log(log: list[dict], step: int) -> None:
+        stage.progress("classifier", step, steps)
+        plot([row for row in log if "loss" in row], step)
+
+    folder = stage.dir / "classifier"
+    train_classifier(
+        policy, train, folder, max_length=max_length, half=half, seed=seed, on_log=show_log
+    )
+    dtype = torch.bfloat16 if half else torch.float32
+    fine_tuned = ClassifierReward(str(folder), dtype, pick_device())
+    return float(correct(margins(fine_tuned, heldout)).mean())
 
 
 def _token_ids(tokenizer, pairs: list[Pair]) -> Dataset:

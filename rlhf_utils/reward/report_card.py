@@ -1,6 +1,7 @@
 """How far a reward model can be trusted: accuracy, baselines, mistakes.
 
 Pairs go in, with the (N,) rewards of both answers or their margins; plain numbers come out.
+`full_report` is all of it; summary.py puts it into words.
 A finished model is judged by any file or hub id of preferences:
 
     python -m rlhf_utils.reward.report_card outputs/demo/reward_model preferences.jsonl
@@ -16,13 +17,16 @@ import pandas as pd
 import torch
 
 from ..errors import DataError
+from ..preferences.filler import filler
 from ..preferences.pair_files import read_pairs
-from ..preferences.pairs import Pair, usable_pairs
+from ..preferences.pairs import Item, Pair, usable_pairs
 from ..preferences.rubric import gold_score
-from ..stats import bootstrap_by_prompt, correct
-from .calibration import calibration
+from ..stats import bootstrap_by_prompt, correct, wilson
+from .calibration import calibration, fit_temperature
 from .model import load_reward_model
+from .refusals import refusal_report
 
+FEWEST_PAIRS = 50  # with fewer, nothing is said about how sure the model may be
 MOST_GAPS = 8  # different rank gaps that are told apart; with a fine scale, none are
 LENGTHS = ("a: over 8 shorter", "b: 1–8 shorter", "c: equal", "d: 1–8 longer", "e: over 8 longer")
 
@@ -53,8 +57,13 @@ def longer_of_pairs(pairs: list[Pair]) -> np.ndarray:
 
 def gold_of_pairs(pairs: list[Pair]) -> np.ndarray:
     """(N,) gold of chosen minus gold of rejected: the margins of the rubric."""
-    chosen = [gold_score(pair.prompt, pair.chosen) for pair in pairs]
-    rejected = [gold_score(pair.prompt, pair.rejected) for pair in pairs]
+    gold = {}  # of each answer once, because it stands in many pairs
+    for pair in pairs:
+        for answer in (pair.chosen, pair.rejected):
+            if (pair.prompt.text, answer) not in gold:
+                gold[pair.prompt.text, answer] = gold_score(pair.prompt, answer)
+    chosen = [gold[pair.prompt.text, pair.chosen] for pair in pairs]
+    rejected = [gold[pair.prompt.text, pair.rejected] for pair in pairs]
     return np.array(chosen) - np.array(rejected)
 
 
@@ -87,6 +96,18 @@ def bag_of_words(train: list[Pair], heldout: list[Pair]) -> np.ndarray:
 # --- where it is right
 
 
+def interval(right, prompts: list[str], draws: int = 2000) -> tuple[float, float]:
+    """The 95% interval of the share of pairs that are right, drawing whole prompts.
+
+    Where every draw would be the same (all pairs right), it is Wilson's, with one case a prompt.
+    """
+    low, high = bootstrap_by_prompt(right, prompts, draws)
+    if low < high:
+        return low, high
+    count = len(set(prompts))
+    return wilson(float(np.mean(right)) * count, count)
+
+
 def accuracy_by(pairs: list[Pair], margins, name: Callable[[Pair], str]) -> list[dict]:
     """One row of `name`, `pairs`, `accuracy` and `ci` for each value of name(pair), sorted."""
     table = pd.DataFrame(
@@ -99,8 +120,8 @@ def accuracy_by(pairs: list[Pair], margins, name: Callable[[Pair], str]) -> list
     rows = []
     for value, few in table.groupby("name"):
         accuracy = float(few["right"].mean())
-        interval = bootstrap_by_prompt(few["right"], few["prompt"], 500)
-        rows.append({"name": value, "pairs": len(few), "accuracy": accuracy, "ci": interval})
+        ci = interval(few["right"], few["prompt"], 500)
+        rows.append({"name": value, "pairs": len(few), "accuracy": accuracy, "ci": ci})
     return rows
 
 
@@ -123,6 +144,24 @@ def length_correlation(pairs: list[Pair], chosen, rejected) -> float:
     table["words"] = table.pop("answer").str.split().str.len()
     centred = table[["words", "reward"]] - table.groupby("prompt").transform("mean")
     return float(centred["words"].corr(centred["reward"]))
+
+
+def directness(pairs: list[Pair], margins) -> dict:
+    """Of the pairs where one answer alone has filler: in how many is the other one preferred?
+
+    `prefers_direct` by the model and `labels_prefer_direct` by the labels (shares; NaN without such
+    pairs), and how many `direct_pairs` there are.
+    """
+    texts = {answer for pair in pairs for answer in (pair.chosen, pair.rejected)}
+    wordy = {answer: bool(filler(answer)) for answer in texts}
+    signs = np.array([wordy[pair.rejected] - wordy[pair.chosen] for pair in pairs], dtype=int)
+    told = signs != 0  # +1 where the label prefers the answer without filler
+    by_model = correct(np.asarray(margins, dtype=float)[told] * signs[told])
+    return {
+        "prefers_direct": float(by_model.mean()) if told.any() else float("nan"),
+        "labels_prefer_direct": float(correct(signs[told]).mean()) if told.any() else float("nan"),
+        "direct_pairs": int(told.sum()),
+    }
 
 
 def mistakes(pairs: list[Pair], margins) -> list[dict]:
@@ -156,7 +195,7 @@ def report_of_pairs(heldout: list[Pair], chosen, rejected, temperature: float) -
     report = {
         "pairs": len(heldout),
         "accuracy": float(right.mean()),
-        "accuracy_ci": bootstrap_by_prompt(right, prompts),
+        "accuracy_ci": interval(right, prompts),
         "longer": float(correct(longer_of_pairs(heldout)).mean()),
         "temperature": temperature,
         "calibration": as_trained,
@@ -178,6 +217,50 @@ def report_of_pairs(heldout: list[Pair], chosen, rejected, temperature: float) -
     return report
 
 
+def full_report(
+    score,
+    train: list[Pair],
+    validation: list[Pair],
+    heldout: list[Pair],
+    other: list[Pair],
+    items: list[Item],
+    by_rubric: bool,
+) -> tuple[dict, dict[str, list[float]]]:
+    """(the report card, rewards of answers by where they come from).
+
+    score: as for pair_rewards. other: pairs of categories that it never saw. items: what was
+    ranked, to ask when the judge refuses. by_rubric: the labels come from the rubric, whose own
+    accuracy is the ceiling.
+    """
+    chosen, rejected = pair_rewards(score, heldout)
+    enough = len(validation) >= FEWEST_PAIRS
+    temperature = fit_temperature(margins(score, validation)) if enough else 1.0
+    report = report_of_pairs(heldout, chosen, rejected, temperature)
+    report["validation_pairs"] = len(validation)
+    report["bag_of_words"] = float(correct(bag_of_words(train, heldout)).mean())
+    report["ceiling"] = float("nan")
+    if by_rubric:
+        report["ceiling"] = float(correct(gold_of_pairs(heldout)).mean())
+    report |= directness(heldout, chosen - rejected)
+    report |= refusal_report(score, _ranked(items, train)[:400], _ranked(items, heldout))
+    report["mistakes"] = mistakes(heldout, chosen - rejected)
+    rewards = {"chosen": chosen.tolist(), "rejected": rejected.tolist()}
+    report |= {"accuracy_ood": float("nan"), "accuracy_ood_ci": (0.0, 1.0)}
+    if other:
+        sides = pair_rewards(score, other)
+        right = correct(sides[0] - sides[1])
+        report["accuracy_ood"] = float(right.mean())
+        report["accuracy_ood_ci"] = interval(right, [pair.prompt.text for pair in other])
+        rewards["other categories"] = torch.cat(sides).tolist()
+    return report, rewards
+
+
+def _ranked(items: list[Item], pairs: list[Pair]) -> list[Item]:
+    """The items that these pairs come from."""
+    ids = {pair.item_id for pair in pairs}
+    return [item for item in items if item.id in ids]
+
+
 def main(arguments: list[str]) -> None:
     """Prints how a saved reward model judges preferences."""
     if len(arguments) != 2:
@@ -190,8 +273,8 @@ def main(arguments: list[str]) -> None:
     subsets = accuracy_by(pairs, leads, lambda pair: pair.subset or "all")
     for row in subsets:
         low, high = row["ci"]
-        interval = f"({low:.1%} to {high:.1%})"
-        print(f"{row['name']:30} {row['accuracy']:6.1%}  {interval}  {row['pairs']} pairs")
+        between = f"({low:.1%} to {high:.1%})"
+        print(f"{row['name']:30} {row['accuracy']:6.1%}  {between}  {row['pairs']} pairs")
     # Subsets weigh alike, as in RewardBench (Lambert 2024, arXiv 2403.13787).
     mean = np.mean([row["accuracy"] for row in subsets])
     print(f"{'mean of the subsets':30} {mean:6.1%}")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..data.rows import in_parts
-from ..preferences.pairs import Pair
+from ..data.rows import in_parts, split_by_prompt
+from ..preferences.pairs import Pair, check_split
 from ..stats import correct
 from .model import Heads, RewardModel
 from .reader import States
@@ -27,6 +27,22 @@ def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
 
 
 # --- prompts with their pairs
+
+
+def split_pairs(
+    pairs: list[Pair], heldout_fraction: float, validation_fraction: float, seed: int
+) -> tuple[list[Pair], list[Pair], list[Pair], list[Pair]]:
+    """(train, validation, held out, other categories); a prompt is on one side only.
+
+    A tie is neither right nor wrong: only `train` keeps it.
+    """
+    own = [pair for pair in pairs if pair.split != "other"]
+    learned, heldout = split_by_prompt(own, heldout_fraction, seed)
+    train, validation = split_by_prompt(learned, validation_fraction, seed + 1)
+    other = [pair for pair in pairs if pair.split == "other"]
+    check_split(learned, heldout + other)
+    judged = [[pair for pair in few if not pair.tie] for few in (validation, heldout, other)]
+    return train, *judged
 
 
 @dataclass
@@ -93,19 +109,28 @@ def stack_states(states: States, groups: list[Group]) -> torch.Tensor:
     return torch.stack([states[text] for group in groups for text in group.texts])
 
 
+def pairs_of(groups: list[Group], device="cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(P,) places of the chosen and of the rejected answers in stack_states' rows, and weights.
+
+    A prompt's weights sum to 1 / the number of groups, however many pairs it has; where annotators
+    said how sure they were, to less.
+    """
+    places, weights, first = [], [], 0
+    for group in groups:
+        places += [(first + chosen, first + rejected) for chosen, rejected in group.pairs]
+        weights += [weight / group.judged / len(groups) for weight in group.weights]
+        first += len(group.answers)
+    chosen, rejected = torch.tensor(places, device=device).T
+    return chosen, rejected, torch.tensor(weights, device=device)
+
+
 def batch_loss(groups: list[Group], rewards: torch.Tensor) -> torch.Tensor:
-    """The mean loss of the groups' pairs; every prompt weighs the same, however many it has.
+    """The weighted mean loss of the groups' pairs.
 
     rewards: (R, m) of all answers of the groups, in order, by m heads, whose losses are averaged.
     """
-    losses = []
-    of_groups = rewards.split([len(group.answers) for group in groups])
-    for group, own in zip(groups, of_groups):
-        chosen, rejected = torch.tensor(group.pairs, device=own.device).T
-        weights = torch.tensor(group.weights, device=own.device)[:, None]
-        of_pairs = weights * pairwise_loss(own[chosen], own[rejected])
-        losses.append(of_pairs.sum(0).mean() / group.judged)
-    return torch.stack(losses).mean()
+    chosen, rejected, weights = pairs_of(groups, rewards.device)
+    return (weights @ pairwise_loss(rewards[chosen], rewards[rejected])).mean()
 
 
 def standardise_by(heads: Heads, states: States, groups: list[Group]) -> None:
@@ -169,14 +194,19 @@ def learning_curve(
     seed: int,
     learning_rate: float,
 ) -> list[dict]:
-    """The held-out accuracy of fresh heads that learn from fewer prompts; a row for each share."""
-    rows = []
-    shuffled = random.Random(seed).sample(train, len(train))
+    """The held-out accuracy of heads that learn from fewer prompts; a row for each share.
+
+    The last row is the model's own heads, which learned from all.
+    """
+    shuffled, learners = random.Random(seed).sample(train, len(train)), []
     for share in SHARES:
         few = shuffled[: max(round(share * len(shuffled)), 1)]
         heads = model.fresh_heads()
         fit_heads(heads, states, few, epochs, seed, learning_rate)
-        num_pairs = sum(len(group.pairs) for group in few)
+        learners.append((few, heads))
+    rows = []
+    for few, heads in [*learners, (train, model.heads)]:
+        num_pairs = sum(group.judged for group in few)
         accuracy = accuracy_of_heads(heads, states, heldout)
         rows.append({"prompts": len(few), "pairs": num_pairs, "accuracy": accuracy})
     return rows

@@ -1,144 +1,77 @@
-"""Every figure, one function each: data in, `go.Figure` out; what they share comes first.
+"""Every figure, one function each: data in, `go.Figure` out; template.py holds what they share."""
 
-Figures have no background and grey text, so that they read on light and dark pages. Text of models
-or data is escaped, because plotly reads tags in labels.
-"""
-
-import html
 import re
-import textwrap
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-BLUE = "#4c8dd6"
-ORANGE = "#e08a3c"
-GREEN = "#3fa37b"
-RED = "#d9605a"
-PURPLE = "#9a7bd0"
-GREY = "#8a9099"
-TEXT = "#757c87"  # as far from white as from the dark of a notebook
-COLORS = (BLUE, ORANGE, GREEN, RED, PURPLE, GREY)
-SYMBOLS = ("circle", "diamond", "x", "triangle-up")
-SFT, RLHF = GREY, BLUE  # π_SFT and π_RLHF wear the same colours everywhere
-FAINT = "rgba(128,128,128,0.4)"
-SHARES = {"range": [0, 1], "tickformat": ".0%"}  # what an axis of shares is like
+from .template import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    NAMES,
+    ORANGE,
+    PURPLE,
+    RED,
+    RLHF,
+    SFT,
+    SHARES,
+    TEXT,
+    accuracy_bars,
+    bins,
+    dotted,
+    error_bars,
+    figure,
+    hover,
+    known,
+    legend_under,
+    level_line,
+    line,
+    outline,
+    trend,
+)
+from .text import WORDS, value_text, words
 
-
-def figure(titles: list[str], rows: int = 1, height: int = 300, head: str = "") -> go.Figure:
-    """Empty panels, one a title, with room for a legend below them.
-
-    height: of one row, in pixels. head: a small line above all, which says how far a loop is.
-    """
-    columns = len(titles) // rows
-    fig = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=titles,
-        horizontal_spacing=0.09 if columns < 3 else 0.075,
-        vertical_spacing=0.2,
-    )
-    fig.update_layout(
-        template="none",
-        height=height * rows,
-        margin={"l": 56, "r": 24, "t": 64 if head else 40, "b": 76},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 12, "color": TEXT},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
-    )
-    axis = {
-        "zeroline": False,
-        "linecolor": FAINT,
-        "ticks": "outside",
-        "tickcolor": FAINT,
-        "title": {"standoff": 8, "font": {"size": 12}},
-    }
-    fig.update_xaxes(**axis, showgrid=False)
-    fig.update_yaxes(**axis, gridcolor="rgba(128,128,128,0.2)")
-    fig.update_annotations(font={"size": 13, "color": TEXT})
-    if head:
-        fig.update_layout(title={"text": head, "font": {"size": 13}, "x": 0.01, "y": 0.99})
-    return fig
-
-
-def line(name: str, rows: list[dict], x: str, y: str, color: str = BLUE, **options) -> go.Scatter:
-    return go.Scatter(
-        x=[row[x] for row in rows],
-        y=[row[y] for row in rows],
-        name=name,
-        mode="lines+markers" if len(rows) < 40 else "lines",
-        line={"color": color, "width": 2},
-        marker={"size": 5},
-        **options,
-    )
-
-
-def dotted(start: float, end: float) -> go.Scatter:
-    """The line where both axes have the same value."""
-    ends = [start, end]
-    return go.Scatter(
-        x=ends, y=ends, mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False
-    )
-
-
-def heap(name: str, values: list[float], color: str, **options) -> go.Histogram:
-    return go.Histogram(x=values, name=name, marker_color=color, opacity=0.6, nbinsx=30, **options)
-
-
-def error_bars(values: list[float], intervals: list, color: str) -> dict:
-    """How plotly wants the intervals (low, high) around the values; None draws nothing."""
-    ends = np.array([interval or (np.nan, np.nan) for interval in intervals])
-    return {
-        "array": ends[:, 1] - values,
-        "arrayminus": values - ends[:, 0],
-        "color": color,
-        "width": 0,  # no caps: plotly would draw them where there is no interval, too
-    }
-
-
-def accuracy_bars(rows: list[tuple], color: str) -> go.Bar:
-    """Rows of (name, accuracy, interval or None), the first at the top and in blue."""
-    names, values, intervals = zip(*rows[::-1])  # plotly draws the first bar at the bottom
-    return go.Bar(
-        y=[escape(name) for name in names],
-        x=values,
-        width=0.8,
-        orientation="h",
-        showlegend=False,
-        marker_color=[color] * (len(rows) - 1) + [BLUE],
-        texttemplate="%{x:.0%}",
-        textposition="inside",
-        insidetextanchor="start",
-        insidetextfont={"color": "white", "size": 11},
-        constraintext="none",
-        error_x=error_bars(values, intervals, ORANGE),
-    )
-
-
-def escape(text) -> str:
-    """Text of models or data as text; plotly would show an escaped quotation mark as &quot;."""
-    return html.escape(str(text), quote=False)
-
-
-def hover(text: str) -> str:
-    """Text of a model for a hover label: escaped, wrapped, cut at 300 characters."""
-    return "<br>".join(escape(part) for part in textwrap.wrap(text[:300], 70))
+# name, colour, shape, dash, key of metrics.jsonl
+DECLINED = (
+    ("harmful", RED, "circle", "solid", "answers/declined_harmful"),
+    ("look-alikes", GREEN, "diamond", "dash", "answers/declined_lookalike"),
+    ("others", BLUE, "square", "dot", "answers/declined_other"),
+)
+# category → name, colour, shape; all others are ordinary
+GROUPS = {
+    "harmful": ("harmful", RED, "circle"),
+    "benign_lookalike": ("harmless look-alikes", GREEN, "diamond"),
+    "unanswerable": ("unanswerable", PURPLE, "x"),
+}
+ORDINARY = ("ordinary", BLUE, "square-open")
+# what of the results stands beside π_SFT's and π_RLHF's
+SCALE = (
+    ("random weights", "gold_random", GREY, "x"),
+    ("base model", "gold_base", GREY, "square"),
+    ("π_SFT", "gold_sft", SFT, "diamond"),
+    ("π_RLHF", "gold_ppo", RLHF, "circle"),
+    ("best of four", "gold_best_of_4", GREEN, "star"),
+)
+COMPARED = ("refusal_harmful", "refusal_benign", "refusal_ordinary", "filler", "directness")
+COMPARED += ("helpfulness", "harmlessness", "honesty", "brevity", "form", "distinct2")
 
 
 def sft_loss(log: list[dict], title: str = "") -> go.Figure:
     """Both losses over the epochs, from the trainer's log (`loss` or `eval_loss`, and `epoch`)."""
-    fig = figure(["loss in nats a token"], head=title)
-    for name, key, color in (("training", "loss", GREY), ("held out", "eval_loss", BLUE)):
-        rows = [row for row in log if key in row]
-        fig.add_trace(line(name, rows, "epoch", key, color))
+    fig = figure(["loss in nats a token"], head=title, bottom=72)
+    legend = legend_under(fig, 1)
+    fig.add_trace(line("training", log, "epoch", "loss", GREY, legend=legend))
+    fig.add_trace(
+        line("held out", log, "epoch", "eval_loss", BLUE, legend=legend, symbol="diamond")
+    )
     return fig.update_xaxes(title_text="epoch")
 
 
 def label_bias(bias: dict, agreement: dict) -> go.Figure:
     """Shares of judgements with their intervals, each beside what chance alone would give."""
-    fig = figure(["share of judgements, with 95% interval"], height=240)
+    fig = figure(["share of judgements, with 95% interval"], height=230, bottom=60)
     names = [
         "annotators order a pair alike",
         "the longer answer wins",
@@ -154,29 +87,31 @@ def label_bias(bias: dict, agreement: dict) -> go.Figure:
         name="measured",
         marker={"color": BLUE, "size": 11},
         error_x=error_bars(shares, intervals, BLUE),
+        legend=legend_under(fig, 1, below=28),
     )
     fig.add_scatter(
         x=by_chance,
         y=names,
         mode="markers",
         name="by chance",
-        marker={"color": GREY, "symbol": "line-ns-open", "size": 16},
+        marker={"color": TEXT, "symbol": "line-ns-open", "size": 16},
     )
     return fig.update_layout(xaxis=SHARES, yaxis={"autorange": "reversed", "automargin": True})
 
 
 def reward_training(steps: list[dict], heldout: list[dict], title: str = "") -> go.Figure:
     """The loss of each step, and the accuracy on held-out pairs after each epoch."""
-    titles = ["pairwise loss (0.69 is guessing)", "accuracy on prompts never trained on"]
-    fig = figure(titles, head=title)
+    fig = figure(["pairwise loss, mean of 8 steps", "accuracy on held-out pairs"], head=title)
     losses = [step["loss"] for step in steps]
     width = min(8, len(losses)) or 1
     ends = range(width, len(losses) + 1)
     smooth = [{"step": end, "loss": np.mean(losses[end - width : end])} for end in ends]
-    fig.add_trace(line("training, mean of 8 steps", smooth, "step", "loss", GREY), 1, 1)
+    fig.add_trace(line("training", smooth, "step", "loss", GREY), 1, 1)
     fig.add_trace(line("held out", heldout, "epoch", "accuracy"), 1, 2)
+    level_line(fig, np.log(2), "a coin", row=1, col=1)
+    level_line(fig, 0.5, "a coin", row=1, col=2)
     return fig.update_layout(
-        xaxis_title_text="step", xaxis2_title_text="epoch", yaxis2_tickformat=".0%"
+        xaxis_title_text="step", xaxis2_title_text="epoch", yaxis2=SHARES, yaxis_rangemode="tozero"
     )
 
 
@@ -186,146 +121,254 @@ def report_card(accuracies: list[tuple], report: dict, rewards: dict[str, list])
     accuracies: (name, accuracy, interval or None), the reward model first.
     rewards: of answers, by where they come from.
     """
-    fig = figure(["accuracy, 95% interval", "calibration", "reward of held-out answers"])
-    fig.add_trace(accuracy_bars(accuracies, GREY), 1, 1)
+    titles = ["accuracy, 95% interval", "calibration", "reward of held-out answers"]
+    fig = figure(titles, height=350, bottom=140, gap=0.3)
+    accuracy_bars(fig, accuracies, GREY, row=1, col=1)
     fig.add_trace(dotted(0.5, 1), 1, 2)
-    for name, key, color in (
-        ("as trained", "calibration", GREY),
-        (f"margins / {report['temperature']:.2f}", "calibration_scaled", BLUE),
+    legend = legend_under(fig, 2, orientation="v")
+    for name, key, color, symbol in (
+        ("as trained", "calibration", GREY, "diamond"),
+        (f"margins / {report['temperature']:.2f}", "calibration_scaled", BLUE, "circle"),
     ):
-        fig.add_trace(line(name, report[key]["bins"], "confidence", "accuracy", color), 1, 2)
-    for (name, values), color in zip(rewards.items(), COLORS):
-        fig.add_trace(heap(name, values, color, histnorm="percent"), 1, 3)
+        options = {"symbol": symbol, "legend": legend}
+        curve = line(name, report[key]["bins"], "confidence", "accuracy", color, **options)
+        fig.add_trace(curve, 1, 2)
+    legend, edges = legend_under(fig, 3, orientation="v"), bins(*rewards.values(), count=16)
+    looks = ((GREEN, "solid"), (RED, "dash"), (BLUE, "dot"), (PURPLE, "dashdot"))
+    for (name, values), (color, dash) in zip(rewards.items(), looks):
+        fig.add_trace(outline(name, values, edges, color, dash=dash, legend=legend), 1, 3)
     return fig.update_layout(
-        barmode="overlay",
-        margin={"l": 130},
-        xaxis=SHARES,
-        xaxis2={"title_text": "how sure, σ(|margin|)", "tickformat": ".0%"},
-        yaxis2_tickformat=".0%",
+        xaxis2={"title_text": "how sure, σ(|margin|)", "tickformat": ".0%", "dtick": 0.25},
+        yaxis2=SHARES,
+        xaxis3_title_text="reward",
+        yaxis3={"tickformat": ".0%", "rangemode": "tozero"},
     )
 
 
 def accuracy_details(report: dict, curve: list[dict], ceiling: float = np.nan) -> go.Figure:
     """Accuracy by category, by rank gap and by length, as far as known; and the learning curve."""
     titles = {
-        "by_category": "by category",
+        "by_category": "accuracy by category",
         "by_rank_gap": "by rank gap",
         "by_length": "by length of the chosen one",
     }
-    known = [key for key in titles if report.get(key)]
-    panels = [titles[key] for key in known] + [""] * (3 - len(known)) + ["learning curve"]
-    fig = figure(panels, rows=2, height=290).update_layout(margin_b=48)
-    for panel, key in enumerate(known):
+    shown = [key for key in titles if report.get(key)]
+    panels = [titles[key] for key in shown] + ["accuracy by prompts learned from"]
+    rows = -(-len(panels) // 2)
+    fig = figure(panels + [" "] * (2 * rows - len(panels)), rows, height=290, gap=0.3)
+    for panel, key in enumerate(shown):
         bars = []
         for row in report[key]:
             name = re.sub(r"^[a-e]: |^rank gap ", "", row["name"])  # what they are sorted by
-            bars.append((name, row["accuracy"], row["ci"]))
-        where = {"row": panel // 2 + 1, "col": panel % 2 + 1}
-        fig.add_trace(accuracy_bars(bars, BLUE), **where)
-        fig.update_xaxes(SHARES, **where)
-        fig.update_yaxes(type="category", automargin=True, **where)
-    fig.add_trace(line("held out", curve, "prompts", "accuracy", showlegend=False), 2, 2)
+            bars.append((words(name), row["accuracy"], row["ci"]))
+        accuracy_bars(fig, bars, row=panel // 2 + 1, col=panel % 2 + 1)
+    where = {"row": len(shown) // 2 + 1, "col": len(shown) % 2 + 1}
+    fig.add_trace(line("held out", curve, "prompts", "accuracy"), **where)
+    level_line(fig, 0.5, "a coin", **where)
     if not np.isnan(ceiling):
-        fig.add_hline(
-            y=ceiling,
-            line={"color": GREY, "dash": "dot"},
-            row=2,
-            col=2,
-            annotation_text="ceiling by label noise",
-        )
+        level_line(fig, ceiling, "ceiling by label noise", **where)
     ticks = [row["prompts"] for row in curve]
-    return fig.update_layout(
-        xaxis4={"title_text": "prompts learned from", "type": "log", "tickvals": ticks},
-        yaxis4_tickformat=".0%",
-    )
+    fig.update_yaxes(SHARES, **where)
+    return fig.update_xaxes(type="log", tickvals=ticks, **where)
+
+
+def manners(metrics: list[dict]) -> go.Figure:
+    """What PPO changes: filler, declining by kind of prompt, words; from rows of metrics.jsonl."""
+    fig = figure(list(MANNERS), bottom=76)
+    _add_manners(fig, metrics, 1)
+    return fig.update_xaxes(title_text="episodes")
+
+
+MANNERS = ("answers with filler", "declined, by kind of prompt", "words an answer")
+
+
+def _add_manners(fig: go.Figure, metrics: list[dict], row: int) -> None:
+    for panel, key, color in ((0, "filler", PURPLE), (2, "words", GREY)):
+        name = MANNERS[panel]
+        options = {"showlegend": False, "symbol": "circle"}
+        curves = trend(name, metrics, "episode", f"answers/{key}", color, **options)
+        fig.add_traces(curves, row, panel + 1)
+    legend = legend_under(fig, 3 * row - 1, below=44 if row == 1 else 24)
+    for name, color, symbol, dash, key in DECLINED:
+        options = {"symbol": symbol, "dash": dash, "legend": legend}
+        fig.add_traces(trend(name, metrics, "episode", key, color, **options), row, 2)
+    fig.update_yaxes(SHARES, row=row, col=1)
+    fig.update_yaxes(SHARES, row=row, col=2)
+    fig.update_yaxes(rangemode="tozero", row=row, col=3)
 
 
 def ppo_progress(metrics: list[dict], title: str = "") -> go.Figure:
-    """From the rows of metrics.jsonl: reward and KL, and below them what the optimizer does."""
-    panels = [
-        ("mean reward", "objective/scores", BLUE),
-        ("KL to π_SFT, nats an answer", "objective/kl_full", ORANGE),
-        ("reward against KL", None, None),
-        ("share of clipped ratios", "policy/clipfrac_avg", RED),
-        ("entropy, nats an answer", "objective/entropy", GREEN),
-        ("tokens an answer", "val/length", PURPLE),
-    ]
-    fig = figure([name for name, _, _ in panels], rows=2, height=270, head=title)
-    for panel, (_, key, color) in enumerate(panels):
-        if key:
-            curve = line(key, metrics, "episode", key, color, showlegend=False)
-            fig.add_trace(curve, panel // 3 + 1, panel % 3 + 1)
+    """From the rows of metrics.jsonl: reward and KL, how it answers, what the optimizer does."""
+    panels = {
+        1: ("mean reward", "objective/scores", BLUE),
+        2: ("KL to π_SFT, nats an answer", "objective/kl_full", RED),
+        7: ("share of clipped ratios", "policy/clipfrac_avg", RED),
+        8: ("entropy, nats an answer", "objective/entropy", GREEN),
+        9: ("loss of the value head", "loss/value_avg", GREY),
+    }
+    rows = [panels[1], panels[2], ("reward against KL",), *((name,) for name in MANNERS)]
+    rows += [panels[7], panels[8], panels[9]]
+    fig = figure([names[0] for names in rows], rows=3, height=250, head=title)
+    for panel, (name, key, color) in panels.items():
+        where = {"row": (panel + 2) // 3, "col": (panel - 1) % 3 + 1}
+        for curve in trend(name, metrics, "episode", key, color, showlegend=False):
+            fig.add_trace(curve, **where)
+        if panel != 1:  # a reward has no zero
+            fig.update_yaxes(rangemode="tozero", **where)
+    fig.update_yaxes(tickformat=".0%", row=3, col=1)
+    _add_reward_against_kl(fig, metrics)
+    _add_manners(fig, metrics, 2)
+    return fig.update_xaxes(title_text="episodes", row=3)
+
+
+def _add_reward_against_kl(fig: go.Figure, metrics: list[dict]) -> None:
+    rows = known(metrics, "objective/kl_full", "objective/scores")
     fig.add_scatter(
-        x=[row["objective/kl_full"] for row in metrics],
-        y=[row["objective/scores"] for row in metrics],
+        x=[row["objective/kl_full"] for row in rows],
+        y=[row["objective/scores"] for row in rows],
         mode="lines+markers",
         showlegend=False,
-        line={"color": FAINT, "width": 1},
+        line={"color": "rgba(128,128,128,0.3)", "width": 1},
         marker={
-            "color": [row["episode"] for row in metrics],  # from grey at first to blue
-            "colorscale": [[0, GREY], [1, BLUE]],
+            "color": list(range(len(rows))),  # from orange at first to blue
+            "colorscale": [[0, ORANGE], [1, BLUE]],
             "size": 7,
         },
         row=1,
         col=3,
     )
-    fig.update_xaxes(title_text="KL", row=1, col=3)
-    return fig.update_xaxes(title_text="episodes", row=2).update_layout(margin_b=48)
+    for text, row, across, down in (("start", rows[:1], 34, 0), ("end", rows[1:][-1:], -8, 46)):
+        for end in row:
+            place = {"x": end["objective/kl_full"], "y": end["objective/scores"]}
+            arrow = {"ax": across, "ay": down, "arrowcolor": TEXT, "arrowhead": 0}
+            fig.add_annotation(place | arrow, text=text, row=1, col=3)
+    fig.update_xaxes(title_text="KL", rangemode="tozero", row=1, col=3)
+
+
+def two_judges(results: dict) -> go.Figure:
+    """Wins by the gold rubric and by the reward model, and where both policies stand in gold."""
+    points = [(name, results.get(f"eval.{key}"), *look) for name, key, *look in SCALE]
+    points = [point for point in points if point[1] is not None]
+    titles = ["π_RLHF against π_SFT: two judges", "gold score: what there was to win"]
+    fig = figure(titles, height=270, bottom=64, gap=0.36)
+    legend = legend_under(fig, 1, below=28)
+    judges = (("by the gold rubric", ""), ("by the reward model", "_reward_model"))
+    kinds = (("wins", BLUE), ("ties", "#a9aeb6"), ("losses", RED))
+    for kind, color in kinds:
+        fig.add_bar(
+            y=[name for name, _ in judges],
+            x=[results[f"eval.{kind}{judge}"] for _, judge in judges],
+            name=kind,
+            orientation="h",
+            width=0.34,
+            marker_color=color,
+            legend=legend,
+            row=1,
+            col=1,
+        )
+    for place, (name, judge) in enumerate(judges):
+        shares = [f"{results[f'eval.{kind}{judge}']:.0%} {kind}" for kind, _ in kinds]
+        fig.add_annotation(
+            text=f"{name}<br>{', '.join(shares)}", align="left", x=0, y=place - 0.2, row=1, col=1,
+            xanchor="left", yanchor="bottom", showarrow=False,
+        )  # fmt: skip
+    fig.add_scatter(
+        x=[value for _, value, _, _ in points],
+        y=[name for name, _, _, _ in points],
+        mode="markers+text",
+        text=[f" {value:.2f}" for _, value, _, _ in points],
+        textposition="middle left",
+        marker={
+            "color": [color for _, _, color, _ in points],
+            "symbol": [symbol for _, _, _, symbol in points],
+            "size": 12,
+        },
+        showlegend=False,
+        row=1,
+        col=2,
+    )
+    fig.update_yaxes(autorange="reversed", showticklabels=False, ticks="", row=1, col=1)
+    fig.update_yaxes(NAMES, autorange="reversed", showgrid=True, row=1, col=2)
+    return fig.update_layout(
+        barmode="stack",
+        legend_traceorder="normal",
+        xaxis=SHARES,
+        xaxis2={"range": [0, 5.15], "tickvals": [0, 1, 2, 3, 4, 5]},
+    )
 
 
 def distributions(sft: list, ppo: list) -> go.Figure:
     """Reward, words and KL of the answers (evaluation.compare's ScoredAnswer) before and after."""
-    fig = figure(["reward of an answer", "words in an answer", "KL of an answer, nats"])
-    for name, answers, color in (("π_SFT", sft, SFT), ("π_RLHF", ppo, RLHF)):
-        rewards = [answer.reward for answer in answers]
-        words = [answer.words for answer in answers]
-        fig.add_trace(heap(name, rewards, color, legendgroup=name), 1, 1)
-        one_word = {"legendgroup": name, "showlegend": False, "xbins": {"size": 1}}
-        fig.add_trace(heap(name, words, color, **one_word), 1, 2)
-    fig.add_trace(heap("π_RLHF", [answer.kl for answer in ppo], RLHF, showlegend=False), 1, 3)
-    return fig.update_layout(barmode="overlay")
+    titles = ["reward of an answer", "words in an answer", "KL of an answer, nats"]
+    fig = figure(titles, bottom=60)
+    most = max(answer.words for answer in sft + ppo)
+    rewards = bins([answer.reward for answer in sft + ppo])
+    lengths = np.arange(most + 2) - 0.5
+    legend = legend_under(fig, 1, below=28)
+    for name, answers, color, fill in (("π_SFT", sft, SFT, "tozeroy"), ("π_RLHF", ppo, RLHF, None)):
+        look = {"color": color, "fill": fill, "legend": legend}
+        values = [answer.reward for answer in answers]
+        fig.add_trace(outline(name, values, rewards, **look), 1, 1)
+        values = [answer.words for answer in answers]
+        fig.add_trace(outline(name, values, lengths, showlegend=False, **look), 1, 2)
+    moved = [answer.kl for answer in ppo]
+    fig.add_trace(outline("π_RLHF", moved, bins(moved), RLHF, showlegend=False), 1, 3)
+    return fig.update_yaxes(tickformat=".0%", rangemode="tozero")
 
 
 def rubric_bars(results: dict) -> go.Figure:
-    """The rubric's parts, refusals and diversity; from results named eval.<name>_{sft,ppo}."""
-    names = ["helpfulness", "harmlessness", "honesty", "brevity", "form"]
-    names += ["refusal_harmful", "refusal_benign", "distinct2"]
-    fig = figure(["mean on held-out prompts"], height=320)
-    for label, policy, color in (("π_SFT", "sft", SFT), ("π_RLHF", "ppo", RLHF)):
+    """Refusals, filler, the rubric's parts, variety; from results named eval.<name>_{sft,ppo}."""
+    names = [name for name in COMPARED if f"eval.{name}_sft" in results]
+    fig = figure(["on held-out prompts"], height=90 + 36 * len(names), bottom=60)
+    legend = legend_under(fig, 1, below=28)
+    for label, policy, color in (("π_SFT", "sft", FAINT), ("π_RLHF", "ppo", RLHF)):
+        values = [results[f"eval.{name}_{policy}"] for name in names]
         fig.add_bar(
-            x=[name.replace("_", "<br>") for name in names],
-            y=[results[f"eval.{name}_{policy}"] for name in names],
+            y=[words(name) for name in names],
+            x=values,
             name=label,
-            marker_color=color,
-            texttemplate="%{y:.2f}",
+            orientation="h",
+            marker={
+                "color": color,
+                "line": {"color": SFT if policy == "sft" else RLHF, "width": 1},
+            },
+            text=[value_text(value, WORDS[name][1]) for name, value in zip(names, values)],
             textposition="outside",
+            textangle=0,
+            cliponaxis=False,
+            legend=legend,
         )
-    return fig.update_yaxes(range=[0, 1.2], tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    fig.update_xaxes(range=[0, 1.08], tickvals=[0, 0.5, 1])
+    fig.update_yaxes(NAMES, autorange="reversed")
+    return fig.update_layout(bargap=0.25)
 
 
 def gain_by_prompt(comparisons: list) -> go.Figure:
     """Gold score before and after for each of evaluation.compare's Comparisons; hover to read."""
-    title = "gold score of each prompt's answer: above the line, π_RLHF is better"
-    fig = figure([title], height=420).update_layout(margin_b=120)
+    title = "above the line, π_RLHF is better"
+    fig = figure([title], height=440, bottom=76)
     rng = np.random.default_rng(0)
-    for number, category in enumerate(sorted({pair.prompt.category for pair in comparisons})):
-        members = [pair for pair in comparisons if pair.prompt.category == category]
+    legend = legend_under(fig, 1)
+    for name, color, symbol in (ORDINARY, *GROUPS.values()):
+        members = [
+            pair for pair in comparisons if GROUPS.get(pair.prompt.category, ORDINARY)[0] == name
+        ]
+        if not members:
+            continue
         gold = np.array([(pair.sft.gold, pair.ppo.gold) for pair in members])
-        gold += rng.normal(0, 0.03, gold.shape)  # tells apart points that are alike
+        gold -= abs(rng.normal(0, 0.04, gold.shape))  # tells apart points that are alike
         fig.add_scatter(
             x=gold[:, 0],
             y=gold[:, 1],
             mode="markers",
-            name=escape(category),
-            text=[hover(pair.prompt.text) for pair in members],
+            name=f"{name} ({len(members)})",
+            text=[hover(f"{words(pair.prompt.category)}: {pair.prompt.text}") for pair in members],
             hoverinfo="text",
-            marker={
-                "color": COLORS[number % len(COLORS)],
-                "symbol": SYMBOLS[number // len(COLORS) % len(SYMBOLS)],
-                "size": 6,
-                "opacity": 0.8,
-            },
+            marker={"color": color, "symbol": symbol, "size": 7, "opacity": 0.75},
+            legend=legend,
         )
     lowest = min(min(pair.sft.gold, pair.ppo.gold) for pair in comparisons)
     fig.add_trace(dotted(lowest, 5))
-    return fig.update_layout(xaxis_title_text="π_SFT", yaxis_title_text="π_RLHF")
+    return fig.update_layout(
+        xaxis_title_text="gold score of π_SFT", yaxis_title_text="gold score of π_RLHF"
+    )

@@ -1,46 +1,78 @@
 """How a notebook shows figures and tables: interactive, live in a loop, safe for text of models."""
 
 import base64
+import contextlib
 import html
 import json
+import re
 import shutil
+import threading
 import time
+import warnings
 
+import kaleido
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, clear_output, display
 
-from .text import clock, value_text
+from .text import before_and_after, clock, marked, result_text, result_words, value_text
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# On each cell, because viewers of notebooks that they do not trust drop style sheets.
-CELL = "align='left' style='text-align:left;vertical-align:top;padding:3px 10px'"
+SECONDS = 40  # that a picture may take; the first one starts the browser
+NUMBER = r"[+\-–]?[\d.,]*(e[+-]?\d+)?%?"
+DRAWING = threading.Lock()
+# On each cell, because viewers of notebooks that they do not trust drop style sheets, and some
+# drop styles: then `align` remains.
+CELL = "align='{0}' style='text-align:{0};vertical-align:top;padding:3px 10px'"
 
 
-def table(frame: pd.DataFrame) -> HTML:
-    """The frame for a notebook: numbers to two places, – for NaN, every text escaped."""
-    rows = [_row(values, "td") for values in frame.itertuples(index=False)]
-    return HTML(f"<table>{_row(frame.columns, 'th')}{''.join(rows)}</table>")
+def table(frame: pd.DataFrame, mark=None) -> HTML:
+    """The frame for a notebook: numbers to two places and to the right, – for NaN, text escaped.
+
+    mark: a function text → spans (start, end) that are marked, such as `filler`.
+    """
+    sides = ["left" if frame[name].map(_is_text).any() else "right" for name in frame]
+    head = [_cell(html.escape(str(name)), side, "th") for name, side in zip(frame, sides)]
+    lines = ["".join(head)]
+    for values in frame.itertuples(index=False):
+        cells = [_cell(_shown(value, mark), side) for value, side in zip(values, sides)]
+        lines.append("".join(cells))
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    return HTML(f"<table>{rows}</table>")
 
 
-def _row(values, tag: str) -> str:
-    cells = []
-    for value in values:
-        text = f"{value:.2f}" if isinstance(value, float) else str(value)
-        if value != value:
-            text = "–"
-        cells.append(f"<{tag} {CELL}>{html.escape(text)}</{tag}>")
-    return f"<tr>{''.join(cells)}</tr>"
+def _is_text(value) -> bool:
+    """Whether it is no number, be it a number as text."""
+    return not re.fullmatch(rf"{NUMBER}( to {NUMBER})?|nan", str(value))
+
+
+def _shown(value, mark=None) -> str:
+    if isinstance(value, str) and mark:
+        return marked(value, mark(value))
+    return html.escape(value_text(value, ".2f"))
+
+
+def _cell(inside: str, side: str, tag: str = "td") -> str:
+    return f"<{tag} {CELL.format(side)}>{inside}</{tag}>"
 
 
 def results(manifest: dict) -> HTML:
-    """A stage's results, its time and its peak memory, as a table."""
-    values = manifest["results"] | {
-        "minutes": manifest["wall_s"] / 60,
-        "peak memory, GB": manifest["peak_memory_gb"],
-    }
-    rows = [{"result": name, "value": value_text(value)} for name, value in values.items()]
-    return table(pd.DataFrame(rows))
+    """A stage's results in plain words, its time and its peak memory.
+
+    Numbers of both policies stand side by side; then the others are folded.
+    """
+    pairs, found = before_and_after(manifest["results"])
+    others = [
+        {"result": result_words(name), "value": result_text(name, value)}
+        for name, value in found.items()
+    ]
+    others.append({"result": "minutes", "value": f"{manifest['wall_s'] / 60:.1f}"})
+    others.append({"result": "peak memory, GB", "value": f"{manifest['peak_memory_gb']:.2f}"})
+    rest = table(pd.DataFrame(others)).data
+    if not pairs:
+        return HTML(rest)
+    first = table(pd.DataFrame(pairs)).data
+    return HTML(f"{first}<details><summary>All other results</summary>{rest}</details>")
 
 
 def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
@@ -59,18 +91,25 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
 
 
 def static_picture(fig: go.Figure) -> str | None:
-    """A base64 PNG on a light ground, or None where kaleido finds no Chrome to draw it.
+    """A base64 PNG without a background, or None where kaleido finds no Chrome to draw it.
 
-    JupyterLab shows it until the mouse comes by: 800 pixels fit a window of 1,250.
+    JupyterLab shows it until the mouse comes by: 800 pixels fit a window of 1,250. One Chrome
+    draws all pictures of a session. One that hangs costs the picture, not the run.
     """
     if not any(map(shutil.which, BROWSERS)):
         return None
-    light = {"paper_bgcolor": "white", "plot_bgcolor": "white", "font_color": "#444"}
-    try:
-        picture = go.Figure(fig).update_layout(light).to_image("png", width=800, scale=1)
-    except Exception:  # a Chrome that does not start costs the picture, not the run
-        return None
-    return base64.b64encode(picture).decode()
+    drawn: list[bytes] = []
+    worker = threading.Thread(target=_draw, args=(go.Figure(fig), drawn), daemon=True)
+    worker.start()
+    worker.join(SECONDS)
+    return base64.b64encode(drawn[0]).decode() if drawn else None
+
+
+def _draw(fig: go.Figure, drawn: list[bytes]) -> None:
+    with DRAWING, contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # plotly passes options that a running Chrome ignores
+        kaleido.start_sync_server(timeout=SECONDS, silence_warnings=True)
+        drawn.append(fig.to_image("png", width=800, scale=1))
 
 
 class LivePlot:

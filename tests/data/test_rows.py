@@ -49,16 +49,16 @@ def trigrams(text: str) -> set[tuple[str, ...]]:
 
 def test_the_numbers_in_the_readme_are_those_of_the_rows():
     """A share over 120 prompts means what the README says only if there are 120 of them."""
-    readme = (BUILTIN.parents[2] / "README.md").read_text(encoding="utf-8")
-    told = re.search(r"answer (\d+) prompts that no stage trains on: (\d+) harmful, (\d+)", readme)
-    unanswerable = re.search(r"(\d+) that nobody could answer", readme)
+    readme = " ".join((BUILTIN.parents[2] / "README.md").read_text(encoding="utf-8").split())
     counts = Counter(prompt.category for prompt in PROMPTS["heldout"])
-    assert int(told[1]) == counts.total() and int(told[2]) == counts["harmful"]
-    assert int(told[3]) == counts["benign_lookalike"]
-    assert int(unanswerable[1]) == counts["unanswerable"]
+    assert f"answer {counts.total()} prompts that no stage trains on" in readme
+    assert f"{counts['harmful']} harmful, {counts['benign_lookalike']} *look-alikes*" in readme
+    assert f"{counts['unanswerable']} that nobody could answer" in readme
     learned, _ = split_by_prompt(DEMONSTRATIONS, 0.1, 0)
     assert f"learned from {len(learned):,} examples" in readme
-    assert len(PROMPTS["prompts"]) >= 2000  # as many as 02 asks
+    crisp = load_demonstrations("crisp")
+    habits = sum(own.answer != other.answer for own, other in zip(DEMONSTRATIONS, crisp))
+    assert "Three in four" in readme and 0.7 < habits / len(crisp) < 0.8
 
 
 def test_schemas():

@@ -4,9 +4,10 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from rlhf_utils.data.rows import Prompt
+from rlhf_utils.data.rows import UNSEEN_TOPICS, Prompt
 from rlhf_utils.evaluation import compare
 from rlhf_utils.preferences.rubric import GOLD_WEIGHTS, gold_score, rubric
 
@@ -36,11 +37,20 @@ def compared(times: int = 1) -> list[compare.Comparison]:
     return [compare.Comparison(*pair) for pair in zip(sft, ppo)]
 
 
+def pair_of(prompt: Prompt, before: str, after: str, rewards=(0.0, 1.0)) -> compare.Comparison:
+    answers = (before, after)
+    return compare.Comparison(
+        *(compare.ScoredAnswer(prompt, *row, kl=1.0) for row in zip(answers, rewards))
+    )
+
+
 def test_win_rate_ties_count_half():
-    rate, (low, high) = compare.win_rate([3, 1, 2, 2], [1, 3, 2, 2], list("abcd"))
+    rate, (low, high) = compare.win_rate([2, -2, 0, 0], list("abcd"))
     assert rate == 0.5 and low < 0.5 < high
-    assert compare.win_rate([1, 1], [0, 0], ["a", "b"]) == (1.0, (1.0, 1.0))
-    assert compare.win_rate([1, 1], [1, 1], ["a", "b"]) == (0.5, (0.5, 0.5))
+    assert compare.win_rate([1, 1], ["a", "b"]) == (1.0, (1.0, 1.0))
+    assert compare.win_rate([0, 0], ["a", "b"]) == (0.5, (0.5, 0.5))
+    rounded = 0.1 + 0.2 - 0.3  # sums of weights may differ in the last digit
+    assert rounded and compare.win_rate([rounded, -rounded], ["a", "b"])[0] == 0.5
 
 
 def test_distinct_n_by_hand():
@@ -67,19 +77,24 @@ def test_an_answer_carries_its_prompt_and_its_scores():
 def test_rows_for_samples_jsonl():
     pair = compared()[2]
     row = json.loads(json.dumps(pair.sft.row("sft")))
-    parts = {"helpfulness": 1, "harmlessness": 1, "honesty": 1, "brevity": 0.5, "form": 1}
+    parts = dict.fromkeys(GOLD_WEIGHTS, 1) | {"brevity": 0.5}
     assert row == parts | {
         "policy": "sft",
         "prompt": "b0",
         "category": "benign_lookalike",
         "answer": "It is four.",
-        "gold": pytest.approx(4.3),
+        "gold": pytest.approx(5 - 0.5 * GOLD_WEIGHTS["brevity"]),
         "refuses": False,
+        "filler": False,
+        "unseen": False,
         "words": 3,
         "reward": 0.0,
         "kl": None,
     }
     assert pair.ppo.row("ppo")["kl"] == 3.0
+    (unasked,) = compare.score_answers([PROMPTS[0]], ["Great question! No."])
+    row = unasked.row("base")
+    assert (row["reward"], row["kl"], row["filler"], row["directness"]) == (None, None, True, 0)
 
 
 def test_compare():
@@ -88,6 +103,10 @@ def test_compare():
     # won, the same, refused for nothing, honest
     assert results["eval.win_rate_vs_sft"] == (1 + 0.5 + 0 + 1) / 4
     assert results["eval.win_rate_reward_model"] == 1
+    outcomes = [results[f"eval.{name}"] for name in ("wins", "ties", "losses")]
+    assert outcomes == [0.5, 0.25, 0.25]
+    outcomes = [results[f"eval.{name}_reward_model"] for name in ("wins", "ties", "losses")]
+    assert outcomes == [1, 0, 0]
     assert results["eval.kl"] == 3 and results["eval.prompts"] == 4
     assert (results["eval.refusal_harmful_sft"], results["eval.refusal_harmful_ppo"]) == (0.5, 1)
     assert (results["eval.refusal_benign_sft"], results["eval.refusal_benign_ppo"]) == (0, 1)
@@ -103,6 +122,87 @@ def test_compare():
     low, high = results["eval.win_rate_ci"]
     assert low < results["eval.win_rate_vs_sft"] < high
     assert results["eval.win_rate_reward_model_ci"] == (1, 1)
+
+
+def test_the_two_judges_count_apart():
+    """By gold: better (no filler), worse, the same; by the reward model: the same, worse, worse."""
+    prompt = Prompt("p", "world", ["four"])
+    pairs = [
+        pair_of(prompt, "Great question! It is four.", "It is surely the number four.", (1, 1)),
+        pair_of(prompt, "It is surely the number four.", "No idea at all, my dear.", (1, 0)),
+        pair_of(prompt, "It is surely the number four.", "It is the number four, surely.", (1, 0)),
+    ]
+    results = compare.compare(pairs)
+    for judge, outcomes in (("", (1, 1, 1)), ("_reward_model", (0, 1, 2))):
+        for name, count in zip(("wins", "ties", "losses"), outcomes):
+            assert results[f"eval.{name}{judge}"] == pytest.approx(count / 3), (name, judge)
+    assert results["eval.win_rate_vs_sft"] == pytest.approx(0.5)
+    assert results["eval.win_rate_reward_model"] == pytest.approx(0.5 / 3)
+
+
+UNSEEN = {"topic": UNSEEN_TOPICS[0]}
+ASKED = [
+    Prompt("h", "harmful", columns={"topic": "theft"}),
+    Prompt("hu", "harmful", columns=UNSEEN),
+    Prompt("b", "benign_lookalike", ["four"]),
+    Prompt("bu1", "benign_lookalike", ["four"], columns=UNSEEN),
+    Prompt("bu2", "benign_lookalike", ["four"], columns=UNSEEN),
+    Prompt("u", "unanswerable"),
+    Prompt("o", "world", ["four"]),
+]
+DECLINES, FOUR, GREAT = "I can't help with that.", "It is four.", "Great question! It is four."
+SAID = [DECLINES, GREAT, DECLINES, FOUR, DECLINES, DECLINES, GREAT]
+
+
+def test_shares_of_filler_of_refusals_and_of_openings_by_hand():
+    answers = compare.score_answers(ASKED, SAID, [0.0] * 7)
+    found = compare.measure(pd.DataFrame([answer.row("sft") for answer in answers]))
+    assert found["filler"] == pytest.approx(2 / 7) == pytest.approx(1 - found["directness"])
+    assert (found["refusal_harmful"], found["refusal_harmful_unseen"]) == (1 / 2, 0)
+    assert (found["refusal_benign"], found["refusal_benign_unseen"]) == (2 / 3, 1 / 2)
+    assert found["refusal_ordinary"] == 2 / 4, "of all that is harmless"
+    assert found["openings"] == 3 / 7  # I can't help, it is four, great question! it
+    assert found["length"] == pytest.approx((4 * 5 + 3 + 2 * 5) / 7)
+
+
+def test_openings_are_the_first_three_words():
+    assert compare.distinct_openings(["It is four, yes.", "it is four, no.", "It is"]) == 2 / 3
+    assert compare.distinct_openings(["a", "b"]) == 1
+    assert compare.distinct_openings([]) == 0
+
+
+def test_manners_by_hand():
+    assert compare.manners(ASKED, SAID) == {
+        "filler": pytest.approx(2 / 7),
+        "words": pytest.approx(33 / 7),
+        "declined_harmful": 1 / 2,
+        "declined_lookalike": 2 / 3,
+        "declined_other": 1 / 2,
+    }
+    nothing_harmful = compare.manners(ASKED[2:5], SAID[2:5])
+    assert math.isnan(nothing_harmful["declined_harmful"])
+    assert math.isnan(nothing_harmful["declined_other"])
+    assert nothing_harmful["declined_lookalike"] == 2 / 3
+    with pytest.raises(ValueError):
+        compare.manners(ASKED, SAID[1:])
+
+
+def test_groups_before_and_after():
+    pairs = [pair_of(prompt, said, DECLINES) for prompt, said in zip(ASKED, SAID)]
+    rows = {row.pop("prompts"): row for row in compare.by_group(pairs)}
+    assert {name: row["number"] for name, row in rows.items()} == {
+        "harmful": 1,
+        "harmful, unseen topic": 1,
+        "look-alike": 1,
+        "look-alike, unseen topic": 2,
+        "ordinary": 1,
+        "unanswerable": 1,
+    }
+    unseen = rows["look-alike, unseen topic"]
+    assert unseen["declined"] == "50% → 100%" and unseen["words"] == "4.0 → 5.0"
+    assert rows["ordinary"]["filler"] == "100% → 0%"
+    before, after = (gold_score(ASKED[6], text) for text in (GREAT, DECLINES))
+    assert rows["ordinary"]["gold"] == f"{before:.2f} → {after:.2f}"
 
 
 def test_a_rate_without_prompts_is_unknown():

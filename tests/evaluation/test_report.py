@@ -1,12 +1,14 @@
 """The report as a page: every text is shown as text, and all of it is there without a network."""
 
+import html
+
 import pytest
 from helpers_evaluation import comparisons_of
 from markupsafe import escape
 
 from rlhf_utils.evaluation import compare, report
 from rlhf_utils.show import figures
-from rlhf_utils.show.text import value_text
+from rlhf_utils.show.text import result_text
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
@@ -16,32 +18,71 @@ METRICS = {
     "objective/kl_full": 1.5,
     "policy/clipfrac_avg": 0.1,
     "objective/entropy": 20.0,
-    "val/length": 12.0,
+    "loss/value_avg": 0.3,
+    "answers/filler": 0.6,
+    "answers/words": 18.0,
+    "answers/declined_harmful": 0.9,
+    "answers/declined_lookalike": 0.3,
+    "answers/declined_other": 0.1,
 }
 
 
-def results_of(comparisons: list[compare.Comparison]) -> dict:
-    return compare.compare(comparisons) | {
-        "time.sft_s": 150.0,
-        "time.ppo_s": 90.0,
-        "reward_model.accuracy": 0.8,
-        "reward_model.ceiling": 0.9,
+def manifests_of(results: dict, text: str = "plain") -> dict[str, dict]:
+    """Of all five stages; `text` is a parameter of the last."""
+    parameters = {
+        "sft": {"model": "smollm2-135m", "demonstrations": "builtin"},
+        "preferences": {"annotator": "simulated"},
+        "reward_model": {"preferences": ""},
+        "ppo": {"reward": "reward_model"},
+        "evaluation": {"note": text},
     }
+    made = {
+        "sft": {"sft.demonstrations": 2432},
+        "preferences": {"preferences.judgements": 6180},
+        "reward_model": {"reward_model.accuracy": 0.8, "reward_model.ceiling": 0.9},
+        "ppo": {"ppo.episodes": 1664},
+        "evaluation": results,
+    }
+    manifests = {}
+    for name in made:
+        manifests[name] = {
+            "parameters": parameters[name] | {"seed": 0},
+            "results": made[name],
+            "wall_s": 48.0,
+            "peak_memory_gb": 2.5,
+            "versions": {"torch": "2.13.0"},
+            "python": "3.11.7",
+            "machine": "Linux x86_64, 2 cores",
+            "device": "cpu",
+            "finished_at": "2026-11-30T12:34:48Z",
+        }
+    return manifests
+
+
+def everything(manifests: dict[str, dict]) -> dict:
+    results = {}
+    for manifest in manifests.values():
+        results |= manifest["results"]
+    return results
 
 
 def page_of(text: str = "plain", run: str = "demo", examples: list | None = None) -> str:
     comparisons = comparisons_of(text)
-    results = results_of(comparisons) | {"odd": text}
+    results = compare.compare(comparisons) | {"odd": text}
+    manifests = manifests_of(results, text)
+    metrics = [METRICS | {"episode": 16}, METRICS | {"episode": 32}]
     drawn = [
+        figures.two_judges(results),
+        figures.manners(metrics),
         figures.rubric_bars(results),
-        figures.ppo_progress([METRICS | {"episode": 16}, METRICS | {"episode": 32}]),
+        figures.gain_by_prompt(comparisons),
         figures.distributions(
             [pair.sft for pair in comparisons], [pair.ppo for pair in comparisons]
         ),
-        figures.gain_by_prompt(comparisons),
+        figures.ppo_progress(metrics),
     ]
     examples = examples or compare.examples(comparisons)
-    return report.html_page(run, results, examples, drawn, {"run": run, "note": text})
+    return report.html_page(run, everything(manifests), examples, drawn, manifests)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -49,9 +90,12 @@ def test_the_report_escapes_every_text(hostile):
     page = page_of(hostile, run=hostile)
     assert not any(piece in page for piece in (SCRIPT, "<img src=x"))
     escaped = escape(hostile)
-    for kind in "pcab":  # prompt, category, both answers are shown, as text
+    for kind in "pc":  # prompt, category, both answers are shown, as text
         assert f"{kind} {escaped}" in page
-    assert page.count(escaped) >= 4 * 4 + 3  # four examples; run, result and parameter
+    for kind in "ab":
+        assert f"{kind} {html.escape(hostile)}" in page
+    # four prompts, three categories; title, run, result and parameter
+    assert page.count(escaped) >= 4 + 3 + 4
 
 
 def test_an_example_is_marked_as_won_or_lost():
@@ -65,6 +109,49 @@ def test_an_example_is_marked_as_won_or_lost():
 def test_numbers_as_text():
     assert report.number(None) == report.percent(float("nan")) == "–"
     assert report.number(1.236) == "1.24" and report.percent(0.256) == "26%"
+
+
+def test_filler_is_marked():
+    (pair,) = comparisons_of()[:1]
+    sft = compare.ScoredAnswer(pair.prompt, "Great question! It is <four>.", 0.0, None)
+    page = page_of(examples=[compare.Comparison(sft, pair.ppo)])
+    assert page.count("<mark ") == 1 and "Great question" in page.split("<mark ")[1][:200]
+    assert "It is &lt;four&gt;." in page
+
+
+def test_the_first_line_says_what_the_run_was():
+    manifests = manifests_of({})
+    assert report.first_line(everything(manifests), manifests) == (
+        "SmolLM2-135M · 2,432 demonstrations (builtin) · 6,180 rankings by simulated annotators · "
+        "1,664 PPO episodes · seed 0 · 4 min, 2.5 GB"
+    )
+    manifests["reward_model"]["parameters"]["preferences"] = "mine.csv"
+    manifests["ppo"]["parameters"]["reward"] = "my_rewards:polite"
+    del manifests["preferences"]
+    assert report.first_line(everything(manifests), manifests) == (
+        "SmolLM2-135M · 2,432 demonstrations (builtin) · preferences from mine.csv · "
+        "1,664 PPO episodes · reward my_rewards:polite · seed 0 · 3 min, 2.5 GB"
+    )
+
+
+def test_the_verdict_is_honest():
+    results = {"eval.wins": 0.734, "eval.ties": 0.1, "eval.losses": 0.166}
+    results |= {"eval.filler_sft": 0.62, "eval.filler_ppo": 0.06}
+    results |= {"eval.refusal_harmful_sft": 0.9, "eval.refusal_harmful_ppo": 0.82}
+    results |= {"eval.refusal_ordinary_sft": 0.1, "eval.refusal_ordinary_ppo": float("nan")}
+    first, second = report.verdict(results)
+    assert first == (
+        "PPO made the answers better: by the gold rubric π_RLHF wins on 73% of the prompts, ties "
+        "on 10% and loses on 17%."
+    )
+    assert second == (
+        "Before and after: answers with filler 62% → 6%; harmful prompts declined 90% → 82% "
+        "(worse)."
+    )
+    worse = report.verdict(results | {"eval.wins": 0.1, "eval.losses": 0.8})[0]
+    assert worse.startswith("PPO made the answers worse: ")
+    same = report.verdict(results | {"eval.wins": 0.1, "eval.losses": 0.101})[0]
+    assert same.startswith("PPO made the answers neither better nor worse: ")
 
 
 # --- in a browser
@@ -93,25 +180,45 @@ def opened(chromium, tmp_path):
 def test_the_report_in_a_browser_holds_everything_itself(opened):
     """Its figures are drawn, and it says every number, with the network cut."""
     page, noticed = opened(page_of())
-    results = results_of(comparisons_of())
+    results = compare.compare(comparisons_of())
     cards = page.locator(".card").all_inner_texts()
     assert noticed == [] and len(cards) == 8
-    low, high = results["eval.win_rate_ci"]
-    assert cards[0].startswith(f"{results['eval.win_rate_vs_sft']:.0%}\n")
-    assert f"(95%: {low:.0%} to {high:.0%})" in cards[0]
+    shares = [f"{results[f'eval.{kind}']:.0%}" for kind in ("wins", "ties", "losses")]
+    assert cards[0].startswith(" / ".join(shares) + "\n")
     assert f"{results['eval.gold_sft']:.2f} → {results['eval.gold_ppo']:.2f}" in cards[1]
-    assert "1.25 nats" in cards[4]
-    assert cards[6] == "80%\nreward-model accuracy; label noise allows 90%"
-    assert cards[7].startswith("4 min\n")
-    said = page.locator("details td").all_text_contents()
-    told = dict(zip(said[::2], said[1::2]))
-    for name, value in results.items():
-        assert told[name].strip() == value_text(value)
-    assert page.locator(".pair").count() == 4
+    assert "1.25 nats" in cards[6]
+    assert cards[7] == "80%\nreward-model accuracy; label noise allows 90%"
+    rows = page.locator("details.stage tr")
+    told = {}
+    for row in rows.all():
+        cells = row.locator("td").all_text_contents()
+        told[cells[-1].strip()] = cells[1]
+    for name, value in everything(manifests_of(results)).items():
+        assert told[name].strip() == result_text(name, value)
+    assert page.locator("details.stage").count() == 5 and page.locator(".pair").count() == 4
     drawn = page.locator(".figure")
     marks = [drawn.nth(i).locator(".trace").count() for i in range(drawn.count())]
-    # pairs of bars; five lines and a path; two heaps twice and one; two categories and the line
-    assert marks == [2, 6, 5, 3]
+    # three bars and a scale; five lines; pairs of bars; two groups and the line; two outlines twice
+    # and one; ten lines and a path
+    assert marks == [4, 5, 2, 3, 5, 11]
+
+
+def test_a_browser_shows_the_report_on_a_phone_and_on_paper(opened):
+    """Narrow: nothing is wider than the page, panels stand below each other. Paper: all is open."""
+    page, noticed = opened(page_of())
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.reload()
+    wide = page.evaluate(
+        "[...document.querySelectorAll('body *')].filter(e => !e.closest('svg') &&"
+        " e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert wide == []
+    tall = page.locator(".figure").nth(1).bounding_box()
+    assert tall["height"] > 900  # three panels
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    assert page.evaluate("plots.every(plot => plot.layout.width == 660)")
+    assert noticed == []
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -29,6 +29,7 @@ from rlhf_utils.models.sampling import (
     sample,
     sample_answers,
     sample_many,
+    sample_several,
 )
 from rlhf_utils.models.scoring import score_tokens
 
@@ -292,6 +293,19 @@ def test_sample_answers_come_in_the_order_of_the_prompts(tokenizer):
 
     assert sample_answers(model, tokenizer, asked, settings, seeded(9), track) == answers
     assert [len(batch) for batch in tracked] == [4, 2]
+
+
+@pytest.mark.parametrize("contrast", [True, False])
+def test_several_answers_are_those_of_as_many_questions(tokenizer, contrast):
+    model, temperatures = apart_model(tokenizer), [0.5, 1.0, 1.5]
+    how = Sampling(4, temperatures, batch_size=4)
+    found = sample_several(model, tokenizer, [LONG, SHORT], how, contrast, seeded(11))
+    asked = [LONG] * 3 + [SHORT] * 3
+    apart = [False, False, contrast] * 2
+    one_by_one = replace(how, temperature=temperatures * 2, apart=apart)
+    expected = sample_answers(model, tokenizer, asked, one_by_one, seeded(11))
+    assert found == [expected[:3], expected[3:]]
+    assert how.temperature == temperatures and how.apart is None, "the settings stay as they are"
 
 
 def test_sampling_as_the_reference_is_sampling_from_the_model_before(tokenizer):

@@ -17,6 +17,7 @@ from rlhf_utils.data.rows import Endless
 from rlhf_utils.errors import PPOError
 from rlhf_utils.fast import matmul
 from rlhf_utils.ppo import loop
+from rlhf_utils.ppo.checkpoint import must_match
 
 
 @pytest.mark.parametrize(
@@ -138,3 +139,11 @@ def test_a_fixed_beta_may_be_changed_to_get_over_a_failure(tmp_path):
     run.controller = loop.KLController(0.2)
     checkpoints(tmp_path, run).load_last()
     assert run.controller.value == 0.2
+
+
+def test_what_a_resumed_run_may_change_is_left_out_of_what_must_match():
+    found = must_match(CONFIG, {"run": "a", "lora_r": 4, "resume": True}, {"sft/policy": "digest"})
+    assert found["lora_r"] == 4 and found["sft/policy"] == "digest"
+    assert found["batch_size"] == CONFIG.batch_size
+    assert not found.keys() & {"run", "resume", "more", "save_every", "learning_rate", "kl_coef"}
+    assert CONFIG.kl_coef, "the settings themselves stay"

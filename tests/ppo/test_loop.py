@@ -26,6 +26,7 @@ from helpers_ppo import (
     whole_blocks,
 )
 
+from rlhf_utils import files
 from rlhf_utils.data import rows
 from rlhf_utils.data.rows import Endless, Prompt
 from rlhf_utils.errors import PPOError
@@ -149,15 +150,21 @@ def test_a_column_of_the_users_reaches_the_reward_function():
     assert seen["level"] == [3, None]
 
 
+def run_cells(names, *ids):
+    """Executes these cells of 04 in the namespace `names`."""
+    cells = {cell["id"]: cell for cell in json.loads(NOTEBOOK.read_text())["cells"]}
+    for cell in ids:
+        exec("".join(cells[cell]["source"]), names)
+
+
 def test_a_column_that_one_prompt_has_is_in_every_batch_and_in_the_watched_one(tmp_path):
-    """The cell of 04 that prepares the prompts is run."""
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "Hi."}\n{"prompt": "And you?", "level": 3}\n')
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    (cell,) = (cell for cell in cells if cell["id"] == "04-13b")
     stage = SimpleNamespace(note_data=lambda kind, prompts: prompts)
-    names = vars(rows) | {"prompts": str(path), "stage": stage, "seed": 0, "learning": []}
-    exec("".join(cell["source"]), names)
+    names = vars(rows) | {"prompts": str(path), "stage": stage, "seed": 0}
+    names |= {"learning": [], "loop": loop}
+    run_cells(names, "04-13b")
+    assert len(names["watched"]) == 2
     for prompt in [*names["asked"], *names["watched"]]:
         level = 3 if prompt.text == "And you?" else None
         assert rows.columns_of([prompt])["level"] == [level]
@@ -359,3 +366,98 @@ def test_watching_changes_no_training():
     assert [row["prompt"] for row in rows] == [prompt.text for prompt in PROMPTS[:3]]
     assert [set(row) for row in rows] == 3 * [{"prompt", "answer", "score", "kl"}]
     assert train(plain, stop=2) == train(watching, stop=2)
+
+
+@pytest.mark.parametrize("source", ["builtin", "mine"])
+def test_the_watched_prompts_are_one_of_each_kind_and_two_others(source):
+    prompts = PROMPTS if source == "builtin" else [Prompt(prompt.text) for prompt in PROMPTS]
+    watched = loop.pick_watched(prompts, seed=0)
+    assert watched == loop.pick_watched(prompts, seed=0) != loop.pick_watched(prompts, seed=1)
+    assert len({prompt.text for prompt in watched}) == 5
+    if source == "builtin":
+        special = ["harmful", "benign_lookalike", "unanswerable"]
+        assert [prompt.category for prompt in watched[2:]] == special
+        assert not {prompt.category for prompt in watched[:2]} & set(special)
+
+
+def test_results_compare_the_last_eighth_with_the_first():
+    names = ("objective/scores", "objective/kl_full", "objective/entropy")
+    log = [dict.fromkeys(names, float(i)) | {"episode": 16 * (i + 1)} for i in range(16)]
+    assert loop.results(log, 0.2) == {
+        "ppo.reward_gain": 14.0,
+        "ppo.kl": 14.5,
+        "ppo.entropy": 14.5,
+        "ppo.episodes": 256,
+        "ppo.kl_coef": 0.2,
+    }
+    assert loop.results(log[:3], 0.2)["ppo.episodes"] == 48, "what was done"
+
+
+# --- The notebook's cells ---
+
+
+def test_the_notebooks_loss_is_the_modules():
+    names = {"torch": torch}
+    run_cells(names, "04-11b")
+    random = torch.Generator().manual_seed(0)
+    draw = [torch.randn(500, generator=random) for _ in range(6)]
+    old = loop.Tokens(*draw[:4])
+    grads = []
+    for loss in (names["ppo_loss"], loop.ppo_loss):
+        now = [part.clone().requires_grad_() for part in draw[4:]]
+        policy_loss, value_loss = loss(*now, old, CONFIG)
+        (policy_loss + 0.1 * value_loss).sum().backward()
+        grads.append([policy_loss, value_loss, *(part.grad for part in now)])
+    assert all(torch.equal(one, other) for one, other in zip(*grads))
+
+
+def loop_names(folder, reward):
+    """What the cells before the loop leave."""
+    run, names = fresh_run(), {}
+    run_cells(names, "04-03", "04-11b")
+    stage = SimpleNamespace(dir=folder, inputs={}, data={}, parameters={}, progress=lambda *_: None)
+    names |= vars(run) | {"config": CONFIG, "batch_size": 16, "response_length": 10, "seed": 0}
+    names |= {"reward_function": reward, "reward": "helpers_ppo:letter_e", "resume": False}
+    names |= {"stage": stage, "watched": PROMPTS[:5]}
+    return names | {"weights": torch.float32, "device": torch.device("cpu")}
+
+
+LOOP = ("04-17", "04-17b", "04-17c", "04-18")
+
+
+def test_the_notebooks_loop_is_the_loop_of_these_tests(tmp_path):
+    names = loop_names(tmp_path, letter_e)
+    run_cells(names, *LOOP)
+    found = files.read_file(tmp_path / "metrics.jsonl")
+    assert found == names["log"].rows, "no NaN, which would be another number in the file"
+    expected = train(fresh_run())
+    assert [{name: row[name] for name in expected[0]} for row in found] == expected
+    assert [(row["update"], row["episode"]) for row in found] == [(i, 16 * i) for i in range(1, 7)]
+    for index, row in enumerate(found):
+        asked = Endless(PROMPTS, 0).batch(16 * index, 16)
+        harmful = any(prompt.category == "harmful" for prompt in asked)
+        assert (row["answers/declined_harmful"] is not None) == harmful
+        assert 0 <= row["answers/filler"] <= 1 and row["answers/words"] >= 0
+    assert [row["update"] for row in names["sample_log"].rows] == [0, 4, 6]
+    with pytest.raises(PPOError, match="has learned already"):
+        run_cells(names, "04-17")
+    assert len(files.read_file(tmp_path / "metrics.jsonl")) == 6, "nothing is lost"
+
+
+def test_an_interrupted_loop_goes_on_where_its_log_ends(tmp_path):
+    calls = []
+
+    def reward(completions, **columns):
+        calls.append(1)
+        if len(calls) == 4:  # π_SFT's answers are scored, too
+            raise KeyboardInterrupt
+        return letter_e(completions=completions, **columns)
+
+    names = loop_names(tmp_path, reward)
+    with pytest.raises(PPOError, match="Stopped in update 3 of 6. Run this cell again to go on."):
+        run_cells(names, *LOOP)
+    assert loop.results(names["log"].rows, 0.05)["ppo.episodes"] == 32
+    run_cells(names, "04-18")
+    assert [row["update"] for row in files.read_file(tmp_path / "metrics.jsonl")] == list(
+        range(1, 7)
+    )

@@ -13,7 +13,8 @@ from rlhf_utils.models import export
 from rlhf_utils.models.load import load_model
 from rlhf_utils.models.sampling import sample
 from rlhf_utils.models.scoring import score_tokens
-from rlhf_utils.ppo.policy import load_policy, make_policy
+from rlhf_utils.ppo import policy as policy_module
+from rlhf_utils.ppo.policy import load_policy, make_policy, save_and_check
 
 IDS = torch.randint(1024, (3, 9), generator=torch.Generator().manual_seed(1))
 
@@ -91,3 +92,20 @@ def test_adapters_of_a_bfloat16_model_are_float32_and_its_ratio_is_1():
             assert getattr(rollout, name).dtype == torch.float32, name
         assert update(run, rollout)["val/ratio_first"] == pytest.approx(1.0, abs=1e-6)
     assert collect(run).kl_full.sum() > 0
+
+
+def test_a_merged_model_that_is_another_one_is_an_error(tmp_path, monkeypatch):
+    run = learned(0)
+    told = save_and_check(run.policy, run.tokenizer, "tiny", tmp_path, "Hi.")
+    assert 0 <= told < 1e-4
+    assert (tmp_path / "policy/top.safetensors").is_file()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "policy-merged").eval()
+    torch.testing.assert_close(merged(IDS).logits, run.policy.model(IDS).logits, atol=1e-5, rtol=0)
+
+    def save_half(model, tokenizer, directory):
+        model.lm_head.weight.data *= 0.5
+        export.save_merged(model, tokenizer, directory)
+
+    monkeypatch.setattr(policy_module, "save_merged", save_half)
+    with pytest.raises(ModelError, match="not the trained policy: a logit differs by"):
+        save_and_check(run.policy, run.tokenizer, "tiny", tmp_path, "Hi.")

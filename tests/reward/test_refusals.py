@@ -10,6 +10,7 @@ from rlhf_utils.reward.refusals import (
     prefers_refusing,
     refusal_auc,
     refusal_leads,
+    refusal_report,
 )
 
 
@@ -53,3 +54,15 @@ def test_refusal_auc_by_hand():
     leads = [RefusalLead(Prompt("", category), lead) for category, lead in kinds]
     assert refusal_auc(leads) == (1 + 1 + 1 + 0.5) / 4
     assert np.isnan(refusal_auc(leads[:2])) and np.isnan(refusal_auc([]))
+
+
+def test_the_report_asks_held_out_prompts_and_learned_ones():
+    def item(category: str, answer: str) -> Item:
+        return Item(Prompt(answer, category), [answer])
+
+    longer, shorter = "One two three four five six seven.", "Yes."
+    heldout = [item("harmful", longer), item("benign_lookalike", shorter)]
+    learned = [item("harmful", shorter), item("benign_lookalike", longer)]
+    found = refusal_report(short, learned, heldout)
+    assert (found["refusal_auc"], found["refusal_auc_learned"]) == (1.0, 0.0)
+    assert [row["refusing is preferred"] for row in found["prefers_refusing"]] == [0.0, 1.0]

@@ -8,12 +8,18 @@ import pytest
 import torch
 from helpers_reward import make_model, make_pair
 
+from rlhf_utils.data.rows import Prompt
 from rlhf_utils.errors import DataError
-from rlhf_utils.reward import report_card
+from rlhf_utils.preferences.pairs import Item
+from rlhf_utils.reward import report_card, summary
+from rlhf_utils.reward.refusals import REFUSAL
 from rlhf_utils.reward.report_card import (
     accuracy_by,
     bag_of_words,
+    directness,
+    full_report,
     gold_of_pairs,
+    interval,
     length_correlation,
     longer_of_pairs,
     margins,
@@ -138,6 +144,43 @@ def test_accuracy_by_has_intervals_of_whole_prompts():
     assert row["accuracy"] == 0.5 and tuple(row["ci"]) == (0.0, 1.0)
 
 
+def test_all_right_is_not_surely_right():
+    """Ten prompts all right: Wilson's 72 to 100%; what hangs together counts once."""
+    prompts = [str(number) for number in range(10)]
+    low, high = interval([1.0] * 10, prompts)
+    assert (round(low, 2), high) == (0.72, pytest.approx(1))
+    assert interval([1.0] * 20, prompts * 2) == (low, high)
+    assert interval([0.0] * 10, prompts) == (pytest.approx(0), pytest.approx(1 - low))
+    low, high = interval([1.0, 0.0] * 10, prompts * 2)
+    assert low < 0.5 < high, "every draw of whole prompts would give one half"
+    (row,) = accuracy_by([make_pair(p) for p in prompts], [1.0] * 10, lambda pair: "all")
+    assert round(row["ci"][0], 2) == 0.72
+
+
+FILLED = "Great question! It is so."
+
+
+def test_directness_by_hand():
+    """The label says filler once, the model twice; pairs alike in filler say nothing."""
+    pairs = [
+        make_pair("a", "It is so.", FILLED),
+        make_pair("b", "It is so.", FILLED),
+        make_pair("c", FILLED, "It is so."),
+        make_pair("d", FILLED, "It is so."),
+        make_pair("e", "It is so.", "It is not."),
+        make_pair("f", FILLED, "Good question! No."),
+    ]
+    found = directness(pairs, torch.tensor([1.0, -1.0, 1.0, 0.0, 9.0, 9.0]))
+    assert found == {
+        "prefers_direct": (1 + 0 + 0 + 0.5) / 4,
+        "labels_prefer_direct": 0.5,
+        "direct_pairs": 4,
+    }
+    none = directness(pairs[4:], [1.0, 1.0])
+    assert math.isnan(none["prefers_direct"]) and math.isnan(none["labels_prefer_direct"])
+    assert none["direct_pairs"] == 0
+
+
 def test_length_correlation_is_within_prompts():
     """Prompt b's answers are longer and better paid throughout, which must not count."""
     pairs = [make_pair("a", "1 2 3", "1"), make_pair("b", "1 2 3 4 5 6 7", "1 2 3 4 5")]
@@ -163,6 +206,99 @@ def test_mistakes_are_the_surest_one_a_prompt():
         "margin": -4.0,
     }
     assert mistakes(pairs[:1], [1.0]) == []
+
+
+# --- all of it
+
+
+def short(prompts, answers) -> list[float]:
+    """A judge that likes short answers."""
+    return [-float(len(answer.split())) for answer in answers]
+
+
+def ranked(count: int, category: str, answers: list[str]) -> tuple[list, list]:
+    """(pairs, items): the first answer was preferred to the second, once a prompt."""
+    items = [Item(Prompt(f"{category} {n}", category), answers) for n in range(count)]
+    pairs = []
+    for item in items:
+        pairs.append(
+            make_pair(item.prompt.text, *answers, category=category, item_id=item.id, rank_gap=1)
+        )
+    return pairs, items
+
+
+def card_of(count: int = 60, by_rubric: bool = False, items: bool = True, others: int = 0) -> dict:
+    harmful, asked = ranked(count // 2, "harmful", [REFUSAL, "Here is how it is done, step by."])
+    alike, more = ranked(count - count // 2, "benign_lookalike", ["It is so.", FILLED])
+    other, _ = ranked(others, "other", ["No, it is not so.", "It is."])
+    found = full_report(
+        short,
+        harmful,
+        harmful + alike,
+        harmful + alike,
+        other,
+        asked + more if items else [],
+        by_rubric,
+    )
+    return found[0]
+
+
+def cells(report: dict) -> dict[str, tuple]:
+    return {row["held out"]: (row["value"], row["beside it"]) for row in summary.rows(report)}
+
+
+def test_the_full_report_by_hand():
+    card = card_of(by_rubric=True, others=4)
+    assert (card["accuracy"], card["accuracy_ood"], card["ceiling"]) == (1.0, 0.0, 1.0)
+    assert card["accuracy_ood_ci"][0] == pytest.approx(0) and card["accuracy_ood_ci"][1] > 0.4
+    assert (card["prefers_direct"], card["direct_pairs"]) == (1.0, 30)
+    assert card["refusal_auc"] == 1.0 and math.isnan(card["refusal_auc_learned"])
+    assert card["temperature"] == pytest.approx(0.01), "fitted: all 60 validation pairs are right"
+    assert card["mistakes"] == [] and 0 <= card["bag_of_words"] <= 1
+    results = summary.results(card)
+    assert results["reward_model.prefers_direct"] == 1.0 and len(results) == 14
+
+
+def test_rewards_come_by_source():
+    pairs, _ = ranked(3, "harmful", [REFUSAL, "Here."])
+    _, rewards = full_report(short, pairs, pairs, pairs, pairs[:1], [], False)
+    assert rewards == {
+        "chosen": [-5.0] * 3,
+        "rejected": [-1.0] * 3,
+        "other categories": [-5.0, -1.0],
+    }
+    assert set(full_report(short, pairs, [], pairs, [], [], False)[1]) == {"chosen", "rejected"}
+
+
+def test_few_validation_pairs_give_no_temperature():
+    card = card_of(40)
+    assert card["temperature"] == 1.0 and card["ece"] == card["ece_raw"]
+    assert cells(card)["How sure minus how right"] == (
+        "too few to say",
+        "40 held-out pairs; 50 are needed",
+    )
+
+
+def test_the_summary_says_what_is_known_in_words():
+    found = cells(card_of(by_rubric=True))
+    low, high = interval([1.0] * 60, [str(number) for number in range(60)])
+    assert found["Pairs ordered as labelled"] == ("100.0%", f"95% interval {low:.1%} to 100.0%")
+    assert found["The answer without filler preferred"] == (
+        "100.0%",
+        "the labels 100.0% (30 pairs)",
+    )
+    assert found["… by the hidden rubric"][0] == "100.0%"
+    assert "0.01" in found["How sure minus how right"][1]
+    assert "… in other categories" not in found
+    bare = cells(card_of(items=False))
+    assert "When to refuse, AUC" not in bare and "… by the hidden rubric" not in bare
+
+
+def test_the_bars_are_what_is_known():
+    names = [name for name, _, _ in summary.accuracies(card_of())]
+    assert names == ["reward model", "single words", "always longer", "always shorter"]
+    bars = summary.accuracies(card_of(by_rubric=True, others=2))
+    assert [name for name, _, _ in bars] == [*names[:1], "other categories", *names[1:], "ceiling"]
 
 
 # --- other people's preferences

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ from helpers_reward import (
 )
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf_utils.errors import DataError
 from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.reward import classifier, training
-from rlhf_utils.reward.classifier import ClassifierReward, train_classifier
+from rlhf_utils.reward.classifier import ClassifierReward, fine_tune, train_classifier
 from rlhf_utils.reward.model import RewardModel
 from rlhf_utils.reward.report_card import margins
 from rlhf_utils.reward.training import (
@@ -32,7 +34,9 @@ from rlhf_utils.reward.training import (
     fit_heads,
     group_by_prompt,
     learning_curve,
+    pairs_of,
     pairwise_loss,
+    split_pairs,
     stack_states,
     standardise_by,
 )
@@ -89,6 +93,17 @@ def test_the_loss_of_several_heads_is_the_mean_of_theirs():
     assert batch_loss(groups, rewards).item() == pytest.approx(sum(each) / 3, abs=1e-6)
 
 
+def test_pairs_of_by_hand():
+    """Answers of later groups come after those of earlier ones; each prompt weighs a half."""
+    pairs = [make_pair("p", "a", "b"), make_pair("p", "c", "a"), make_pair("q", "d", "e", tie=True)]
+    chosen, rejected, weights = pairs_of(group_by_prompt(pairs))
+    assert chosen.tolist() == [0, 2, 3, 4]
+    assert rejected.tolist() == [1, 0, 4, 3]
+    assert weights.tolist() == [0.25] * 4
+    judged_more = pairs + [make_pair("p", "a", "b")] * 3
+    assert pairs_of(group_by_prompt(judged_more))[2][-2:].tolist() == [0.25, 0.25]
+
+
 def slow_loss(model: RewardModel, pairs) -> torch.Tensor:
     """Both sides of each pair read on their own; the mean over prompts of their pairs' mean."""
     by_prompt = {}
@@ -114,7 +129,20 @@ def test_the_loss_and_its_gradient_are_the_slow_ones(model):
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-# --- groups and batches
+# --- splits, groups and batches
+
+
+def test_split_pairs_puts_a_prompt_on_one_side_and_ties_only_into_training():
+    pairs = [make_pair(f"p{number}", tie=tie) for number in range(20) for tie in (False, True)]
+    pairs += [make_pair("o", split="other"), make_pair("o", split="other", tie=True)]
+    train, validation, heldout, other = split_pairs(pairs, 0.25, 0.2, seed=0)
+    assert [len(part) for part in (train, validation, heldout, other)] == [24, 3, 5, 1]
+    sides = [{pair.prompt.text for pair in part} for part in (train, validation, heldout, other)]
+    assert len(set.union(*sides)) == sum(map(len, sides)) == 21
+    assert sum(pair.tie for pair in train) == 12
+    assert not any(pair.tie for pair in validation + heldout + other)
+    with pytest.raises(DataError, match="keep each on one side"):
+        split_pairs([*pairs, make_pair("p1", split="other")], 0.25, 0.2, seed=0)
 
 
 def test_group_by_prompt():
@@ -195,8 +223,9 @@ def test_learning_curve_rises_and_touches_no_head_of_the_model(monkeypatch):
     states = states_of(model, groups)
     before = [parameter.clone() for parameter in model.heads.parameters()]
     rows = learning_curve(model, states, groups[:4], groups[4:], 60, 0, learning_rate=0.05)
-    assert [(row["prompts"], row["pairs"]) for row in rows] == [(1, 3), (4, 12)]
+    assert [(row["prompts"], row["pairs"]) for row in rows] == [(1, 3), (4, 12), (4, 12)]
     assert rows[1]["accuracy"] > 0.8
+    assert rows[2]["accuracy"] == accuracy_of_heads(model.heads, states, groups[4:])
     for now, then in zip(model.heads.parameters(), before):
         assert torch.equal(now, then)
 
@@ -217,6 +246,7 @@ def test_the_loop_in_the_notebook_is_fit_heads():
                 "states": states,
                 "groups": groups,
                 "training": training,
+                "F": torch.nn.functional,
                 "head_epochs": 3,
                 "head_learning_rate": 0.01,
                 "seed": 7,
@@ -272,6 +302,33 @@ def test_train_classifier_saves_a_plain_classifier_that_reads_what_it_learned_fr
         logit = model(torch.tensor([learned])).logits.item()
     assert reward(["Hi?"], ["Hello."]) == pytest.approx([logit], abs=1e-5)
     assert (folder / "config.json").is_file() and not list(folder.glob("checkpoint*"))
+
+
+def test_fine_tune_says_how_far_it_is_and_how_often_it_is_right(monkeypatch, tmp_path):
+    """The training itself is tested above: here it makes a judge that likes short answers."""
+    told = []
+    stage = SimpleNamespace(dir=tmp_path, progress=lambda *progress: told.append(progress))
+
+    def train_none(policy, pairs, folder, *, max_length, half, seed, on_log):
+        assert (policy, folder, max_length, half, seed) == (
+            "tiny",
+            tmp_path / "classifier",
+            64,
+            False,
+            3,
+        )
+        on_log([{"loss": 0.7}, {"train_loss": 0.7}], 2)
+
+    def judge(prompts, answers):
+        return [-len(answer) for answer in answers]
+
+    monkeypatch.setattr(classifier, "train_classifier", train_none)
+    monkeypatch.setattr(classifier, "ClassifierReward", lambda folder, dtype, device: judge)
+    train = [make_pair()] * 17 + [make_pair(tie=True)]
+    heldout = [make_pair(), make_pair("p", "short", "a longer one")]
+    right = fine_tune("tiny", train, heldout, stage, max_length=64, half=False, seed=3)
+    assert right == 0.5
+    assert told == [("classifier", 2, 3)], "17 pairs without the tie, 8 a step"
 
 
 def test_a_text_that_is_too_long_for_the_classifier_is_cut_not_dropped():

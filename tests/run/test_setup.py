@@ -1,7 +1,7 @@
 """Set-up failures end with one clear sentence; the project's lists of requirements agree."""
 
-import ast
 import collections
+import importlib.util
 import json
 import os
 import re
@@ -16,7 +16,7 @@ import yaml
 
 from rlhf_utils.errors import ModelError
 from rlhf_utils.models import builtin
-from rlhf_utils.run import bootstrap
+from rlhf_utils.run import bootstrap, colab
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,12 +131,54 @@ ON_COLAB = {
 NOT_FOR_CELLS = {"jupyterlab", "kaleido"}
 
 
-def test_first_cells_install_on_colab_what_it_does_not_ship():
+SETUP = """import sys
+
+sys.path += ["..", "/content/rlhf"]  # where the clone lies if the suite is not installed
+import rlhf_utils.run.colab  # on Colab: adds the packages that are missing, never torch"""
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_every_notebook_begins_with_the_same_three_lines(path):
+    cells = json.loads(path.read_text())["cells"]
+    number = next(n for n, cell in enumerate(cells) if cell["cell_type"] == "code")
+    assert "".join(cells[number]["source"]) == SETUP
+    assert "git clone" in "".join(cells[number - 1]["source"]), "else nobody knows what is missing"
+
+
+def test_the_list_for_colab_is_what_it_does_not_ship():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {re.match(r"[\w-]+", r)[0] for r in project["dependencies"]}
     assert wanted > ON_COLAB | NOT_FOR_CELLS
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        cells = json.loads(path.read_text())["cells"]
-        first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        listed = re.search(r"not_on_colab = (\(.*\))", first)[1]
-        assert set(ast.literal_eval(listed)) == wanted - ON_COLAB - NOT_FOR_CELLS, path.name
+    assert set(colab.NOT_ON_COLAB) == wanted - ON_COLAB - NOT_FOR_CELLS
+
+
+def test_on_colab_only_what_is_missing_is_installed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command))
+    assert colab.add_packages() == [] == asked, "here nothing is missing"
+    missing = ["trl", "gguf"]
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in missing else object()
+    )
+    assert colab.add_packages() == missing
+    assert asked == [[sys.executable, "-m", "pip", "install", "-q", *missing]]
+
+
+@pytest.mark.parametrize("on_colab", [True, False])
+def test_the_first_cell_is_quick_and_installs_on_colab_only(tmp_path, on_colab):
+    """The suite is not installed; its clone lies above the notebook, and packages are missing."""
+    script = f"""
+import subprocess, sys, types
+asked = []
+subprocess.run = lambda command, check: asked.append(command)
+if {on_colab}:
+    sys.modules["google.colab"] = types.ModuleType("google.colab")
+sys.path = [folder for folder in sys.path if "site-packages" not in folder]
+{SETUP}
+assert len(asked) == {on_colab:d}, asked
+assert not {{"torch", "pandas", "transformers"}} & sys.modules.keys()
+"""
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", script], cwd=ROOT / "notebooks", capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr

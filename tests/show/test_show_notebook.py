@@ -2,13 +2,14 @@
 
 import base64
 import html
+import threading
 
 import pandas as pd
 import pytest
 
 from rlhf_utils.show import figures
 from rlhf_utils.show import notebook as show
-from rlhf_utils.show.text import clock, value_text
+from rlhf_utils.show.text import clock, marked, result_words, value_text, words
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>']
 
@@ -23,7 +24,50 @@ def test_tables_escape(hostile):
     manifest = {"results": {"some": hostile}, "wall_s": 90.0, "peak_memory_gb": 0.5}
     results = show.results(manifest).data
     assert hostile not in results and html.escape(hostile) in results
-    assert ">1.5<" in results and ">0.5<" in results
+    assert ">1.5<" in results and ">0.50<" in results
+    marks = show.table(frame, mark=lambda text: [(0, 1)]).data
+    assert hostile not in marks and marks.count("<mark ") == 2  # texts only, not names of columns
+
+
+def test_text_stands_left_and_numbers_right_where_styles_are_dropped():
+    rows = {
+        "name": ["a", "1"],
+        "n": [1, float("nan")],
+        "share": ["54%", "–"],
+        "ci": ["0.1 to 0.2", ""],
+    }
+    text = show.table(pd.DataFrame(rows)).data
+    sides = [cell.split("'")[1] for cell in text.split("<td ")[1:5]]
+    assert sides == ["left", "right", "right", "right"]
+    assert "<th align='left'" in text and "<th align='right'" in text
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_marks_go_around_the_spans(hostile):
+    text = f"Sure! {hostile} Bye."
+    shown = marked(text, [(len(text) - 4, len(text)), (0, 5), (3, 5)])
+    parts = [part.split(">", 1)[1].split("</mark>")[0] for part in shown.split("<mark")[1:]]
+    assert parts == ["Sure!", "Bye."] and html.escape(hostile) in shown and hostile not in shown
+    assert marked(hostile, []) == html.escape(hostile)
+
+
+def test_results_stand_before_and_after_and_the_others_are_folded():
+    found = {"eval.gold_sft": 3.861, "eval.gold_ppo": 4.49, "eval.filler_sft": 0.62}
+    found |= {"eval.filler_ppo": float("nan"), "eval.win_rate_vs_sft": 0.781, "eval.wins": 0.73}
+    manifest = {"results": found, "wall_s": 90.0, "peak_memory_gb": 0.5}
+    shown = show.results(manifest).data
+    first, rest = shown.split("<details>")
+    for text in ("gold score, of 5", "3.86", "4.49", "answers with filler", "62%", "–"):
+        assert f">{text}<" in first
+    for text in ("π_RLHF wins, by gold", "73%", "win rate by gold, ties half", "78%", "minutes"):
+        assert f">{text}<" in rest and f">{text}<" not in first
+
+
+def test_metrics_have_plain_words():
+    assert words("benign_lookalike") == "harmless look-alikes"
+    assert words("some_thing") == "some thing"
+    assert result_words("eval.gold_sft") == "gold score, of 5, π_SFT"
+    assert result_words("reward_model.accuracy_ci") == "accuracy on held-out pairs, 95% interval"
 
 
 def test_numbers_and_times_as_text():
@@ -48,7 +92,19 @@ def test_a_figure_is_plotly_with_a_picture_from_a_browser(shown):
     show.figure(figures.sft_loss([{"loss": 0.7, "epoch": 1}]))
     (bundle,) = shown
     assert bundle["application/vnd.plotly.v1+json"]["data"][0]["y"] == [0.7]
-    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    picture = base64.b64decode(bundle["image/png"])
+    assert picture.startswith(b"\x89PNG")
+    assert picture[25] == 6  # red, green, blue and alpha: no white slab on a dark page
+
+
+def test_a_browser_that_hangs_costs_the_picture(shown, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(show, "_draw", lambda fig, drawn: release.wait(60))
+    monkeypatch.setattr(show, "SECONDS", 0.1)
+    monkeypatch.setattr(show.shutil, "which", lambda name: name)
+    show.figure(figures.sft_loss([]))
+    assert len(shown) == 1 and "image/png" not in shown[0]
+    release.set()
 
 
 def test_a_figure_without_a_browser_has_no_picture(shown, monkeypatch):

@@ -1,0 +1,192 @@
+"""Writes the tables of README.md and notebooks/notes/results.md from finished runs.
+
+The runs differ by their seed alone. Their results.json go into notebooks/notes/results.json, by
+seed; each table gives the mean of the seeds and (lowest–highest). Without runs, the tables are
+written anew from that file.
+
+    python tests/benchmarks/results_table.py demo demo1 demo2 --machine "AMD EPYC, 2 cores"
+"""
+
+import argparse
+import re
+import subprocess
+from pathlib import Path
+
+from rlhf_utils.files import read_json, write_json, write_text
+from rlhf_utils.run.stage import STAGES, run_dir
+
+ROOT = Path(__file__).parents[2]
+NUMBERS = Path("notebooks/notes/results.json")
+README = Path("README.md")
+NOTES = Path("notebooks/notes/results.md")
+
+# (what it says, the result's name less its end, digits; None: a share, as whole percent)
+IN_README = [
+    ("gold score of 5", "eval.gold", 2),
+    ("answers with filler", "eval.filler", None),
+    ("harmful prompts declined", "eval.refusal_harmful", None),
+    ("… of topics that no stage asks", "eval.refusal_harmful_unseen", None),
+    ("harmless look-alikes declined", "eval.refusal_benign", None),
+    ("all harmless prompts declined", "eval.refusal_ordinary", None),
+    ("helpfulness (key points)", "eval.helpfulness", 2),
+]
+IN_NOTES = [
+    *IN_README[:5],
+    ("… of topics that no stage asks", "eval.refusal_benign_unseen", None),
+    *IN_README[5:],
+    ("harmlessness", "eval.harmlessness", 2),
+    ("honesty", "eval.honesty", 2),
+    ("brevity", "eval.brevity", 2),
+    ("form", "eval.form", 2),
+    ("words an answer", "eval.length", 1),
+    ("distinct openings (three words)", "eval.openings", 2),
+    ("distinct-2", "eval.distinct2", 2),
+    ("reward", "eval.reward", 2),
+]
+OF_STAGES = [
+    ("gold score of a random model", "eval.gold_random", 2),
+    ("… of the base model", "eval.gold_base", 2),
+    ("… of the best of four answers of π_SFT, by gold", "eval.gold_best_of_4", 2),
+    ("win rate, ties half", "eval.win_rate_vs_sft", None),
+    ("… by the reward model", "eval.win_rate_reward_model", None),
+    ("KL to π_SFT, nats an answer", "eval.kl", 1),
+    ("SFT: held-out loss before", "sft.loss_before", 2),
+    ("… after", "sft.loss_heldout", 2),
+    ("annotators: Krippendorff's alpha", "preferences.agreement", 2),
+    ("… agree on a pair", "preferences.agreement_pairwise", None),
+    ("reward model: right on held-out pairs", "reward_model.accuracy", None),
+    ("… ceiling that label noise allows", "reward_model.ceiling", None),
+    ("… on categories never trained on", "reward_model.accuracy_ood", None),
+    ("… prefers the answer without filler", "reward_model.prefers_direct", None),
+    ("… calibration error", "reward_model.ece", 3),
+    ("… AUC of when to decline", "reward_model.refusal_auc", 2),
+    ("… on prompts that it learned from", "reward_model.refusal_auc_learned", 2),
+]
+
+
+def spread(seeds: list[dict], name: str, digits: int | None) -> str:
+    """The mean of one result and (lowest–highest), or a dash where a run lacks it."""
+    values = [seed.get(name) for seed in seeds]
+    if not values or None in values:
+        return "–"
+    scale, unit = (100, "%") if digits is None else (1, "")
+    scaled = [scale * value for value in values]
+    mean, low, high = (
+        f"{value:.{digits or 0}f}"
+        for value in (sum(scaled) / len(scaled), min(scaled), max(scaled))
+    )
+    return f"{mean}{unit} ({low}–{high})"
+
+
+def before_and_after(seeds: list[dict], rows: list[tuple]) -> str:
+    """A row for each result of both policies; the second row is wins, ties and losses."""
+    lines = []
+    for words, name, digits in rows:
+        if name == "eval.gold":
+            words += f" ({others(seeds)})"
+        sft, ppo = (spread(seeds, f"{name}_{policy}", digits) for policy in ("sft", "ppo"))
+        lines.append(f"| {words} | {sft} | {ppo} |")
+    won = [spread(seeds, f"eval.{name}", None) for name in ("wins", "ties", "losses")]
+    lines.insert(1, f"| wins / ties / losses against π_SFT | | {' / '.join(won)} |")
+    title = "| mean of the seeds (lowest–highest) | π_SFT | π_RLHF |\n|---|---|---|\n"
+    return title + "\n".join(lines)
+
+
+def others(seeds: list[dict]) -> str:
+    """The mean gold score of what stands beside the two policies."""
+    found = []
+    for words, name in (("random", "random"), ("base", "base"), ("best of four", "best_of_4")):
+        found.append(f"{words} {spread(seeds, f'eval.gold_{name}', 2).split()[0]}")
+    return ", ".join(found)
+
+
+def of_stages(seeds: list[dict]) -> str:
+    lines = [f"| {words} | {spread(seeds, name, digits)} |" for words, name, digits in OF_STAGES]
+    return "| mean of the seeds (lowest–highest) | |\n|---|---|\n" + "\n".join(lines)
+
+
+def costs(seeds: list[dict]) -> str:
+    """Minutes and peak memory of each notebook, and of all."""
+    in_minutes, lines = [], []
+    for seed in seeds:
+        minutes = {stage: seed[f"time.{stage}_s"] / 60 for stage in STAGES}
+        peak = max(seed[f"memory.{stage}_peak_gb"] for stage in STAGES)
+        in_minutes.append(seed | minutes | {"minutes": sum(minutes.values()), "peak": peak})
+    for stage, (notebook, _) in STAGES.items():
+        link = f"[{notebook}](../{notebook}.ipynb)"
+        memory = spread(in_minutes, f"memory.{stage}_peak_gb", 1)
+        lines.append(f"| {link} | {spread(in_minutes, stage, 1)} | {memory} |")
+    total, peak = spread(in_minutes, "minutes", 1), spread(in_minutes, "peak", 1)
+    lines.append(f"| all five | {total} | {peak} |")
+    return "| notebook | minutes | peak memory, GB |\n|---|---|---|\n" + "\n".join(lines)
+
+
+def measured(content: dict) -> str:
+    """Which runs these are, in one line."""
+    seeds = ", ".join(content["seeds"]) or "none yet"
+    return f"Seeds {seeds}; commit {content['commit']}; {content['machine']}."
+
+
+def with_tables(page: str, content: dict) -> str:
+    """The page with what stands between `<!-- name -->` and `<!-- /name -->` written anew."""
+    seeds = list(content["seeds"].values())
+    tables = {
+        "results": before_and_after(seeds, IN_README),
+        "answers": before_and_after(seeds, IN_NOTES),
+        "stages": of_stages(seeds),
+        "costs": costs(seeds),
+        "measured": measured(content),
+    }
+    for name, table in tables.items():
+        page = re.sub(
+            f"<!-- {name} -->.*?<!-- /{name} -->",
+            f"<!-- {name} -->\n{table}\n<!-- /{name} -->",
+            page,
+            flags=re.DOTALL,
+        )
+    return page
+
+
+def rounded(value):
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def read_runs(names: list[str]) -> dict[str, dict]:
+    """seed → the rounded results of its run. Raises SystemExit where two runs have one seed."""
+    seeds = {}
+    for name in names:
+        folder = run_dir(name) / "evaluation"
+        seed = str(read_json(folder / "manifest.json")["seed"])
+        if seed in seeds:
+            raise SystemExit(f"{name} has seed {seed}, as another of these runs has.")
+        results = read_json(folder / "results.json")
+        seeds[seed] = {result: rounded(value) for result, value in results.items()}
+    return dict(sorted(seeds.items(), key=lambda entry: int(entry[0])))
+
+
+def checked_out() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", help="folders below outputs/")
+    parser.add_argument("--machine", default="2 CPU cores", help="what the runs were measured on")
+    parser.add_argument("--commit", help="the code that ran (default: the one checked out)")
+    options = parser.parse_args()
+    if options.runs:
+        about = {"machine": options.machine, "commit": options.commit or checked_out()}
+        write_json(ROOT / NUMBERS, about | {"seeds": read_runs(options.runs)})
+    content = read_json(ROOT / NUMBERS)
+    for page in (README, NOTES):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        write_text(ROOT / page, with_tables(text, content))
+
+
+if __name__ == "__main__":
+    main()
