@@ -1,4 +1,7 @@
-"""Every figure, one function each: data in, `go.Figure` out; template.py holds what they share."""
+"""Figures of the training, one function each: data in, `go.Figure` out.
+
+template.py holds what they share, comparison.py the figures of the evaluation.
+"""
 
 import re
 
@@ -7,15 +10,11 @@ import plotly.graph_objects as go
 
 from .template import (
     BLUE,
-    FAINT,
     GREEN,
     GREY,
-    NAMES,
     ORANGE,
     PURPLE,
     RED,
-    RLHF,
-    SFT,
     SHARES,
     TEXT,
     accuracy_bars,
@@ -23,7 +22,6 @@ from .template import (
     dotted,
     error_bars,
     figure,
-    hover,
     known,
     legend_under,
     level_line,
@@ -31,7 +29,7 @@ from .template import (
     outline,
     trend,
 )
-from .text import WORDS, value_text, words
+from .text import words
 
 # name, colour, shape, dash, key of metrics.jsonl
 DECLINED = (
@@ -39,23 +37,6 @@ DECLINED = (
     ("look-alikes", GREEN, "diamond", "dash", "answers/declined_lookalike"),
     ("others", BLUE, "square", "dot", "answers/declined_other"),
 )
-# category → name, colour, shape; all others are ordinary
-GROUPS = {
-    "harmful": ("harmful", RED, "circle"),
-    "benign_lookalike": ("harmless look-alikes", GREEN, "diamond"),
-    "unanswerable": ("unanswerable", PURPLE, "x"),
-}
-ORDINARY = ("ordinary", BLUE, "square-open")
-# what of the results stands beside π_SFT's and π_RLHF's
-SCALE = (
-    ("random weights", "gold_random", GREY, "x"),
-    ("base model", "gold_base", GREY, "square"),
-    ("π_SFT", "gold_sft", SFT, "diamond"),
-    ("π_RLHF", "gold_ppo", RLHF, "circle"),
-    ("best of four", "gold_best_of_4", GREEN, "star"),
-)
-COMPARED = ("refusal_harmful", "refusal_benign", "refusal_ordinary", "filler", "directness")
-COMPARED += ("helpfulness", "harmlessness", "honesty", "brevity", "form", "distinct2")
 
 
 def sft_loss(log: list[dict], title: str = "") -> go.Figure:
@@ -243,132 +224,3 @@ def _add_reward_against_kl(fig: go.Figure, metrics: list[dict]) -> None:
             arrow = {"ax": across, "ay": down, "arrowcolor": TEXT, "arrowhead": 0}
             fig.add_annotation(place | arrow, text=text, row=1, col=3)
     fig.update_xaxes(title_text="KL", rangemode="tozero", row=1, col=3)
-
-
-def two_judges(results: dict) -> go.Figure:
-    """Wins by the gold rubric and by the reward model, and where both policies stand in gold."""
-    points = [(name, results.get(f"eval.{key}"), *look) for name, key, *look in SCALE]
-    points = [point for point in points if point[1] is not None]
-    titles = ["π_RLHF against π_SFT: two judges", "gold score: what there was to win"]
-    fig = figure(titles, height=270, bottom=64, gap=0.36)
-    legend = legend_under(fig, 1, below=28)
-    judges = (("by the gold rubric", ""), ("by the reward model", "_reward_model"))
-    kinds = (("wins", BLUE), ("ties", "#a9aeb6"), ("losses", RED))
-    for kind, color in kinds:
-        fig.add_bar(
-            y=[name for name, _ in judges],
-            x=[results[f"eval.{kind}{judge}"] for _, judge in judges],
-            name=kind,
-            orientation="h",
-            width=0.34,
-            marker_color=color,
-            legend=legend,
-            row=1,
-            col=1,
-        )
-    for place, (name, judge) in enumerate(judges):
-        shares = [f"{results[f'eval.{kind}{judge}']:.0%} {kind}" for kind, _ in kinds]
-        fig.add_annotation(
-            text=f"{name}<br>{', '.join(shares)}", align="left", x=0, y=place - 0.2, row=1, col=1,
-            xanchor="left", yanchor="bottom", showarrow=False,
-        )  # fmt: skip
-    fig.add_scatter(
-        x=[value for _, value, _, _ in points],
-        y=[name for name, _, _, _ in points],
-        mode="markers+text",
-        text=[f" {value:.2f}" for _, value, _, _ in points],
-        textposition="middle left",
-        marker={
-            "color": [color for _, _, color, _ in points],
-            "symbol": [symbol for _, _, _, symbol in points],
-            "size": 12,
-        },
-        showlegend=False,
-        row=1,
-        col=2,
-    )
-    fig.update_yaxes(autorange="reversed", showticklabels=False, ticks="", row=1, col=1)
-    fig.update_yaxes(NAMES, autorange="reversed", showgrid=True, row=1, col=2)
-    return fig.update_layout(
-        barmode="stack",
-        legend_traceorder="normal",
-        xaxis=SHARES,
-        xaxis2={"range": [0, 5.15], "tickvals": [0, 1, 2, 3, 4, 5]},
-    )
-
-
-def distributions(sft: list, ppo: list) -> go.Figure:
-    """Reward, words and KL of the answers (evaluation.compare's ScoredAnswer) before and after."""
-    titles = ["reward of an answer", "words in an answer", "KL of an answer, nats"]
-    fig = figure(titles, bottom=60)
-    most = max(answer.words for answer in sft + ppo)
-    rewards = bins([answer.reward for answer in sft + ppo])
-    lengths = np.arange(most + 2) - 0.5
-    legend = legend_under(fig, 1, below=28)
-    for name, answers, color, fill in (("π_SFT", sft, SFT, "tozeroy"), ("π_RLHF", ppo, RLHF, None)):
-        look = {"color": color, "fill": fill, "legend": legend}
-        values = [answer.reward for answer in answers]
-        fig.add_trace(outline(name, values, rewards, **look), 1, 1)
-        values = [answer.words for answer in answers]
-        fig.add_trace(outline(name, values, lengths, showlegend=False, **look), 1, 2)
-    moved = [answer.kl for answer in ppo]
-    fig.add_trace(outline("π_RLHF", moved, bins(moved), RLHF, showlegend=False), 1, 3)
-    return fig.update_yaxes(tickformat=".0%", rangemode="tozero")
-
-
-def rubric_bars(results: dict) -> go.Figure:
-    """Refusals, filler, the rubric's parts, variety; from results named eval.<name>_{sft,ppo}."""
-    names = [name for name in COMPARED if f"eval.{name}_sft" in results]
-    fig = figure(["on held-out prompts"], height=90 + 36 * len(names), bottom=60)
-    legend = legend_under(fig, 1, below=28)
-    for label, policy, color in (("π_SFT", "sft", FAINT), ("π_RLHF", "ppo", RLHF)):
-        values = [results[f"eval.{name}_{policy}"] for name in names]
-        fig.add_bar(
-            y=[words(name) for name in names],
-            x=values,
-            name=label,
-            orientation="h",
-            marker={
-                "color": color,
-                "line": {"color": SFT if policy == "sft" else RLHF, "width": 1},
-            },
-            text=[value_text(value, WORDS[name][1]) for name, value in zip(names, values)],
-            textposition="outside",
-            textangle=0,
-            cliponaxis=False,
-            legend=legend,
-        )
-    fig.update_xaxes(range=[0, 1.08], tickvals=[0, 0.5, 1])
-    fig.update_yaxes(NAMES, autorange="reversed")
-    return fig.update_layout(bargap=0.25)
-
-
-def gain_by_prompt(comparisons: list) -> go.Figure:
-    """Gold score before and after for each of evaluation.compare's Comparisons; hover to read."""
-    title = "above the line, π_RLHF is better"
-    fig = figure([title], height=440, bottom=76)
-    rng = np.random.default_rng(0)
-    legend = legend_under(fig, 1)
-    for name, color, symbol in (ORDINARY, *GROUPS.values()):
-        members = [
-            pair for pair in comparisons if GROUPS.get(pair.prompt.category, ORDINARY)[0] == name
-        ]
-        if not members:
-            continue
-        gold = np.array([(pair.sft.gold, pair.ppo.gold) for pair in members])
-        gold -= abs(rng.normal(0, 0.04, gold.shape))  # tells apart points that are alike
-        fig.add_scatter(
-            x=gold[:, 0],
-            y=gold[:, 1],
-            mode="markers",
-            name=f"{name} ({len(members)})",
-            text=[hover(f"{words(pair.prompt.category)}: {pair.prompt.text}") for pair in members],
-            hoverinfo="text",
-            marker={"color": color, "symbol": symbol, "size": 7, "opacity": 0.75},
-            legend=legend,
-        )
-    lowest = min(min(pair.sft.gold, pair.ppo.gold) for pair in comparisons)
-    fig.add_trace(dotted(lowest, 5))
-    return fig.update_layout(
-        xaxis_title_text="gold score of π_SFT", yaxis_title_text="gold score of π_RLHF"
-    )

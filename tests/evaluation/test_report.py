@@ -7,7 +7,7 @@ from helpers_evaluation import comparisons_of
 from markupsafe import escape
 
 from rlhf_utils.evaluation import compare, report
-from rlhf_utils.show import figures
+from rlhf_utils.show import comparison, figures
 from rlhf_utils.show.text import result_text
 
 SCRIPT = "<script>alert(1)</script>"
@@ -72,11 +72,11 @@ def page_of(text: str = "plain", run: str = "demo", examples: list | None = None
     manifests = manifests_of(results, text)
     metrics = [METRICS | {"episode": 16}, METRICS | {"episode": 32}]
     drawn = [
-        figures.two_judges(results),
+        comparison.two_judges(results),
         figures.manners(metrics),
-        figures.rubric_bars(results),
-        figures.gain_by_prompt(comparisons),
-        figures.distributions(
+        comparison.rubric_bars(results),
+        comparison.gain_by_prompt(comparisons),
+        comparison.distributions(
             [pair.sft for pair in comparisons], [pair.ppo for pair in comparisons]
         ),
         figures.ppo_progress(metrics),

@@ -8,7 +8,7 @@ import pytest
 from helpers_evaluation import comparisons_of
 
 from rlhf_utils.evaluation import compare
-from rlhf_utils.show import figures, template
+from rlhf_utils.show import comparison, figures, template
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [SCRIPT, '"><img src=x onerror=alert(1)>', "<b>bold</b>"]
@@ -72,10 +72,10 @@ def every_figure() -> dict[str, tuple[go.Figure, int]]:
         "ppo_progress": (figures.ppo_progress(metrics(3), "update 3 of 9"), 11),
         "ppo_progress, long": (figures.ppo_progress(metrics(50)), 21),
         "ppo_progress, other metrics": (figures.ppo_progress(metrics(3, manners=False)), 6),
-        "two_judges": (figures.two_judges(RESULTS), 4),
-        "distributions": (figures.distributions(sft, ppo), 5),
-        "rubric_bars": (figures.rubric_bars(compare.compare(comparisons)), 2),
-        "gain_by_prompt": (figures.gain_by_prompt(comparisons), 3),
+        "two_judges": (comparison.two_judges(RESULTS), 4),
+        "distributions": (comparison.distributions(sft, ppo), 5),
+        "rubric_bars": (comparison.rubric_bars(compare.compare(comparisons)), 2),
+        "gain_by_prompt": (comparison.gain_by_prompt(comparisons), 3),
     }
 
 
@@ -193,7 +193,7 @@ def test_many_points_get_a_moving_mean_and_unknown_ones_are_left_out():
 
 
 def test_two_judges_say_their_shares_and_show_the_scale_that_is_known():
-    fig = figures.two_judges(RESULTS)
+    fig = comparison.two_judges(RESULTS)
     assert titles(fig)[2:] == [
         "by the gold rubric<br>70% wins, 10% ties, 20% losses",
         "by the reward model<br>80% wins, 0% ties, 20% losses",
@@ -201,11 +201,11 @@ def test_two_judges_say_their_shares_and_show_the_scale_that_is_known():
     assert list(fig.data[0].x) == [0.7, 0.8]
     assert list(fig.data[3].y) == ["π_SFT", "π_RLHF"] and list(fig.data[3].x) == [3.9, 4.5]
     more = {"eval.gold_random": 2.0, "eval.gold_base": 3.0, "eval.gold_best_of_4": 4.8}
-    assert list(figures.two_judges(RESULTS | more).data[3].x) == [2.0, 3.0, 3.9, 4.5, 4.8]
+    assert list(comparison.two_judges(RESULTS | more).data[3].x) == [2.0, 3.0, 3.9, 4.5, 4.8]
 
 
 def test_scores_are_grouped_and_never_above_five():
-    fig = figures.gain_by_prompt(comparisons_of())
+    fig = comparison.gain_by_prompt(comparisons_of())
     assert [trace.name for trace in fig.data[:-1]] == ["ordinary (3)", "harmful (1)"]
     assert max(max(trace.y) for trace in fig.data[:-1]) <= 5
 
@@ -242,7 +242,7 @@ def test_hover_wraps_and_cuts():
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_figures_carry_no_tags_of_the_data(hostile):
     """plotly reads tags in hover texts, in the names of a legend and on axes alike."""
-    scatter = figures.gain_by_prompt(comparisons_of(hostile)).to_plotly_json()["data"]
+    scatter = comparison.gain_by_prompt(comparisons_of(hostile)).to_plotly_json()["data"]
     texts = []
     for trace in scatter:
         texts += [trace.get("name"), *(trace.get("text") or [])]
