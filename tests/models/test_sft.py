@@ -71,7 +71,7 @@ def test_training_lowers_the_heldout_loss_and_is_repeatable(tmp_path):
         made = trainer(tmp_path / name, num_train_epochs=3)
         made.train()
         losses.append([row["eval_loss"] for row in made.state.log_history if "eval_loss" in row])
-    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0] - 0.05
+    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0] - 0.03
 
 
 def test_the_steps_that_the_settings_tell_are_those_of_the_trainer(tmp_path):
