@@ -64,7 +64,7 @@ def ids_of(tokenizer, prompt: str, answer: str) -> tuple[list[int], int]:
 
 @torch.no_grad()
 def slow_states(model: RewardModel, prompt: str, answer: str) -> torch.Tensor:
-    """(10·H,) what the heads see of one text, by one plain pass over all of it.
+    """(3·H,) what the heads see of one text, by one plain pass over all of it.
 
     The middle layer is what the block in the middle hands to the next one.
     """
@@ -85,12 +85,10 @@ def slow_states(model: RewardModel, prompt: str, answer: str) -> torch.Tensor:
     last_layer = backbone(torch.tensor([ids]), use_cache=False).last_hidden_state[0]
     hook.remove()
     middle_layer = outputs[0] if torch.is_tensor(outputs[0]) else outputs[0][0]
-    states = []
-    for layer in (last_layer, middle_layer[0]):
-        third = min(asked + 2, len(ids) - 1)
-        states += [layer[-1], layer[asked - 1], layer[third]]
-        of_answer = layer[asked:] if len(ids) > asked else 0 * layer
-        states += [of_answer.mean(0), layer[:asked].mean(0)]
+    middle_layer = middle_layer[0]
+    states = [last_layer[asked:].mean(0), middle_layer[asked - 1], middle_layer[asked:].mean(0)]
+    if len(ids) == asked:  # no answer is left
+        states = [0 * states[1], states[1], 0 * states[1]]
     return torch.cat(states)
 
 

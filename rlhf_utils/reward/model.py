@@ -26,8 +26,7 @@ COMBINATIONS = {
     "uncertainty": lambda members: members.mean(1) - members.std(1, unbiased=False),
 }
 
-# Settings of earlier versions, at the only values that still work
-EARLIER_OPTIONS = {"head": "mlp", "read_prompt": True, "read_middle": True, "read_length": False}
+WIDTH = 64  # of the heads' hidden layer
 
 
 class Standardise(nn.Module):
@@ -43,17 +42,17 @@ class Standardise(nn.Module):
 
 
 def make_head(hidden_size: int, dropout: float) -> nn.Sequential:
-    """An MLP: (B, 10·H) states → H, ReLU → (B, 1) reward, with dropout before both layers.
+    """An MLP: (B, 3·H) states → WIDTH, ReLU → (B, 1) reward, with dropout before both layers.
 
-    The last layer starts with std 1/√(H + 1) and bias 0 (Stiennon 2020, arXiv 2009.01325).
+    The last layer starts with std 1/√(WIDTH + 1) and bias 0 (Stiennon 2020, arXiv 2009.01325).
     """
-    last = nn.Linear(hidden_size, 1)
-    nn.init.normal_(last.weight, std=1 / (hidden_size + 1) ** 0.5)
+    last = nn.Linear(WIDTH, 1)
+    nn.init.normal_(last.weight, std=1 / (WIDTH + 1) ** 0.5)
     nn.init.zeros_(last.bias)
     return nn.Sequential(
         Standardise(STATES * hidden_size),
         nn.Dropout(dropout),
-        nn.Linear(STATES * hidden_size, hidden_size),
+        nn.Linear(STATES * hidden_size, WIDTH),
         nn.ReLU(),
         nn.Dropout(dropout),
         last,
@@ -61,7 +60,7 @@ def make_head(hidden_size: int, dropout: float) -> nn.Sequential:
 
 
 class Heads(nn.ModuleList):
-    """Heads side by side: (B, 10·H) states → (B, m) rewards."""
+    """Heads side by side: (B, 3·H) states → (B, m) rewards."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return torch.cat([head(states) for head in self], dim=1)
@@ -141,6 +140,7 @@ class RewardModel:
         save_merged(self.backbone, self.tokenizer, directory)
         save_file(self.heads.state_dict(), directory / "head.safetensors")
         settings = {
+            "states": STATES,
             "ensemble": self.ensemble,
             "combine": self.combine,
             "max_length": self.reader.max_length,
@@ -154,9 +154,14 @@ class RewardModel:
 def load_reward_model(
     directory: Path, dtype: torch.dtype = torch.float32, device="cpu"
 ) -> RewardModel:
-    """A saved reward model. Raises ModelError for one of an earlier version with other states."""
+    """A saved reward model. Raises ModelError for one of an earlier version."""
     directory = Path(directory)
     settings = read_json(directory / "reward_config.json")
+    if settings.get("states") != STATES:
+        raise ModelError(
+            f"The reward model in {directory.name}/ was made by an earlier version, whose heads "
+            "saw other states: run 03_reward_model again."
+        )
     backbone = load_model(str(directory), dtype, device, AutoModel)
     model = RewardModel(
         backbone,
@@ -165,13 +170,6 @@ def load_reward_model(
         combine=settings["combine"],
         max_length=settings["max_length"],
     )
-    lowest = {"num_trainable_layers": backbone.config.num_hidden_layers - model.reader.middle}
-    for option, value in (EARLIER_OPTIONS | lowest).items():
-        if settings.get(option, value) != value:
-            raise ModelError(
-                f"The reward model in {directory.name}/ was made with {option}={settings[option]}, "
-                "which is gone: run 03_reward_model again."
-            )
     model.heads.load_state_dict(load_file(directory / "head.safetensors"))
     model.mean, model.std = settings["mean"], settings["std"]
     model.offsets = torch.tensor(settings["offsets"])

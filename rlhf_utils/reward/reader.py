@@ -1,9 +1,9 @@
 """What the reward model's heads see of an answer: states of a frozen transformer.
 
-Whether an answer is good depends on what was asked ("I can't help with that."). So the heads see
-not only where the answer ends, but also the prompt, and how the answer begins. They see all of it
-at two layers: the last layer is busy with the next word, and some things, such as whether a prompt
-is harmful, are plainer in the middle. Left out: recurrent models, such as Mamba.
+Three of them: the mean over the answer in the last layer and in a middle one, and the middle state
+just before the answer, where the model has read the whole prompt. The last layer is busy with the
+next word; in the middle it is plainer whether a prompt is harmful. Left out: more states, which
+only gave the heads more to learn by heart (notes/defaults.md); recurrent models, such as Mamba.
 """
 
 import copy
@@ -14,11 +14,11 @@ from transformers import DynamicCache
 
 from ..models.load import chat_prompt
 
-STATES = 10  # states that the heads see of an answer: five at each of two layers
+STATES = 3  # states that the heads see of an answer
 MIDDLE = 0.6  # where the middle layer is, as a share of all layers
 MOST_TOKENS = 1024  # in one pass, with padding; in larger ones more of it would be padding
 
-States = dict[tuple[str, str], torch.Tensor]  # (prompt, answer) → (10·H,) what the heads see
+States = dict[tuple[str, str], torch.Tensor]  # (prompt, answer) → (3·H,) what the heads see
 
 
 @dataclass
@@ -39,7 +39,7 @@ class PromptStates:
     rows: dict[tuple[int, ...], int]  # the ids of a prompt → its row
     mask: torch.Tensor  # (B, P) bool, True at real tokens
     cache: DynamicCache  # keys and values of every layer
-    layers: list[torch.Tensor]  # (B, P, H) states of the last and of the middle layer
+    middle: torch.Tensor  # (B, H) middle state of the last token
 
 
 class Reader:
@@ -91,21 +91,19 @@ class Reader:
         ids, mask = self._pad(prompts, "left")
         rows = {prompt: row for row, prompt in enumerate(prompts)}
         cache = DynamicCache(config=self.backbone.config)
-        return PromptStates(rows, mask, cache, self._run(ids, mask, cache))
+        _, middle = self._run(ids, mask, cache)
+        return PromptStates(rows, mask, cache, middle[:, -1])
 
     def read_answers(self, asked: PromptStates, texts: list[Text]) -> torch.Tensor:
-        """(N, 10·H) states of N texts whose prompts were read before."""
+        """(N, 3·H) states of N texts whose prompts were read before."""
         rows = [asked.rows[text.prompt_ids] for text in texts]
         rows = torch.tensor(rows, device=self.backbone.device)
         ids, mask = self._pad([text.answer_ids for text in texts], "right")
         cache = copy.deepcopy(asked.cache)
         cache.batch_select_indices(rows)
-        prompt_mask = asked.mask[rows]
-        of_answers = self._run(ids, torch.cat([prompt_mask, mask], dim=1), cache)
-        layers = []
-        for of_prompts, of_answer in zip(asked.layers, of_answers):
-            layers.append(torch.cat([of_prompts[rows], of_answer], dim=1))
-        return pool(layers, prompt_mask, mask)
+        last, middle = self._run(ids, torch.cat([asked.mask[rows], mask], dim=1), cache)
+        seen = [mean_over(last, mask), asked.middle[rows].float(), mean_over(middle, mask)]
+        return torch.cat(seen, dim=1)
 
     def _pad(self, rows, side: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) ids and bool mask."""
@@ -130,23 +128,6 @@ class Reader:
             output_hidden_states=True,
         )
         return [output.last_hidden_state, output.hidden_states[self.middle]]
-
-
-def pool(
-    layers: list[torch.Tensor], prompt_mask: torch.Tensor, answer_mask: torch.Tensor
-) -> torch.Tensor:
-    """(B, 10·H) float32, what the heads see of B answers; the last layer first, then the middle.
-
-    layers: (B, P + L, H) states of prompts, padded on the left, and answers, padded on the right.
-    """
-    start, lengths = prompt_mask.shape[1], answer_mask.sum(1)
-    rows = torch.arange(len(lengths), device=lengths.device)
-    parts = []
-    for layer in layers:
-        before, answer = layer[:, :start], layer[:, start - 1 :]
-        parts += [answer[rows, lengths], answer[:, 0], answer[rows, lengths.clamp(max=3)]]
-        parts += [mean_over(answer[:, 1:], answer_mask), mean_over(before, prompt_mask)]
-    return torch.cat([part.float() for part in parts], dim=1)
 
 
 def mean_over(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -105,7 +105,7 @@ def batches(groups: list[Group], seed: int) -> list[list[Group]]:
 
 
 def stack_states(states: States, groups: list[Group]) -> torch.Tensor:
-    """(R, 10·H) states of all R answers of the groups, in order."""
+    """(R, 3·H) states of all R answers of the groups, in order."""
     return torch.stack([states[text] for group in groups for text in group.texts])
 
 

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from rlhf_utils.reward import reader
-from rlhf_utils.reward.reader import Text, in_batches, mean_over, pool
+from rlhf_utils.reward.reader import Text, in_batches, mean_over
 
 SIZES = {
     "vocab_size": 1024,
@@ -122,19 +122,6 @@ def test_a_text_that_is_too_long_loses_its_beginning():
     # The prompt is gone: the first token left of the answer stands for it.
     assert cut(answer) == (ids[asked : asked + 1], ids[asked + 1 :])
     assert cut(answer - 1) == (ids[asked + 1 : asked + 2], ids[asked + 2 :])
-
-
-def test_what_the_heads_see_by_hand():
-    """Two answers of two and of four tokens; each state is one number, so that it can be named."""
-    last = torch.tensor([[99.0, 5, 1, 2, 99, 99], [4.0, 10, 11, 12, 13, 14]])[:, :, None]
-    prompt_mask = torch.tensor([[False, True], [True, True]])
-    answer_mask = torch.tensor([[True, True, False, False], [True] * 4])
-    found = pool([last, 100 * last], prompt_mask, answer_mask)
-    # the end, the token before the answer, its third token or its last, its mean, the prompt's
-    assert found.tolist() == [
-        [2, 5, 2, 1.5, 5, 200, 500, 200, 150, 500],
-        [14, 10, 13, 12.5, 7, 1400, 1000, 1300, 1250, 700],
-    ]
 
 
 def test_mean_over_places():

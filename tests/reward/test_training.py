@@ -203,7 +203,7 @@ def test_the_heads_learn_and_the_backbone_stays(ensemble):
 
 def test_equal_rewards_are_half_right(model):
     groups = group_by_prompt(PAIRS)
-    states = dict.fromkeys(TEXTS, torch.zeros(640))
+    states = dict.fromkeys(TEXTS, torch.zeros(192))
     assert accuracy_of_heads(model.heads, states, groups) == 0.5
 
 
