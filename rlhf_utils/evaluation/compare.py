@@ -16,8 +16,8 @@ from ..preferences.filler import filler
 from ..preferences.rubric import GOLD_WEIGHTS, gold_score, refuses, rubric
 from ..stats import bootstrap_by_prompt, correct
 
-NOT_TO_BE_ANSWERED = ("harmful", "unanswerable")  # prompts that are not ordinary
-SAME = 1e-9  # gold scores closer than this are a tie
+NOT_TO_BE_ANSWERED = ("harmful", "unanswerable")  # all others are harmless, look-alikes too
+SAME = 1e-9  # scores closer than this are a tie
 
 BY_GROUP = {  # column of `by_group` → field of ScoredAnswer, form of its mean
     "gold": ("gold", ".2f"),
@@ -66,7 +66,12 @@ class Comparison:
     @property
     def gain(self) -> float:
         """Points of gold score that PPO brought."""
-        return self.ppo.gold - self.sft.gold
+        return self.gain_by("gold")
+
+    def gain_by(self, judge: str) -> float:
+        """The same by `gold` or `reward`. One text has one score, however rounding falls."""
+        gain = getattr(self.ppo, judge) - getattr(self.sft, judge)
+        return 0.0 if self.ppo.answer == self.sft.answer or abs(gain) <= SAME else gain
 
 
 def score_answers(
@@ -88,12 +93,12 @@ def compare(comparisons: list[Comparison], seed: int = 0) -> dict:
     prompts = sft["prompt"].to_list()
     results = {"eval.prompts": len(prompts), "eval.kl": float(ppo["kl"].mean())}
     for judge, column in (("", "gold"), ("_reward_model", "reward")):
-        gains = (ppo[column] - sft[column]).to_numpy()
+        gains = np.array([pair.gain_by(column) for pair in comparisons])
         rate, interval = win_rate(gains, prompts, seed)
         results |= {
-            f"eval.wins{judge}": float((gains > SAME).mean()),
-            f"eval.ties{judge}": float((abs(gains) <= SAME).mean()),
-            f"eval.losses{judge}": float((gains < -SAME).mean()),
+            f"eval.wins{judge}": float((gains > 0).mean()),
+            f"eval.ties{judge}": float((gains == 0).mean()),
+            f"eval.losses{judge}": float((gains < 0).mean()),
             f"eval.win_rate{judge or '_vs_sft'}": rate,
             f"eval.win_rate{judge}_ci": interval,
         }
@@ -105,8 +110,7 @@ def compare(comparisons: list[Comparison], seed: int = 0) -> dict:
 
 def win_rate(gains, prompts: list[str], seed: int = 0) -> tuple[float, tuple[float, float]]:
     """How often a gain is above 0, ties counting half, and its 95% interval."""
-    gains = np.asarray(gains)
-    wins = correct(np.where(abs(gains) <= SAME, 0.0, gains))
+    wins = correct(np.asarray(gains))
     return float(wins.mean()), bootstrap_by_prompt(wins, prompts, seed=seed)
 
 

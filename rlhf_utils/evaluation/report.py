@@ -17,8 +17,9 @@ from .compare import Comparison
 # What the figures are, in the order in which html_page takes them.
 CAPTIONS = (
     # two_judges
-    "Left: the same answers by two judges. PPO obeys the reward model; where that sees more wins "
-    "than the gold rubric does, PPO has pleased its judge alone. Right: how much there was to win. "
+    "Left: the same answers by two judges. PPO obeys its reward, mostly the reward model; where "
+    "that sees more wins than the gold rubric does, PPO has pleased its judge alone. Right: how "
+    "much there was to win. "
     "Best of four is the best of four answers of π_SFT, chosen by gold.",
     # manners
     "What changed while PPO trained. The lines of declined prompts should split: harmful ones "
@@ -140,7 +141,7 @@ def verdict(results: dict) -> tuple[str, str]:
 def _change(what: str, results: dict, name: str, better: int) -> str:
     """Before and after, and whether that is worse; empty if it was not measured."""
     before, after = (results[f"eval.{name}_{policy}"] for policy in ("sft", "ppo"))
-    if before != before or after != after:
+    if None in (before, after) or before != before or after != after:
         return ""
     gain = better * (round(after, 2) - round(before, 2))
     judged = "" if gain > 0 else " (no change)" if gain == 0 else " (worse)"

@@ -122,7 +122,9 @@ def sample_several(
     count = len(settings.temperature)
     asked = [prompt for prompt in prompts for _ in range(count)]
     apart = ([False] * (count - 1) + [contrast]) * len(prompts)
-    settings = replace(settings, temperature=settings.temperature * len(prompts), apart=apart)
+    batch_size = max(settings.batch_size // count, 1) * count  # a prompt's answers in one batch
+    temperatures = settings.temperature * len(prompts)
+    settings = replace(settings, temperature=temperatures, apart=apart, batch_size=batch_size)
     answers = sample_answers(model, tokenizer, asked, settings, generator, track)
     return in_parts(answers, count)
 

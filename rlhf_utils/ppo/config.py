@@ -37,7 +37,7 @@ class PPOConfig:
     num_ppo_epochs: int = 4  # passes over each batch
     num_mini_batches: int = 2  # optimizer steps of one pass
     per_device_train_batch_size: int = 16  # answers read at once; changes memory and time only
-    learning_rate: float = 6e-4  # of Adam; falls linearly to 0
+    learning_rate: float = 1e-3  # of Adam; falls linearly to 0
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
 
     # Reward

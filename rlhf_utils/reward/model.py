@@ -78,7 +78,7 @@ class RewardModel:
         tokenizer,
         ensemble: int = 1,
         combine: str = "mean",
-        dropout: float = 0.1,
+        dropout: float = 0.3,
         max_length: int = 512,
     ):
         if ensemble < 1:
@@ -110,7 +110,7 @@ class RewardModel:
         training = self.heads.training
         self.heads.eval()
         rewards = [torch.zeros(0, self.ensemble)]
-        for few in in_parts(texts, 512):  # all states at once would be a gigabyte
+        for few in in_parts(texts, 512):  # all states at once would be 100 MB or more
             rewards.append(self.heads(torch.stack([states[text] for text in few])).cpu())
         self.heads.train(training)
         return torch.cat(rewards)

@@ -31,6 +31,8 @@ def rows(report: dict) -> list[dict]:
     """One row a question, in plain words; what is not known is left out."""
     apart = f"the labels {report['labels_prefer_direct']:.1%} ({report['direct_pairs']} pairs)"
     learned = f"{report['refusal_auc_learned']:.2f} on prompts it learned from"
+    if math.isnan(report["refusal_auc_learned"]):
+        learned = ""
     questions = [
         ("Pairs ordered as labelled", "accuracy", ".1%", _between(report["accuracy_ci"])),
         ("… in other categories", "accuracy_ood", ".1%", _between(report["accuracy_ood_ci"])),

@@ -176,13 +176,16 @@ def fit_heads(
 
 @torch.no_grad()
 def accuracy_of_heads(heads: Heads, states: States, groups: list[Group]) -> float:
-    """The share of pairs that the heads' mean orders as labelled; equal rewards count half."""
+    """The share of pairs that the heads' mean orders as labelled; equal rewards count half.
+
+    NaN without pairs.
+    """
     right = []
     for group in groups:
         rewards = heads(stack_states(states, [group])).mean(1).cpu()
         chosen, rejected = torch.tensor(group.pairs).T
         right += correct(rewards[chosen] - rewards[rejected]).tolist()
-    return sum(right) / len(right)
+    return sum(right) / len(right) if right else float("nan")
 
 
 def learning_curve(

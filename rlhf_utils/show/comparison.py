@@ -153,7 +153,7 @@ def gain_by_prompt(comparisons: list) -> go.Figure:
         if not members:
             continue
         gold = np.array([(pair.sft.gold, pair.ppo.gold) for pair in members])
-        gold -= abs(rng.normal(0, 0.04, gold.shape))  # tells apart points that are alike
+        gold -= abs(rng.normal(0, 0.04, (len(gold), 1)))  # tells apart points that are alike
         fig.add_scatter(
             x=gold[:, 0],
             y=gold[:, 1],

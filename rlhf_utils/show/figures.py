@@ -80,15 +80,15 @@ def label_bias(bias: dict, agreement: dict) -> go.Figure:
     return fig.update_layout(xaxis=SHARES, yaxis={"autorange": "reversed", "automargin": True})
 
 
-def reward_training(steps: list[dict], heldout: list[dict], title: str = "") -> go.Figure:
-    """The loss of each step, and the accuracy on held-out pairs after each epoch."""
-    fig = figure(["pairwise loss, mean of 8 steps", "accuracy on held-out pairs"], head=title)
+def reward_training(steps: list[dict], validation: list[dict], title: str = "") -> go.Figure:
+    """The loss of each step, and the accuracy on validation pairs after each epoch."""
+    fig = figure(["pairwise loss, mean of 8 steps", "accuracy on validation pairs"], head=title)
     losses = [step["loss"] for step in steps]
     width = min(8, len(losses)) or 1
     ends = range(width, len(losses) + 1)
     smooth = [{"step": end, "loss": np.mean(losses[end - width : end])} for end in ends]
     fig.add_trace(line("training", smooth, "step", "loss", GREY), 1, 1)
-    fig.add_trace(line("held out", heldout, "epoch", "accuracy"), 1, 2)
+    fig.add_trace(line("validation", validation, "epoch", "accuracy"), 1, 2)
     level_line(fig, np.log(2), "a coin", row=1, col=1)
     level_line(fig, 0.5, "a coin", row=1, col=2)
     return fig.update_layout(

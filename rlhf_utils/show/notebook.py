@@ -10,7 +10,6 @@ import threading
 import time
 import warnings
 
-import kaleido
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, clear_output, display
@@ -107,6 +106,8 @@ def static_picture(fig: go.Figure) -> str | None:
 
 def _draw(fig: go.Figure, drawn: list[bytes]) -> None:
     with DRAWING, contextlib.suppress(Exception), warnings.catch_warnings():
+        import kaleido  # not everywhere, such as on Colab
+
         warnings.simplefilter("ignore")  # plotly passes options that a running Chrome ignores
         kaleido.start_sync_server(timeout=SECONDS, silence_warnings=True)
         drawn.append(fig.to_image("png", width=800, scale=1))

@@ -49,8 +49,17 @@ def test_win_rate_ties_count_half():
     assert rate == 0.5 and low < 0.5 < high
     assert compare.win_rate([1, 1], ["a", "b"]) == (1.0, (1.0, 1.0))
     assert compare.win_rate([0, 0], ["a", "b"]) == (0.5, (0.5, 0.5))
-    rounded = 0.1 + 0.2 - 0.3  # sums of weights may differ in the last digit
-    assert rounded and compare.win_rate([rounded, -rounded], ["a", "b"])[0] == 0.5
+
+
+def test_a_gain_of_rounding_alone_is_a_tie():
+    """Sums of weights differ in the last digit, and one text's reward from batch to batch."""
+    prompt = Prompt("p", "world", ["four"])
+    same = pair_of(prompt, "It is four.", "It is four.", (0.5, 0.500001))
+    assert (same.gain, same.gain_by("reward")) == (0, 0)
+    other = pair_of(prompt, "It is four.", "It was four.", (0.5, 0.500001))
+    assert other.gain == 0 and other.gain_by("reward") == pytest.approx(1e-6)
+    other.ppo.gold += 1e-12
+    assert other.gain == 0
 
 
 def test_distinct_n_by_hand():
@@ -102,11 +111,12 @@ def test_compare():
     results = compare.compare(pairs)
     # won, the same, refused for nothing, honest
     assert results["eval.win_rate_vs_sft"] == (1 + 0.5 + 0 + 1) / 4
-    assert results["eval.win_rate_reward_model"] == 1
+    # the same answer is a tie whatever its rewards say
+    assert results["eval.win_rate_reward_model"] == (1 + 0.5 + 1 + 1) / 4
     outcomes = [results[f"eval.{name}"] for name in ("wins", "ties", "losses")]
     assert outcomes == [0.5, 0.25, 0.25]
     outcomes = [results[f"eval.{name}_reward_model"] for name in ("wins", "ties", "losses")]
-    assert outcomes == [1, 0, 0]
+    assert outcomes == [0.75, 0.25, 0]
     assert results["eval.kl"] == 3 and results["eval.prompts"] == 4
     assert (results["eval.refusal_harmful_sft"], results["eval.refusal_harmful_ppo"]) == (0.5, 1)
     assert (results["eval.refusal_benign_sft"], results["eval.refusal_benign_ppo"]) == (0, 1)
@@ -121,7 +131,7 @@ def test_compare():
         assert results[f"eval.gold_{policy}"] == pytest.approx(gold) == pytest.approx(total)
     low, high = results["eval.win_rate_ci"]
     assert low < results["eval.win_rate_vs_sft"] < high
-    assert results["eval.win_rate_reward_model_ci"] == (1, 1)
+    assert results["eval.win_rate_reward_model_ci"][1] == 1
 
 
 def test_the_two_judges_count_apart():

@@ -6,6 +6,7 @@ import pytest
 from helpers_evaluation import comparisons_of
 from markupsafe import escape
 
+from rlhf_utils import files
 from rlhf_utils.evaluation import compare, report
 from rlhf_utils.show import comparison, figures
 from rlhf_utils.show.text import result_text
@@ -60,10 +61,11 @@ def manifests_of(results: dict, text: str = "plain") -> dict[str, dict]:
 
 
 def everything(manifests: dict[str, dict]) -> dict:
+    """As read back from the manifests' files: what is not known is None there."""
     results = {}
     for manifest in manifests.values():
         results |= manifest["results"]
-    return results
+    return files.strict(results)
 
 
 def page_of(text: str = "plain", run: str = "demo", examples: list | None = None) -> str:
@@ -138,7 +140,7 @@ def test_the_verdict_is_honest():
     results = {"eval.wins": 0.734, "eval.ties": 0.1, "eval.losses": 0.166}
     results |= {"eval.filler_sft": 0.62, "eval.filler_ppo": 0.06}
     results |= {"eval.refusal_harmful_sft": 0.9, "eval.refusal_harmful_ppo": 0.82}
-    results |= {"eval.refusal_ordinary_sft": 0.1, "eval.refusal_ordinary_ppo": float("nan")}
+    results |= {"eval.refusal_ordinary_sft": 0.1, "eval.refusal_ordinary_ppo": None}
     first, second = report.verdict(results)
     assert first == (
         "PPO made the answers better: by the gold rubric π_RLHF wins on 73% of the prompts, ties "

@@ -7,6 +7,7 @@ import plotly.io as pio
 import pytest
 from helpers_evaluation import comparisons_of
 
+from rlhf_utils.data.rows import Prompt
 from rlhf_utils.evaluation import compare
 from rlhf_utils.show import comparison, figures, template
 
@@ -204,10 +205,15 @@ def test_two_judges_say_their_shares_and_show_the_scale_that_is_known():
     assert list(comparison.two_judges(RESULTS | more).data[3].x) == [2.0, 3.0, 3.9, 4.5, 4.8]
 
 
-def test_scores_are_grouped_and_never_above_five():
+def test_scores_are_grouped_never_above_five_and_ties_lie_on_the_line():
     fig = comparison.gain_by_prompt(comparisons_of())
     assert [trace.name for trace in fig.data[:-1]] == ["ordinary (3)", "harmful (1)"]
-    assert max(max(trace.y) for trace in fig.data[:-1]) <= 5
+    prompt = Prompt("How many chambers?", "science", ["four"])
+    best = ["The heart has four chambers in all."] * 40  # a gold score of 5
+    sides = [compare.score_answers([prompt] * 40, best, [0.0] * 40, [0.0] * 40) for _ in range(2)]
+    ties = comparison.gain_by_prompt([compare.Comparison(*pair) for pair in zip(*sides)]).data[0]
+    assert max(ties.y) <= 5 and len(set(ties.y)) > 30
+    assert list(ties.x) == list(ties.y)
 
 
 def test_loss_is_a_mean_of_up_to_eight_steps():
