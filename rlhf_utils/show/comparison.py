@@ -84,7 +84,8 @@ def two_judges(results: dict) -> go.Figure:
         row=1,
         col=2,
     )
-    fig.update_yaxes(autorange="reversed", showticklabels=False, ticks="", row=1, col=1)
+    # room above the first bar for its words
+    fig.update_yaxes(range=[1.3, -0.75], showticklabels=False, ticks="", row=1, col=1)
     fig.update_yaxes(NAMES, autorange="reversed", showgrid=True, row=1, col=2)
     return fig.update_layout(
         barmode="stack",
