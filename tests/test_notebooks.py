@@ -344,6 +344,7 @@ def test_committed_notebooks_are_executed(path):
             output.get("data", {}).pop(kind, None)
     text = json.dumps(notebook)
     assert "widget-view" not in text, "a widget without its kernel is dead"
+    assert "«" not in text, "a number that nobody filled in"
     assert not re.search(r"/(?:home|root|Users|tmp)/\w", text), "a path of some machine"
     assert path.stat().st_size < 1_500_000
 

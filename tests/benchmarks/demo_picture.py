@@ -3,7 +3,7 @@
 Above, what PPO changed over its updates; below, answers of four kinds of prompts before and after.
 They are drawn at random among those whose first answer has filler.
 
-    python tests/benchmarks/demo_picture.py demo
+    python tests/benchmarks/demo_picture.py demo --seed 8
 """
 
 import argparse
