@@ -24,11 +24,11 @@ from .parameters import check_parameters, fill_settings
 
 # stage → notebook, and the minutes that it takes in the demo on 2 CPU cores: the first estimate
 STAGES = {
-    "sft": ("01_sft", 6.2),
-    "preferences": ("02_preferences", 3.1),
-    "reward_model": ("03_reward_model", 2.6),
-    "ppo": ("04_ppo", 5.3),
-    "evaluation": ("05_evaluation", 0.9),
+    "sft": ("01_sft", 5.8),
+    "preferences": ("02_preferences", 3.9),
+    "reward_model": ("03_reward_model", 2.0),
+    "ppo": ("04_ppo", 5.1),
+    "evaluation": ("05_evaluation", 2.1),
 }
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
