@@ -33,7 +33,7 @@ from rlhf_utils.errors import PPOError
 from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models.load import load_model
 from rlhf_utils.models.scoring import answer_logprobs, score_tokens
-from rlhf_utils.ppo import loop
+from rlhf_utils.ppo import loop, record
 from rlhf_utils.ppo.policy import Policy, make_policy
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_ppo.ipynb"
@@ -162,7 +162,7 @@ def test_a_column_that_one_prompt_has_is_in_every_batch_and_in_the_watched_one(t
     path.write_text('{"prompt": "Hi."}\n{"prompt": "And you?", "level": 3}\n')
     stage = SimpleNamespace(note_data=lambda kind, prompts: prompts)
     names = vars(rows) | {"prompts": str(path), "stage": stage, "seed": 0}
-    names |= {"learning": [], "loop": loop}
+    names |= {"learning": [], "record": record}
     run_cells(names, "04-13b")
     assert len(names["watched"]) == 2
     for prompt in [*names["asked"], *names["watched"]]:
@@ -360,7 +360,7 @@ def test_the_same_seed_gives_identical_metrics():
 
 def test_watching_changes_no_training():
     plain, watching = fresh_run(), fresh_run()
-    rows = loop.sample_watched(
+    rows = record.sample_watched(
         watching.policy, watching.tokenizer, PROMPTS[:3], letter_e, CONFIG, seed=7
     )
     assert [row["prompt"] for row in rows] == [prompt.text for prompt in PROMPTS[:3]]
@@ -371,8 +371,8 @@ def test_watching_changes_no_training():
 @pytest.mark.parametrize("source", ["builtin", "mine"])
 def test_the_watched_prompts_are_one_of_each_kind_and_two_others(source):
     prompts = PROMPTS if source == "builtin" else [Prompt(prompt.text) for prompt in PROMPTS]
-    watched = loop.pick_watched(prompts, seed=0)
-    assert watched == loop.pick_watched(prompts, seed=0) != loop.pick_watched(prompts, seed=1)
+    watched = record.pick_watched(prompts, seed=0)
+    assert watched == record.pick_watched(prompts, seed=0) != record.pick_watched(prompts, seed=1)
     assert len({prompt.text for prompt in watched}) == 5
     if source == "builtin":
         special = ["harmful", "benign_lookalike", "unanswerable"]
@@ -383,14 +383,14 @@ def test_the_watched_prompts_are_one_of_each_kind_and_two_others(source):
 def test_results_compare_the_last_eighth_with_the_first():
     names = ("objective/scores", "objective/kl_full", "objective/entropy")
     log = [dict.fromkeys(names, float(i)) | {"episode": 16 * (i + 1)} for i in range(16)]
-    assert loop.results(log, 0.2) == {
+    assert record.results(log, 0.2) == {
         "ppo.reward_gain": 14.0,
         "ppo.kl": 14.5,
         "ppo.entropy": 14.5,
         "ppo.episodes": 256,
         "ppo.kl_coef": 0.2,
     }
-    assert loop.results(log[:3], 0.2)["ppo.episodes"] == 48, "what was done"
+    assert record.results(log[:3], 0.2)["ppo.episodes"] == 48, "what was done"
 
 
 # --- The notebook's cells ---
@@ -456,7 +456,7 @@ def test_an_interrupted_loop_goes_on_where_its_log_ends(tmp_path):
     names = loop_names(tmp_path, reward)
     with pytest.raises(PPOError, match="Stopped in update 3 of 6. Run this cell again to go on."):
         run_cells(names, *LOOP)
-    assert loop.results(names["log"].rows, 0.05)["ppo.episodes"] == 32
+    assert record.results(names["log"].rows, 0.05)["ppo.episodes"] == 32
     run_cells(names, "04-18")
     assert [row["update"] for row in files.read_file(tmp_path / "metrics.jsonl")] == list(
         range(1, 7)
