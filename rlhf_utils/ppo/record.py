@@ -1,0 +1,69 @@
+"""What is kept of a run of PPO: how far it is, answers to watched prompts, its results."""
+
+from collections.abc import Callable
+
+from torch import Generator
+
+from ..data.rows import Prompt, pick
+from .config import PPOConfig
+from .loop import collect, learning_rate_at
+from .policy import Policy
+
+
+def counts(index: int, config: PPOConfig, seconds: float) -> dict[str, float]:
+    """How far the loop is after the update `index`, and how fast: episodes a second."""
+    return {
+        "update": index + 1,
+        "episode": (index + 1) * config.batch_size,
+        "eps": config.batch_size / seconds,
+        "lr": learning_rate_at(config, index),
+    }
+
+
+def results(rows: list[dict], kl_coef: float) -> dict[str, float]:
+    """The numbers of a run, from the rows of metrics.jsonl: means of the last eighth of them.
+
+    kl_coef: β after the last update.
+    """
+    eighth = max(len(rows) // 8, 1)
+
+    def mean(part: list[dict], name: str) -> float:
+        return sum(row[name] for row in part) / len(part)
+
+    first, last = rows[:eighth], rows[-eighth:]
+    return {
+        "ppo.reward_gain": mean(last, "objective/scores") - mean(first, "objective/scores"),
+        "ppo.kl": mean(last, "objective/kl_full"),
+        "ppo.entropy": mean(last, "objective/entropy"),
+        "ppo.episodes": rows[-1]["episode"],
+        "ppo.kl_coef": kl_coef,
+    }
+
+
+def pick_watched(prompts: list[Prompt], seed: int) -> list[Prompt]:
+    """Two ordinary prompts, a harmful one, a look-alike and one that nobody can answer.
+
+    Any five where the prompts have no such categories.
+    """
+    mixed = pick(prompts, len(prompts), seed)
+    special = ("harmful", "benign_lookalike", "unanswerable")
+    watched = [prompt for prompt in mixed if prompt.category not in special][:2]
+    for category in special:
+        watched += [prompt for prompt in mixed if prompt.category == category][:1]
+    return watched if len(watched) == 5 else mixed[:5]
+
+
+def sample_watched(
+    policy: Policy, tokenizer, prompts: list[Prompt], reward: Callable, config: PPOConfig, seed: int
+) -> list[dict]:
+    """Rows of samples.jsonl: one answer to each watched prompt, with its score and KL in nats.
+
+    Has a random generator of its own, so that watching changes no training.
+    """
+    generator = Generator(device=policy.model.device).manual_seed(seed)
+    rollout = collect(policy, tokenizer, prompts, reward, config, 0.0, generator)
+    scores, kls = rollout.scores.tolist(), rollout.kl_full.sum(1).tolist()
+    return [
+        {"prompt": prompt.text, "answer": answer, "score": score, "kl": kl}
+        for prompt, answer, score, kl in zip(prompts, rollout.samples.answers, scores, kls)
+    ]
