@@ -31,12 +31,16 @@ ALIASES = {"response": "completion", "output": "completion", "instruction": "pro
 
 TURN = "\n\nAssistant:"
 
+MARK = "\u2063"  # invisible; begins each turn of a conversation that is written as one text
+ROLES = ("system", "user", "assistant")
+
 
 @dataclass
 class Prompt:
     """What is asked."""
 
     text: str
+    "a plain text, or a whole `conversation`"
     category: str = ""
     key_points: list[str] = field(default_factory=list)
     "what the rubric looks for in an answer; alternatives are separated by |"
@@ -175,6 +179,32 @@ def _check_row(row: dict, kind: str, where: str) -> dict:
     if not isinstance(points, list) or not all(isinstance(point, str) for point in points):
         raise DataError(f"{where}: 'key_points' is {points!r}, but must be a list of texts.")
     return row
+
+
+# --- conversations
+
+
+def conversation(messages: list[dict]) -> str:
+    """The messages {"role", "content"} as one text, from which `messages_of` gets them back.
+
+    A single message of a user is its plain text. Several read like a transcript, `User: …`, with
+    an invisible MARK before each turn.
+    """
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    turns = [f"{MARK}{turn['role'].capitalize()}: {turn['content']}" for turn in messages]
+    return "\n\n".join(turns)
+
+
+def messages_of(text: str) -> list[dict]:
+    """The messages of a prompt's text; a plain text is one message of the user."""
+    if not text.startswith(MARK):
+        return [{"role": "user", "content": text}]
+    messages = []
+    for turn in text[len(MARK) :].split(f"\n\n{MARK}"):
+        role, _, content = turn.partition(": ")
+        messages.append({"role": role.lower(), "content": content})
+    return messages
 
 
 # --- use

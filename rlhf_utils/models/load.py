@@ -7,6 +7,7 @@ Left out: quantised training, several GPUs.
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ..data.rows import messages_of
 from ..errors import ModelError
 from ..fast import product_rate, speed_up
 from .builtin import resolve
@@ -99,5 +100,6 @@ def chat_prompt(tokenizer, prompt: str) -> str:
     """The prompt as the model sees it, up to where its answer begins."""
     if tokenizer.chat_template is None:
         return prompt.rstrip() + "\n"
-    messages = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(
+        messages_of(prompt), tokenize=False, add_generation_prompt=True
+    )
