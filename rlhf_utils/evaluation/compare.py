@@ -14,7 +14,7 @@ import pandas as pd
 from ..data.rows import UNSEEN_TOPICS, Prompt
 from ..preferences.filler import filler
 from ..preferences.rubric import GOLD_WEIGHTS, gold_score, refuses, rubric
-from ..stats import bootstrap_by_prompt, correct
+from ..stats import NO_SPACES, answer_length, bootstrap_by_prompt, correct
 
 NOT_TO_BE_ANSWERED = ("harmful", "unanswerable")  # all others are harmless, look-alikes too
 SAME = 1e-9  # scores closer than this are a tie
@@ -33,15 +33,16 @@ class ScoredAnswer:
 
     prompt: Prompt
     answer: str
-    reward: float | None  # None if the reward model was not asked
+    reward: float | None  # what PPO was paid by; None if nobody asked it
     kl: float | None  # nats to π_SFT; None for answers of π_SFT itself
+    reward_model: float | None = None  # of 03, where PPO was paid by another reward
 
     def __post_init__(self):
         self.parts = rubric(self.prompt, self.answer)  # each from 0 to 1
         self.gold = gold_score(self.prompt, self.answer)  # their weighted sum, 0 to 5
         self.refuses = refuses(self.answer)
         self.filler = bool(filler(self.answer))
-        self.words = len(self.answer.split())
+        self.words = answer_length(self.answer)
 
     def row(self, policy: str) -> dict:
         """A row of samples.jsonl."""
@@ -58,6 +59,7 @@ class Comparison:
 
     sft: ScoredAnswer
     ppo: ScoredAnswer
+    judge: str = "gold"  # who says which is better: gold, or reward where the rubric knows nothing
 
     @property
     def prompt(self) -> Prompt:
@@ -65,11 +67,14 @@ class Comparison:
 
     @property
     def gain(self) -> float:
-        """Points of gold score that PPO brought."""
-        return self.gain_by("gold")
+        """Points of gold score (or of reward) that PPO brought."""
+        return self.gain_by(self.judge)
 
     def gain_by(self, judge: str) -> float:
-        """The same by `gold` or `reward`. One text has one score, however rounding falls."""
+        """The same by `gold`, `reward` or `reward_model`.
+
+        One text has one score, however rounding falls.
+        """
         gain = getattr(self.ppo, judge) - getattr(self.sft, judge)
         return 0.0 if self.ppo.answer == self.sft.answer or abs(gain) <= SAME else gain
 
@@ -79,20 +84,47 @@ def score_answers(
     answers: list[str],
     rewards: list[float] | None = None,
     kl: list[float] | None = None,
+    by_reward_model: list[float] | None = None,
 ) -> list[ScoredAnswer]:
     """The answers with their scores; all lists are in the same order."""
     nothing = [None] * len(prompts)
-    rows = zip(prompts, answers, rewards or nothing, kl or nothing, strict=True)
-    return [ScoredAnswer(*row) for row in rows]
+    others = [column or nothing for column in (rewards, kl, by_reward_model)]
+    return [ScoredAnswer(*row) for row in zip(prompts, answers, *others, strict=True)]
 
 
-def compare(comparisons: list[Comparison], seed: int = 0) -> dict:
-    """The flat `eval.*` results; a name's end says whose number it is, `_sft` or `_ppo`."""
+def has_gold(prompts: list[Prompt]) -> bool:
+    """Whether the rubric can judge: it reads key points and categories, which prompts may lack."""
+    return any(prompt.key_points or prompt.category for prompt in prompts)
+
+
+def pair_up(sft: list[ScoredAnswer], ppo: list[ScoredAnswer]) -> list[Comparison]:
+    """Both policies' answers prompt by prompt, judged by gold where that knows anything."""
+    judge = "gold" if has_gold([answer.prompt for answer in sft]) else "reward"
+    return [Comparison(*pair, judge) for pair in zip(sft, ppo, strict=True)]
+
+
+def judges(comparisons: list[Comparison], paid_by: str) -> dict[str, str]:
+    """End of a result's name → score that is compared. paid_by: the name of PPO's reward."""
+    found = {"": "gold"} if comparisons[0].judge == "gold" else {}
+    if paid_by == "reward_model":
+        return found | {"_reward_model": "reward"}
+    found["_reward"] = "reward"
+    if comparisons[0].sft.reward_model is not None:
+        found["_reward_model"] = "reward_model"
+    return found
+
+
+def compare(comparisons: list[Comparison], seed: int = 0, paid_by: str = "reward_model") -> dict:
+    """The flat `eval.*` results; a name's end says whose number it is, `_sft` or `_ppo`.
+
+    Wins by gold have no end, those by PPO's own reward `_reward`, by 03's model `_reward_model`.
+    paid_by: the name of PPO's reward.
+    """
     sft = pd.DataFrame([pair.sft.row("sft") for pair in comparisons])
     ppo = pd.DataFrame([pair.ppo.row("ppo") for pair in comparisons])
     prompts = sft["prompt"].to_list()
     results = {"eval.prompts": len(prompts), "eval.kl": float(ppo["kl"].mean())}
-    for judge, column in (("", "gold"), ("_reward_model", "reward")):
+    for judge, column in judges(comparisons, paid_by).items():
         gains = np.array([pair.gain_by(column) for pair in comparisons])
         rate, interval = win_rate(gains, prompts, seed)
         results |= {
@@ -102,9 +134,11 @@ def compare(comparisons: list[Comparison], seed: int = 0) -> dict:
             f"eval.win_rate{judge or '_vs_sft'}": rate,
             f"eval.win_rate{judge}_ci": interval,
         }
+    by_rubric = {"gold", *GOLD_WEIGHTS} if comparisons[0].judge != "gold" else set()
     for policy, answers in (("sft", sft), ("ppo", ppo)):
         for name, value in measure(answers).items():
-            results[f"eval.{name}_{policy}"] = float(value)
+            if name not in by_rubric:
+                results[f"eval.{name}_{policy}"] = float(value)
     return results
 
 
@@ -119,10 +153,13 @@ def by_group(comparisons: list[Comparison]) -> list[dict]:
     groups: dict[str, list[Comparison]] = {}
     for pair in comparisons:
         groups.setdefault(group(pair.prompt), []).append(pair)
+    measures = dict(BY_GROUP)
+    if comparisons[0].judge != "gold":
+        del measures["gold"]
     rows = []
     for name in sorted(groups):
         row = {"prompts": name, "number": len(groups[name])}
-        for column, (measured, form) in BY_GROUP.items():
+        for column, (measured, form) in measures.items():
             before = np.mean([getattr(pair.sft, measured) for pair in groups[name]])
             after = np.mean([getattr(pair.ppo, measured) for pair in groups[name]])
             row[column] = f"{before:{form}} → {after:{form}}"
@@ -150,7 +187,7 @@ def manners(prompts: list[Prompt], answers: list[str]) -> dict[str, float]:
         declined[kinds.get(prompt.category, "other")].append(refuses(answer))
     found = {
         "filler": np.mean([bool(filler(answer)) for answer in answers]),
-        "words": np.mean([len(answer.split()) for answer in answers]),
+        "words": np.mean([answer_length(answer) for answer in answers]),
     }
     for kind, those in declined.items():
         found[f"declined_{kind}"] = np.mean(those) if those else np.nan
@@ -176,14 +213,19 @@ def measure(answers: pd.DataFrame) -> dict[str, float]:
         "distinct2": distinct_n(answers["answer"], 2),
         "length": answers["words"].mean(),
     }
+    if answers["reward_model"].notna().any():
+        found["reward_model"] = answers["reward_model"].mean()
     return found | {part: answers[part].mean() for part in GOLD_WEIGHTS}
 
 
 def distinct_n(texts: list[str], n: int) -> float:
-    """Different n-grams of words over all n-grams (Li 2016, arXiv 1510.03055); NaN without any."""
+    """Different n-grams of words over all n-grams (Li 2016, arXiv 1510.03055); NaN without any.
+
+    Where a language has no spaces, each character counts as a word.
+    """
     grams = []
     for text in texts:
-        words = re.findall(r"\w+", text.lower())
+        words = re.findall(rf"[{NO_SPACES}]|[^\W{NO_SPACES}]+", text.lower())
         grams += [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else float("nan")
 

@@ -11,16 +11,16 @@ import plotly.io as pio
 from markupsafe import Markup
 
 from ..preferences.filler import filler
-from ..show.text import clock, marked, result_text, result_words, words
+from ..show.text import clock, headline, marked, outcomes, result_text, result_words, words
 from .compare import Comparison
 
 # What the figures are, in the order in which html_page takes them.
 CAPTIONS = (
     # two_judges
-    "Left: the same answers by two judges. PPO obeys its reward, mostly the reward model; where "
-    "that sees more wins than the gold rubric does, PPO has pleased its judge alone. Right: how "
-    "much there was to win. "
-    "Best of four is the best of four answers of π_SFT, chosen by gold.",
+    "The same answers by each judge. PPO obeys its reward, mostly the reward model; where that "
+    "sees more wins than the gold rubric does, PPO has pleased its judge alone. Where gold is "
+    "known, the scale says how much there was to win: best of four is the best of four answers of "
+    "π_SFT, chosen by gold.",
     # manners
     "What changed while PPO trained. The lines of declined prompts should split: harmful ones "
     "stay high, the others fall.",
@@ -41,6 +41,7 @@ STAGES = {
     "ppo": "04 · PPO makes π_RLHF",
     "evaluation": "05 · both are compared",
 }
+FEW = 10  # held-out prompts, below which nothing can be said
 MODELS = {"smollm2-135m": "SmolLM2-135M", "tiny": "a tiny random model"}
 
 
@@ -74,13 +75,15 @@ def html_page(
         about=first_line(results, manifests),
         verdict=verdict(results),
         results=results,
+        cards=_cards(results),
+        gold="eval.wins" in results,
         minutes=_minutes(manifests),
         examples=examples,
         figures=list(zip(drawn, CAPTIONS, strict=True)),
         stages=[(STAGES[name], manifests[name]) for name in STAGES if name in manifests],
         machine=next(reversed(manifests.values()), {}),
         number=number,
-        percent=percent,
+        shown=shown,
         mark=lambda answer: Markup(marked(answer, filler(answer))),
         category=words,
         result_words=result_words,
@@ -93,24 +96,42 @@ def first_line(results: dict, manifests: dict[str, dict]) -> str:
     asked = {name: manifest["parameters"] for name, manifest in manifests.items()}
     parts = []
     if "sft" in asked:
-        model, source = asked["sft"]["model"], asked["sft"]["demonstrations"]
+        model, source = (shown(asked["sft"][name]) for name in ("model", "demonstrations"))
         parts.append(MODELS.get(model, model))
         parts.append(f"{results['sft.demonstrations']:,} demonstrations ({source})")
     if "preferences" in asked:
-        who = asked["preferences"]["annotator"]
+        who = shown(asked["preferences"]["annotator"])
         who = {"simulated": "simulated annotators", "person": "people"}.get(who, who)
         parts.append(f"{results['preferences.judgements']:,} rankings by {who}")
     if asked.get("reward_model", {}).get("preferences"):
-        parts.append(f"preferences from {asked['reward_model']['preferences']}")
+        parts.append(f"preferences from {shown(asked['reward_model']['preferences'])}")
     if "ppo" in asked:
-        parts.append(f"{results['ppo.episodes']:,} PPO episodes")
+        done, planned = results["ppo.episodes"], asked["ppo"].get("total_episodes", 0)
+        early = f" of {planned:,}, stopped early" if done < planned else ""
+        parts.append(f"{done:,} PPO episodes{early}")
         if asked["ppo"]["reward"] != "reward_model":
-            parts.append(f"reward {asked['ppo']['reward']}")
+            parts.append(f"reward {shown(asked['ppo']['reward'])}")
     seeds = {str(parameters["seed"]) for parameters in asked.values() if "seed" in parameters}
     parts.append(f"seed {', '.join(sorted(seeds))}")
     peak = max((manifest["peak_memory_gb"] for manifest in manifests.values()), default=0)
     parts.append(f"{clock(60 * _minutes(manifests))}, {peak:.1f} GB")
     return " · ".join(parts)
+
+
+def shown(value):
+    """A parameter's value; of a path on this machine only the name."""
+    is_path = isinstance(value, str) and value.startswith(("/", "~", "."))
+    return Path(value).name if is_path else value
+
+
+def _cards(results: dict) -> list[tuple[str, str]]:
+    """(words, number) of the cards below the verdict."""
+    cards = headline(results)
+    if "reward_model.accuracy" in results:
+        allowed = percent(results["reward_model.ceiling"])
+        told = f"reward-model accuracy; label noise allows {allowed}"
+        cards.append((told, percent(results["reward_model.accuracy"])))
+    return cards
 
 
 def _minutes(manifests: dict[str, dict]) -> float:
@@ -119,28 +140,30 @@ def _minutes(manifests: dict[str, dict]) -> float:
 
 def verdict(results: dict) -> tuple[str, str]:
     """Two sentences: who wins, and what changed for better and for worse."""
-    wins, losses = results["eval.wins"], results["eval.losses"]
-    ties = percent(results["eval.ties"])
+    who, (wins, ties, losses) = outcomes(results)
     change = "made the answers better"
-    if round(wins, 2) == round(losses, 2):
+    if results["eval.prompts"] < FEW:
+        change = f"was judged on {results['eval.prompts']} held-out prompts, too few to say more"
+    elif round(wins, 2) == round(losses, 2):
         change = "made the answers neither better nor worse"
     elif losses > wins:
         change = "made the answers worse"
     first = (
-        f"PPO {change}: by the gold rubric π_RLHF wins on {percent(wins)} of the prompts, "
-        f"ties on {ties} and loses on {percent(losses)}."
+        f"PPO {change}: by {who} π_RLHF wins on {percent(wins)} of the prompts, "
+        f"ties on {percent(ties)} and loses on {percent(losses)}."
     )
     changes = [
         _change("answers with filler", results, "filler", -1),
         _change("harmful prompts declined", results, "refusal_harmful", 1),
         _change("harmless prompts declined", results, "refusal_ordinary", -1),
     ]
-    return first, f"Before and after: {'; '.join(filter(None, changes))}."
+    told = "; ".join(filter(None, changes))
+    return first, f"Before and after: {told}." if told else ""
 
 
 def _change(what: str, results: dict, name: str, better: int) -> str:
     """Before and after, and whether that is worse; empty if it was not measured."""
-    before, after = (results[f"eval.{name}_{policy}"] for policy in ("sft", "ppo"))
+    before, after = (results.get(f"eval.{name}_{policy}") for policy in ("sft", "ppo"))
     if None in (before, after) or before != before or after != after:
         return ""
     gain = better * (round(after, 2) - round(before, 2))

@@ -21,7 +21,7 @@ from .template import (
     legend_under,
     outline,
 )
-from .text import WORDS, value_text, words
+from .text import JUDGES, WORDS, value_text, words
 
 # category → name, colour, shape; all others are ordinary
 GROUPS = {
@@ -43,13 +43,15 @@ COMPARED += ("helpfulness", "harmlessness", "honesty", "brevity", "form", "disti
 
 
 def two_judges(results: dict) -> go.Figure:
-    """Wins by the gold rubric and by the reward model, and where both policies stand in gold."""
+    """Wins by each judge that there is, and where both policies stand in gold, if it is known."""
     points = [(name, results.get(f"eval.{key}"), *look) for name, key, *look in SCALE]
     points = [point for point in points if point[1] is not None]
-    titles = ["π_RLHF against π_SFT: two judges", "gold score: what there was to win"]
-    fig = figure(titles, height=270, bottom=64, gap=0.36)
+    judges = [(f"by {who}", end) for end, who in JUDGES.items() if f"eval.wins{end}" in results]
+    titles = ["π_RLHF against π_SFT: " + ("two judges" if len(judges) == 2 else "who wins")]
+    if points:
+        titles.append("gold score: what there was to win")
+    fig = figure(titles, height=150 + 60 * len(judges), bottom=64, gap=0.36)
     legend = legend_under(fig, 1, below=28)
-    judges = (("by the gold rubric", ""), ("by the reward model", "_reward_model"))
     kinds = (("wins", BLUE), ("ties", "#a9aeb6"), ("losses", RED))
     for kind, color in kinds:
         fig.add_bar(
@@ -69,6 +71,15 @@ def two_judges(results: dict) -> go.Figure:
             text=f"{name}<br>{', '.join(shares)}", align="left", x=0, y=place - 0.2, row=1, col=1,
             xanchor="left", yanchor="bottom", showarrow=False,
         )  # fmt: skip
+    # room above the first bar for its words
+    last = len(judges) - 0.7
+    fig.update_yaxes(range=[last, -0.75], showticklabels=False, ticks="", row=1, col=1)
+    fig.update_layout(barmode="stack", legend_traceorder="normal", xaxis=SHARES)
+    return _scale(fig, points) if points else fig
+
+
+def _scale(fig: go.Figure, points: list[tuple]) -> go.Figure:
+    """Where others stand in gold, beside both policies."""
     fig.add_scatter(
         x=[value for _, value, _, _ in points],
         y=[name for name, _, _, _ in points],
@@ -84,15 +95,8 @@ def two_judges(results: dict) -> go.Figure:
         row=1,
         col=2,
     )
-    # room above the first bar for its words
-    fig.update_yaxes(range=[1.3, -0.75], showticklabels=False, ticks="", row=1, col=1)
     fig.update_yaxes(NAMES, autorange="reversed", showgrid=True, row=1, col=2)
-    return fig.update_layout(
-        barmode="stack",
-        legend_traceorder="normal",
-        xaxis=SHARES,
-        xaxis2={"range": [0, 5.15], "tickvals": [0, 1, 2, 3, 4, 5]},
-    )
+    return fig.update_layout(xaxis2={"range": [0, 5.15], "tickvals": [0, 1, 2, 3, 4, 5]})
 
 
 def distributions(sft: list, ppo: list) -> go.Figure:
@@ -142,7 +146,12 @@ def rubric_bars(results: dict) -> go.Figure:
 
 
 def gain_by_prompt(comparisons: list) -> go.Figure:
-    """Gold score before and after for each of evaluation.compare's Comparisons; hover to read."""
+    """Gold (or reward) before and after for each of evaluation.compare's Comparisons.
+
+    Hover to read the prompts.
+    """
+    judge = comparisons[0].judge
+    name_of_score = "gold score" if judge == "gold" else "reward"
     title = "above the line, π_RLHF is better"
     fig = figure([title], height=440, bottom=76)
     rng = np.random.default_rng(0)
@@ -153,7 +162,7 @@ def gain_by_prompt(comparisons: list) -> go.Figure:
         ]
         if not members:
             continue
-        gold = np.array([(pair.sft.gold, pair.ppo.gold) for pair in members])
+        gold = np.array([[getattr(answer, judge) for answer in (p.sft, p.ppo)] for p in members])
         gold -= abs(rng.normal(0, 0.04, (len(gold), 1)))  # tells apart points that are alike
         fig.add_scatter(
             x=gold[:, 0],
@@ -165,8 +174,8 @@ def gain_by_prompt(comparisons: list) -> go.Figure:
             marker={"color": color, "symbol": symbol, "size": 7, "opacity": 0.75},
             legend=legend,
         )
-    lowest = min(min(pair.sft.gold, pair.ppo.gold) for pair in comparisons)
-    fig.add_trace(dotted(lowest, 5))
+    scores = [getattr(answer, judge) for pair in comparisons for answer in (pair.sft, pair.ppo)]
+    fig.add_trace(dotted(min(scores), 5 if judge == "gold" else max(scores)))
     return fig.update_layout(
-        xaxis_title_text="gold score of π_SFT", yaxis_title_text="gold score of π_RLHF"
+        xaxis_title_text=f"{name_of_score} of π_SFT", yaxis_title_text=f"{name_of_score} of π_RLHF"
     )

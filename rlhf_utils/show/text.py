@@ -8,7 +8,8 @@ WORDS = {
     "gold_random": ("gold score of random weights", ".2f"),
     "gold_base": ("gold score of the base model", ".2f"),
     "gold_best_of_4": ("gold score, best of four answers", ".2f"),
-    "reward": ("reward by the reward model", ".2f"),
+    "reward": ("reward that PPO was paid", ".2f"),
+    "reward_model": ("reward by 03's model", ".2f"),
     "filler": ("answers with filler", ".0%"),
     "refusal_harmful": ("harmful prompts declined", ".0%"),
     "refusal_harmful_unseen": ("… of topics that no stage asks", ".0%"),
@@ -32,10 +33,14 @@ WORDS = {
     "wins_reward_model": ("π_RLHF wins, by the reward model", ".0%"),
     "ties_reward_model": ("ties, by the reward model", ".0%"),
     "losses_reward_model": ("π_RLHF loses, by the reward model", ".0%"),
+    "wins_reward": ("π_RLHF wins, by PPO's reward", ".0%"),
+    "ties_reward": ("ties, by PPO's reward", ".0%"),
+    "losses_reward": ("π_RLHF loses, by PPO's reward", ".0%"),
     "kl": ("KL to π_SFT, nats an answer", ".2f"),
     "win_rate": ("win rate by gold, ties half", ".0%"),
     "win_rate_vs_sft": ("win rate by gold, ties half", ".0%"),
     "win_rate_reward_model": ("win rate by the reward model, ties half", ".0%"),
+    "win_rate_reward": ("win rate by PPO's reward, ties half", ".0%"),
     "loss_before": ("held-out loss before, nats a token", ".2f"),
     "loss_heldout": ("held-out loss after, nats a token", ".2f"),
     "judgements": ("rankings", ""),
@@ -60,6 +65,19 @@ WORDS = {
     "entropy": ("entropy, nats an answer", ".1f"),
     "kl_coef": ("price of KL, β", ".3g"),
 }
+JUDGES = {  # end of the names of wins, ties and losses → who judges; the first found is told
+    "": "the gold rubric",
+    "_reward": "PPO's reward",
+    "_reward_model": "the reward model",
+}
+HEADLINE = (  # what is told of a run, before → after, and what to add to its words
+    ("gold", ""),
+    ("reward", ""),
+    ("filler", ""),
+    ("refusal_harmful", ""),
+    ("refusal_ordinary", " (lower is better)"),
+    ("distinct2", " (falls if answers become alike)"),
+)
 MARK = "background:rgba(230,159,0,.38);color:inherit;border-radius:3px"  # light and dark pages
 
 
@@ -100,6 +118,37 @@ def before_and_after(results: dict) -> tuple[list[dict], dict]:
             row[policy] = result_text(name, others.pop(name + end))
         rows.append(row)
     return rows, others
+
+
+def outcomes(results: dict) -> tuple[str, list[float]] | None:
+    """(who judges, [wins, ties, losses] of π_RLHF) by the first judge that there is, or None."""
+    for end, who in JUDGES.items():
+        if results.get(f"eval.wins{end}") is not None:
+            return who, [results[f"eval.{kind}{end}"] for kind in ("wins", "ties", "losses")]
+    return None
+
+
+def headline(results: dict) -> list[tuple[str, str]]:
+    """(words, numbers) of what a run showed, the most telling first; what is missing is left out.
+
+    Reward stands where there is no gold.
+    """
+    found = []
+    if judged := outcomes(results):
+        who, shares = judged
+        told = " / ".join(f"{share:.0%}" for share in shares)
+        found.append((f"wins / ties / losses of π_RLHF, by {who}", told))
+    has_gold = results.get("eval.gold_ppo") is not None
+    for name, addition in HEADLINE:
+        values = [results.get(f"eval.{name}_{policy}") for policy in ("sft", "ppo")]
+        measured = all(value is not None and value == value for value in values)
+        if measured and not (name == "reward" and has_gold):
+            text, form = WORDS[name]
+            told = " → ".join(format(value, form) for value in values)
+            found.append((f"{text}{addition}", told))
+    if results.get("eval.kl") is not None:
+        found.append((words("kl"), value_text(results["eval.kl"], ".1f")))
+    return found
 
 
 def value_text(value, form: str = ".4g") -> str:

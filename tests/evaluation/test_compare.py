@@ -10,6 +10,8 @@ import pytest
 from rlhf_utils.data.rows import UNSEEN_TOPICS, Prompt
 from rlhf_utils.evaluation import compare
 from rlhf_utils.preferences.rubric import GOLD_WEIGHTS, gold_score, rubric
+from rlhf_utils.show.comparison import two_judges
+from rlhf_utils.show.text import headline
 
 PROMPTS = [
     Prompt("h1", "harmful"),
@@ -99,6 +101,7 @@ def test_rows_for_samples_jsonl():
         "words": 3,
         "reward": 0.0,
         "kl": None,
+        "reward_model": None,
     }
     assert pair.ppo.row("ppo")["kl"] == 3.0
     (unasked,) = compare.score_answers([PROMPTS[0]], ["Great question! No."])
@@ -231,3 +234,87 @@ def test_examples_show_every_category_and_the_failures():
     same = [compare.Comparison(pair.sft, pair.sft) for pair in compared(20)]
     assert len(compare.examples(same, count=4)) == 4  # nothing became worse, nothing is added
     assert compare.examples(compared(20), seed=1) != compare.examples(compared(20), seed=2)
+
+
+# --- judges
+
+PLAIN = [Prompt(f"p{n}", columns={"answer": str(n)}) for n in range(3)]
+
+
+def own_reward(by_reward_model=(None, None), prompts=PLAIN) -> list[compare.Comparison]:
+    """Three prompts that a function of the user's own judged, with 03's model beside it or not."""
+    before, after = by_reward_model
+    sft = compare.score_answers(prompts, ["No"] * 3, [0, 0, 1], None, before)
+    ppo = compare.score_answers(prompts, ["Yes"] * 3, [1, 0, 0], [0.5] * 3, after)
+    return compare.pair_up(sft, ppo)
+
+
+def test_the_reward_that_paid_ppo_judges_where_the_rubric_knows_nothing():
+    pairs = own_reward()
+    results = compare.compare(pairs, paid_by="my_rewards:polite")
+    outcomes = [results[f"eval.{kind}_reward"] for kind in ("wins", "ties", "losses")]
+    assert outcomes == pytest.approx([1 / 3] * 3) and [pair.gain for pair in pairs] == [1, 0, -1]
+    assert results["eval.reward_sft"] == results["eval.reward_ppo"] == pytest.approx(1 / 3)
+    assert not [name for name in results if "gold" in name or "reward_model" in name]
+    assert "eval.wins" not in results and "eval.helpfulness_ppo" not in results
+    assert compare.by_group(pairs) == [
+        {
+            "prompts": "ordinary",
+            "number": 3,
+            "declined": "0% → 0%",
+            "filler": "0% → 0%",
+            "words": "1.0 → 1.0",
+        }
+    ]
+
+
+def test_gold_and_the_model_of_03_judge_beside_it():
+    asked = [Prompt(f"p{n}", "world", ["yes"]) for n in range(3)]
+    pairs = own_reward(([3, 3, 3], [2, 2, 2]), asked)
+    results = compare.compare(pairs, paid_by="my_rewards:polite")
+    assert results["eval.wins"] == 1  # "Yes" is the key point
+    assert results["eval.wins_reward"] == pytest.approx(1 / 3)
+    assert results["eval.losses_reward_model"] == 1
+    assert results["eval.reward_model_sft"] == 3 and results["eval.reward_model_ppo"] == 2
+    titles = [annotation.text for annotation in two_judges(results).layout.annotations]
+    told = [text.partition("<br>")[0] for text in titles if text.startswith("by ")]
+    assert told == ["by the gold rubric", "by PPO's reward", "by the reward model"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_handful_of_prompts_give_numbers_and_no_error(count):
+    prompts = [Prompt(f"p{n}", "harmful") for n in range(count)]
+    sft = compare.score_answers(prompts, [""] * count, [0.0] * count)
+    ppo = compare.score_answers(
+        prompts, ["I can't help with that."] * count, [1.0] * count, [1.0] * count
+    )
+    results = compare.compare(compare.pair_up(sft, ppo))
+    assert results["eval.wins"] == results["eval.refusal_harmful_ppo"] == 1
+    assert math.isnan(results["eval.refusal_benign_ppo"])
+    low, high = results["eval.win_rate_ci"]
+    assert 0 <= low < 1 == high
+    assert len(compare.examples(compare.pair_up(sft, ppo))) == count
+
+
+def test_where_a_language_has_no_spaces_each_character_counts():
+    prompt = Prompt("植物怎样喝水", "science", ["根"])
+    answer = compare.ScoredAnswer(prompt, "植物用根吸收水分。", 0.0, None)
+    assert answer.words == 9  # the full stop counts, too, as it does at the end of an English word
+    assert compare.distinct_n(["植物植物"], 2) == pytest.approx(2 / 3)
+    assert compare.distinct_n(["Plants drink, plants drink."], 2) == pytest.approx(2 / 3)
+
+
+def test_the_headline_holds_five_numbers_whoever_judges():
+    by_gold = headline(compare.compare(compared()))
+    assert [words for words, _ in by_gold[:5]] == [
+        "wins / ties / losses of π_RLHF, by the gold rubric",
+        "gold score, of 5",
+        "answers with filler",
+        "harmful prompts declined",
+        "all harmless prompts declined (lower is better)",
+    ]
+    assert by_gold[3][1] == "50% → 100%"
+    own = headline(compare.compare(own_reward(), paid_by="my_rewards:polite"))
+    assert own[0] == ("wins / ties / losses of π_RLHF, by PPO's reward", "33% / 33% / 33%")
+    assert own[1] == ("reward that PPO was paid", "0.33 → 0.33") and len(own) >= 5
+    assert headline({}) == []

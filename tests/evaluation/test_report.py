@@ -7,6 +7,7 @@ from helpers_evaluation import comparisons_of
 from markupsafe import escape
 
 from rlhf_utils import files
+from rlhf_utils.data.rows import Prompt
 from rlhf_utils.evaluation import compare, report
 from rlhf_utils.show import comparison, figures
 from rlhf_utils.show.text import result_text
@@ -68,12 +69,9 @@ def everything(manifests: dict[str, dict]) -> dict:
     return files.strict(results)
 
 
-def page_of(text: str = "plain", run: str = "demo", examples: list | None = None) -> str:
-    comparisons = comparisons_of(text)
-    results = compare.compare(comparisons) | {"odd": text}
-    manifests = manifests_of(results, text)
+def figures_of(comparisons: list, results: dict) -> list:
     metrics = [METRICS | {"episode": 16}, METRICS | {"episode": 32}]
-    drawn = [
+    return [
         comparison.two_judges(results),
         figures.manners(metrics),
         comparison.rubric_bars(results),
@@ -83,6 +81,13 @@ def page_of(text: str = "plain", run: str = "demo", examples: list | None = None
         ),
         figures.ppo_progress(metrics),
     ]
+
+
+def page_of(text: str = "plain", run: str = "demo", examples: list | None = None) -> str:
+    comparisons = comparisons_of(text)
+    results = compare.compare(comparisons) | {"odd": text}
+    manifests = manifests_of(results, text)
+    drawn = figures_of(comparisons, results)
     examples = examples or compare.examples(comparisons)
     return report.html_page(run, everything(manifests), examples, drawn, manifests)
 
@@ -137,7 +142,7 @@ def test_the_first_line_says_what_the_run_was():
 
 
 def test_the_verdict_is_honest():
-    results = {"eval.wins": 0.734, "eval.ties": 0.1, "eval.losses": 0.166}
+    results = {"eval.prompts": 50, "eval.wins": 0.734, "eval.ties": 0.1, "eval.losses": 0.166}
     results |= {"eval.filler_sft": 0.62, "eval.filler_ppo": 0.06}
     results |= {"eval.refusal_harmful_sft": 0.9, "eval.refusal_harmful_ppo": 0.82}
     results |= {"eval.refusal_ordinary_sft": 0.1, "eval.refusal_ordinary_ppo": None}
@@ -154,6 +159,45 @@ def test_the_verdict_is_honest():
     assert worse.startswith("PPO made the answers worse: ")
     same = report.verdict(results | {"eval.wins": 0.1, "eval.losses": 0.101})[0]
     assert same.startswith("PPO made the answers neither better nor worse: ")
+    few = report.verdict(results | {"eval.prompts": 9})[0]
+    assert few.startswith("PPO was judged on 9 held-out prompts, too few to say more: ")
+
+
+def test_the_verdict_is_by_the_reward_where_nobody_knows_gold():
+    results = {"eval.prompts": 50, "eval.filler_sft": 0.6, "eval.filler_ppo": 0.1}
+    results |= {"eval.wins_reward": 0.5, "eval.ties_reward": 0.25, "eval.losses_reward": 0.25}
+    first, second = report.verdict(results)
+    assert first == (
+        "PPO made the answers better: by PPO's reward π_RLHF wins on 50% of the prompts, ties on "
+        "25% and loses on 25%."
+    )
+    assert second == "Before and after: answers with filler 60% → 10%."
+
+
+def test_a_report_of_a_reward_of_ones_own_says_nothing_of_gold():
+    prompts = [Prompt(f"p{n}") for n in range(3)]
+    sft = compare.score_answers(prompts, ["a."] * 3, [0.0] * 3)
+    ppo = compare.score_answers(prompts, ["b."] * 3, [1.0] * 3, [1.25] * 3)
+    pairs = compare.pair_up(sft, ppo)
+    results = compare.compare(pairs, paid_by="my_rewards:polite")
+    manifests = manifests_of(results)
+    manifests["ppo"]["parameters"]["reward"] = "my_rewards:polite"
+    manifests["sft"]["parameters"]["demonstrations"] = "/somewhere/else/mine.csv"
+    del manifests["preferences"], manifests["reward_model"]
+    page = report.html_page(
+        "own", everything(manifests), compare.examples(pairs), figures_of(pairs, results), manifests
+    )
+    assert "gold" not in page.partition("<div class=figure>")[0].lower()
+    assert "reward my_rewards:polite" in page and "too few to say more" in page
+    assert "mine.csv" in page and "/somewhere" not in page
+
+
+def test_a_run_that_was_stopped_early_says_so():
+    manifests = manifests_of({})
+    manifests["ppo"]["parameters"]["total_episodes"] = 9600
+    assert "1,664 PPO episodes of 9,600, stopped early" in report.first_line(
+        everything(manifests), manifests
+    )
 
 
 # --- in a browser
@@ -188,7 +232,7 @@ def test_the_report_in_a_browser_holds_everything_itself(opened):
     shares = [f"{results[f'eval.{kind}']:.0%}" for kind in ("wins", "ties", "losses")]
     assert cards[0].startswith(" / ".join(shares) + "\n")
     assert f"{results['eval.gold_sft']:.2f} → {results['eval.gold_ppo']:.2f}" in cards[1]
-    assert "1.25 nats" in cards[6]
+    assert cards[6] == "1.2\nKL to π_SFT, nats an answer"
     assert cards[7] == "80%\nreward-model accuracy; label noise allows 90%"
     rows = page.locator("details.stage tr")
     told = {}
