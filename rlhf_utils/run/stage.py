@@ -4,6 +4,7 @@ outputs/<run>/<stage>/manifest.json    parameters, seed, digests of inputs, vers
                                        wall time, peak memory
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -14,12 +15,14 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ..errors import RunError
 from ..files import digest, read_json, write_json
+from .lock import RunLock
 from .parameters import check_parameters, fill_settings
 
 # stage → notebook, and the minutes that it takes in the demo on 2 CPU cores: the first estimate
@@ -104,6 +107,11 @@ class Stage:
         self.data: dict[str, str] = {}
         self.filled: dict = {}
         quiet_libraries()
+        if holder := RunLock.holder(self.run):
+            raise RunError(
+                f"Run {self.run.name!r} is being made by {holder}: "
+                "wait until it is done, or set another `run`."
+            )
 
     def settings(self, kind: type):
         """The dataclass `kind`, filled from the notebook's parameters and from `more`."""
@@ -154,6 +162,18 @@ class Stage:
             self.progress(description, done, total)
             yield item
         clear_output()
+
+    @contextlib.contextmanager
+    def pausable(self, done: Callable[[], str]):
+        """Around work that can go on where it was: an interrupt becomes one sentence.
+
+        done: says what is finished, such as "update 3 of 13".
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            told = f"Stopped after {done()}. Run this cell again to go on."
+            raise RunError(told) from None
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Tells `rlhf run` how far the stage is. The manifest of an earlier run of it goes."""
