@@ -141,6 +141,10 @@ class Stage:
                 )
         return path
 
+    def parameters_of(self, stage: str) -> dict:
+        """The parameters that another stage of the run was made with. Raises RunError."""
+        return read_manifest(self.run / stage, "parameters")["parameters"]
+
     def _digest(self, relative: str) -> str:
         """Of a file or folder of the run, which is read once."""
         if relative not in self._digests:
