@@ -203,7 +203,7 @@ class Checkpoints:
                 self.vouched = description.get("logs", {})
                 return description["update"]
             warnings.warn(
-                f"The checkpoint {folder.name} is damaged ({damage}); the one before it is tried.",
+                f"The checkpoint {folder.name} is damaged ({damage}) and is passed over.",
                 stacklevel=2,
             )
         if damage:
