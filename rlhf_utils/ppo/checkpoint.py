@@ -5,8 +5,12 @@ and the one before it is used. Only safetensors and JSON, nothing pickled.
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
+import signal
+import threading
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,8 +19,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..errors import PPOError
-from ..files import digest, read_json, write_json
+from ..errors import DataError, PPOError
+from ..files import JsonlLog, digest, read_file, read_json, strict, write_json
 from .config import PPOConfig
 from .loop import KLController
 from .policy import Policy
@@ -52,6 +56,10 @@ class TrainingState:
         found["random/torch"] = torch.get_rng_state()
         return found
 
+    def copy(self) -> dict[str, torch.Tensor]:
+        """`tensors` as they are now, in the host's memory."""
+        return {name: t.detach().to("cpu", copy=True) for name, t in self.tensors().items()}
+
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], kl_coef: float) -> None:
         for name, parameter in self.policy.trainable().items():
@@ -79,6 +87,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, state: TrainingState, settings: dict):
         self.folder, self.state, self.settings = folder, state, settings
+        self.logs: dict[str, JsonlLog] = {}
+        self.vouched: dict[str, list] = {}  # name of a log → its rows at the checkpoint, and digest
 
     def clear(self) -> int:
         """Removes an earlier run's checkpoints; returns 0, the update to begin with.
@@ -98,25 +108,54 @@ class Checkpoints:
         return sorted(self.folder.glob("update-??????"))  # not those ending in .part
 
     @contextlib.contextmanager
-    def guard(self, update: int, of: int = 0):
-        """Around one update: a PPOError also names the update and the last good checkpoint.
+    def guard(self, update: int, log: JsonlLog | None = None):
+        """Around one update: if anything stops it, all is as it was before, and it can be repeated.
 
-        The numbers of the failed step go to failed.json. of: updates in all.
-        An interrupt becomes one sentence, too.
+        log: loses the update's row, too. A PPOError also names the update and the last good
+        checkpoint; the numbers of the failed step go to failed.json.
         """
+        before, kl_coef = self.state.copy(), self.state.controller.value
         try:
             yield
-        except KeyboardInterrupt:
-            told = f"Stopped in update {update} of {of}. Run this cell again to go on."
-            raise PPOError(told) from None
-        except PPOError as error:
-            failed = {"update": update, "error": str(error), "metrics": error.metrics}
-            write_json(self.folder / "failed.json", failed)
-            good = [path.name for path in self.saved() if _description(path)]
-            advice = "There is no checkpoint yet."
-            if good:
-                advice = f"The last good checkpoint is {good[-1]}: resume=True goes on from it."
-            raise PPOError(f"Update {update}: {error} {advice}", error.metrics) from None
+        except BaseException as error:
+            with _uninterrupted():
+                self.state.restore(before, kl_coef)
+                if log:
+                    log.cut(update - 1)
+            if isinstance(error, PPOError):
+                raise self._explained(update, error) from None
+            raise
+
+    def _explained(self, update: int, error: PPOError) -> PPOError:
+        failed = {"update": update, "error": str(error), "metrics": error.metrics}
+        write_json(self.folder / "failed.json", failed)
+        good = [path.name for path in self.saved() if not _damage(path)]
+        advice = "There is no checkpoint yet."
+        if good:
+            advice = f"The last good checkpoint is {good[-1]}: resume=True goes on from it."
+        return PPOError(f"Update {update}: {error} {advice}", error.metrics)
+
+    def open_log(self, name: str, start: int) -> JsonlLog:
+        """The log `name` beside the checkpoints, with what the checkpoint of `start` knows of it.
+
+        Raises PPOError if the file has lost rows since, or if they have changed.
+        """
+        path = self.folder.parent / name
+        # a checkpoint by an earlier version knows that there is a row for each update
+        count, seen = self.vouched.get(name, (start if name == "metrics.jsonl" else 0, None))
+        try:
+            rows = read_file(path)[:count] if start and path.is_file() else []
+            if start and (len(rows) < count or seen not in (None, _digest_of(rows))):
+                found = f"{len(rows)} rows" if len(rows) < count else "other rows"
+                raise DataError(
+                    f"{name} has {found}; the checkpoint of update {start} was made with {count}."
+                )
+        except DataError as error:
+            advice = "Put the file back as it was, or run with resume=False."
+            raise PPOError(f"{error} {advice}") from None
+        log = self.logs[name] = JsonlLog(path, keep=start > 0)
+        log.cut(count)  # 0 where nothing is resumed
+        return log
 
     def save(self, update: int) -> Path:
         """Writes the state after `update` finished updates; returns the checkpoint's folder."""
@@ -131,8 +170,10 @@ class Checkpoints:
             "update": update,
             "kl_coef": self.state.controller.value,
             "settings": self.settings,
+            "logs": {n: [len(log.rows), _digest_of(log.rows)] for n, log in self.logs.items()},
             "sha256": digest(aside / "state.safetensors"),
         }
+        description["sha256_of_this"] = _digest_of(description)
         write_json(aside / "state.json", description)
         _force_to_disk(*aside.iterdir(), aside)
 
@@ -152,15 +193,23 @@ class Checkpoints:
 
         Raises PPOError if there is none, or if it was made with other settings.
         """
+        damage = ""
         for folder in reversed(self.saved()):
-            description = _description(folder)
-            if description:
+            damage = _damage(folder)
+            if not damage:
+                description = read_json(folder / "state.json")
                 self._check_settings(folder, description["settings"])
                 self.state.restore(load_file(folder / "state.safetensors"), description["kl_coef"])
+                self.vouched = description.get("logs", {})
                 return description["update"]
             warnings.warn(
-                f"The checkpoint {folder.name} is damaged; the one before it is tried.",
+                f"The checkpoint {folder.name} is damaged ({damage}) and is passed over.",
                 stacklevel=2,
+            )
+        if damage:
+            raise PPOError(
+                f"Every checkpoint in {self.folder.name}/ is damaged, the oldest in {damage}: "
+                "run with resume=False."
             )
         raise PPOError(
             f"There is no checkpoint in {self.folder.name}/ to resume from: run with resume=False."
@@ -179,14 +228,37 @@ class Checkpoints:
             )
 
 
-def _description(folder: Path) -> dict | None:
-    """A checkpoint's state.json; None if the checkpoint is damaged."""
+def _damage(folder: Path) -> str:
+    """The file of a checkpoint that is missing or not as it was written; "" if it is whole."""
     try:
         description = read_json(folder / "state.json")
-        whole = digest(folder / "state.safetensors") == description["sha256"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return description if whole else None
+        own = description.pop("sha256_of_this", None)  # earlier versions wrote none
+        whole = own in (None, _digest_of(description))
+        known = {"update", "kl_coef", "settings", "sha256"} <= description.keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return "state.json"
+    if not (whole and known):
+        return "state.json"
+    weights = folder / "state.safetensors"
+    same = weights.is_file() and digest(weights) == description["sha256"]
+    return "" if same else weights.name
+
+
+def _digest_of(content) -> str:
+    return hashlib.sha256(json.dumps(strict(content), sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _uninterrupted():
+    """An interrupt within is dropped, such as the second of somebody impatient."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
 
 def _force_to_disk(*paths: Path) -> None:

@@ -22,6 +22,8 @@ from .config import PPOConfig
 from .formulas import approx_kl, gae, kl_estimate, policy_loss, shape_rewards, value_loss, whiten
 from .policy import Policy
 
+LARGEST = 1e6  # weight; trained ones are a thousand times smaller, and more
+
 
 @dataclass
 class Scored:
@@ -183,9 +185,9 @@ def update(
     A mean ratio above ratio_threshold ends the update at once; an approximate KL above target_kl
     leaves out the remaining passes. `val/early_stop` is 1 then.
 
-    Raises PPOError for a KL above max_kl, and for a loss or gradient that is not finite.
+    Raises PPOError for a KL above max_kl, and for a loss, gradient or weight that is not finite.
     """
-    _check_kl(rollout, config)
+    check_kl(rollout, config)
     steps = []
     for _ in range(config.num_ppo_epochs):
         order = torch.randperm(config.batch_size, generator=generator, device=generator.device)
@@ -198,13 +200,15 @@ def update(
         stop = stop or 0 < config.target_kl < step["policy/approxkl_avg"]
         if stop:
             break
+    _check_weights(policy)
     metrics = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
     metrics["val/early_stop"] = float(stop)
     metrics["val/ratio_first"] = steps[0]["val/ratio"]
     return metrics
 
 
-def _check_kl(rollout: Rollout, config: PPOConfig) -> None:
+def check_kl(rollout: Rollout, config: PPOConfig) -> None:
+    """Raises PPOError for a mean KL that is above max_kl, or no number."""
     kl = rollout.kl_full.sum(1).mean().item()
     if config.max_kl and not kl <= config.max_kl:  # "not", because KL may be NaN
         raise PPOError(
@@ -212,6 +216,16 @@ def _check_kl(rollout: Rollout, config: PPOConfig) -> None:
             f"max_kl={config.max_kl:g}. Lower learning_rate, or raise kl_coef.",
             {"objective/kl_full": kl},
         )
+
+
+def _check_weights(policy: Policy) -> None:
+    for name, weight in policy.trainable().items():
+        largest = float(weight.detach().abs().max())
+        if not largest < LARGEST:  # "not", because it may be NaN
+            raise PPOError(
+                f"Training has diverged: the largest weight of {name} is {largest:.1e}. "
+                "Lower learning_rate."
+            )
 
 
 def train_minibatch(

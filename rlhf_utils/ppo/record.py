@@ -5,8 +5,9 @@ from collections.abc import Callable
 from torch import Generator
 
 from ..data.rows import Prompt, pick
+from ..errors import PPOError
 from .config import PPOConfig
-from .loop import collect, learning_rate_at
+from .loop import check_kl, collect, learning_rate_at
 from .policy import Policy
 
 
@@ -20,24 +21,29 @@ def counts(index: int, config: PPOConfig, seconds: float) -> dict[str, float]:
     }
 
 
-def results(rows: list[dict], kl_coef: float) -> dict[str, float]:
+def results(rows: list[dict], kl_coef: float, total_episodes: int = 0) -> dict[str, float]:
     """The numbers of a run, from the rows of metrics.jsonl: means of the last eighth of them.
 
-    kl_coef: β after the last update.
+    kl_coef: β after the last update. total_episodes: how many were asked for; with fewer,
+    "ppo.stopped_early" is True. Raises PPOError if there are none.
     """
+    if not rows:
+        raise PPOError("No update is finished yet: run the cell of the loop first.")
     eighth = max(len(rows) // 8, 1)
 
     def mean(part: list[dict], name: str) -> float:
         return sum(row[name] for row in part) / len(part)
 
     first, last = rows[:eighth], rows[-eighth:]
-    return {
+    found = {
         "ppo.reward_gain": mean(last, "objective/scores") - mean(first, "objective/scores"),
         "ppo.kl": mean(last, "objective/kl_full"),
         "ppo.entropy": mean(last, "objective/entropy"),
         "ppo.episodes": rows[-1]["episode"],
         "ppo.kl_coef": kl_coef,
     }
+    early = {"ppo.stopped_early": True} if rows[-1]["episode"] < total_episodes else {}
+    return found | early
 
 
 def pick_watched(prompts: list[Prompt], seed: int) -> list[Prompt]:
@@ -58,10 +64,12 @@ def sample_watched(
 ) -> list[dict]:
     """Rows of samples.jsonl: one answer to each watched prompt, with its score and KL in nats.
 
-    Has a random generator of its own, so that watching changes no training.
+    Has a random generator of its own, so that watching changes no training. Raises PPOError for
+    a policy that has run away: nothing else looks at it after the last update.
     """
     generator = Generator(device=policy.model.device).manual_seed(seed)
     rollout = collect(policy, tokenizer, prompts, reward, config, 0.0, generator)
+    check_kl(rollout, config)
     scores, kls = rollout.scores.tolist(), rollout.kl_full.sum(1).tolist()
     return [
         {"prompt": prompt.text, "answer": answer, "score": score, "kl": kl}

@@ -4,6 +4,7 @@ Several heads make an ensemble for little more than the cost of one. reader.py s
 and training.py trains them. Left out: ensembles of whole transformers.
 """
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -154,23 +155,39 @@ class RewardModel:
 def load_reward_model(
     directory: Path, dtype: torch.dtype = torch.float32, device="cpu"
 ) -> RewardModel:
-    """A saved reward model. Raises ModelError for one of an earlier version."""
+    """A saved reward model. Raises ModelError for one of an earlier version, or a damaged one."""
     directory = Path(directory)
-    settings = read_json(directory / "reward_config.json")
-    if settings.get("states") != STATES:
+    with _damage_told(directory / "reward_config.json"):
+        settings = {"states": 0} | read_json(directory / "reward_config.json")
+    if settings["states"] != STATES:
         raise ModelError(
             f"The reward model in {directory.name}/ was made by an earlier version, whose heads "
             "saw other states: run 03_reward_model again."
         )
     backbone = load_model(str(directory), dtype, device, AutoModel)
-    model = RewardModel(
-        backbone,
-        load_tokenizer(str(directory)),
-        ensemble=settings["ensemble"],
-        combine=settings["combine"],
-        max_length=settings["max_length"],
-    )
-    model.heads.load_state_dict(load_file(directory / "head.safetensors"))
-    model.mean, model.std = settings["mean"], settings["std"]
-    model.offsets = torch.tensor(settings["offsets"])
+    tokenizer = load_tokenizer(str(directory))
+    with _damage_told(directory / "reward_config.json"):
+        model = RewardModel(
+            backbone,
+            tokenizer,
+            ensemble=settings["ensemble"],
+            combine=settings["combine"],
+            max_length=settings["max_length"],
+        )
+        model.mean, model.std = float(settings["mean"]), float(settings["std"])
+        model.offsets = torch.tensor(settings["offsets"]).reshape(model.ensemble)
+    with _damage_told(directory / "head.safetensors"):
+        model.heads.load_state_dict(load_file(directory / "head.safetensors"))
     return model
+
+
+@contextlib.contextmanager
+def _damage_told(file: Path):
+    """Whatever reading the file raises becomes one sentence."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(
+            f"{file.parent.name}/{file.name} is missing or damaged ({type(error).__name__}): "
+            "run 03_reward_model again."
+        ) from None

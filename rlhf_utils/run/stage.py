@@ -1,9 +1,6 @@
-"""A stage's place in the run directory: its parameters, its inputs, and the manifest it leaves.
+"""A stage's place in the run directory: its parameters, its inputs, and the manifest it leaves."""
 
-outputs/<run>/<stage>/manifest.json    parameters, seed, digests of inputs, versions, device,
-                                       wall time, peak memory
-"""
-
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -14,22 +11,26 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ..errors import RunError
-from ..files import digest, read_json, write_json
+from ..files import digest, write_json
+from .cores import leave_cores, share_cores
+from .lock import RunLock
+from .manifest import (
+    STAGES,
+    check_output,
+    check_results,
+    notebook_to_run,
+    outputs_of,
+    read_manifest,
+    sealed,
+)
+from .manifest import collect_results as collect_results  # for notebooks
 from .parameters import check_parameters, fill_settings
-
-# stage → notebook, and the minutes that it takes in the demo on 2 CPU cores: the first estimate
-STAGES = {
-    "sft": ("01_sft", 5.8),
-    "preferences": ("02_preferences", 3.9),
-    "reward_model": ("03_reward_model", 2.0),
-    "ppo": ("04_ppo", 5.1),
-    "evaluation": ("05_evaluation", 2.1),
-}
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
 
@@ -101,9 +102,16 @@ class Stage:
         self.dir = self.run / name
         self.dir.mkdir(parents=True, exist_ok=True)
         self.inputs: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
         self.data: dict[str, str] = {}
         self.filled: dict = {}
         quiet_libraries()
+        if holder := RunLock.holder(self.run):
+            raise RunError(
+                f"Run {self.run.name!r} is being made by {holder}: "
+                "wait until it is done, or set another `run`."
+            )
+        share_cores()
 
     def settings(self, kind: type):
         """The dataclass `kind`, filled from the notebook's parameters and from `more`."""
@@ -114,23 +122,34 @@ class Stage:
     def needs(self, relative: str) -> Path:
         """The path of another stage's output.
 
-        Raises RunError naming the notebook to run if the output is missing, unfinished, or made
-        from something that has changed since.
+        Raises RunError naming the notebook to run if the output is missing, unfinished, changed
+        since it was written, or made from something that has changed since.
         """
-        path, maker = self.run / relative, relative.split("/")[0]
-        manifest = self.run / maker / "manifest.json"
-        advice = f"run notebook {STAGES[maker][0]} with run={self.run.name!r}"
-        if not path.exists() or not manifest.is_file():
+        path, maker = self.run / relative, self.run / relative.split("/")[0]
+        if not path.exists() or not (maker / "manifest.json").is_file():
             state = "unfinished" if path.exists() else "missing"
+            advice = notebook_to_run(maker, again=False)
             raise RunError(f"{relative} is {state} in run {self.run.name!r}: {advice} first.")
-        self.inputs[relative] = digest(path)
-        for source, seen in read_json(manifest)["inputs"].items():
-            if seen != (self.inputs.get(source) or digest(self.run / source)):
+        manifest = read_manifest(maker, "inputs")
+        self.inputs[relative] = self._digest(relative)
+        check_output(path, self.run, self.inputs[relative], manifest)
+        for source, seen in manifest["inputs"].items():
+            if seen != self._digest(source):
                 raise RunError(
                     f"{relative} was made from another {source} than the one that is now in run "
-                    f"{self.run.name!r}: {advice} again."
+                    f"{self.run.name!r}: {notebook_to_run(maker)}."
                 )
         return path
+
+    def parameters_of(self, stage: str) -> dict:
+        """The parameters that another stage of the run was made with. Raises RunError."""
+        return read_manifest(self.run / stage, "parameters")["parameters"]
+
+    def _digest(self, relative: str) -> str:
+        """Of a file or folder of the run, which is read once."""
+        if relative not in self._digests:
+            self._digests[relative] = digest(self.run / relative)
+        return self._digests[relative]
 
     def note_data(self, kind: str, rows: list) -> list:
         """Keeps a digest of the rows, dataclasses or dicts, for the manifest; returns them."""
@@ -155,13 +174,30 @@ class Stage:
             yield item
         clear_output()
 
+    @contextlib.contextmanager
+    def pausable(self, done: Callable[[], str]):
+        """Around work that can go on where it was: an interrupt becomes one sentence.
+
+        done: says what is finished, such as "update 3 of 13".
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            told = f"Stopped after {done()}. Run this cell again to go on."
+            raise RunError(told) from None
+
     def progress(self, what: str, done: int, total: int) -> None:
         """Tells `rlhf run` how far the stage is. The manifest of an earlier run of it goes."""
         (self.dir / "manifest.json").unlink(missing_ok=True)
         write_json(self.dir / "progress.json", {"what": what, "done": done, "total": total})
+        share_cores()
 
-    def finish(self, results: dict) -> dict:
-        """Writes the manifest with the stage's results (flat dotted keys) and returns it."""
+    def manifest(self, results: dict) -> dict:
+        """What `finish` would write now: for a stage that puts it into its own outputs.
+
+        results: by flat dotted names. Raises RunError if they say that training diverged.
+        """
+        check_results(results)
         manifest = {
             "stage": self.name,
             "run": self.run.name,
@@ -169,6 +205,7 @@ class Stage:
             "settings": self.filled,
             "seed": self.parameters.get("seed"),
             "inputs": self.inputs,
+            "outputs": outputs_of(self.dir),
             "data": self.data,
             "results": results,
             "wall_s": round(time.time() - self.started, 1),
@@ -179,19 +216,12 @@ class Stage:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        return manifest | {"sha256": sealed(manifest)["sha256"]}
+
+    def finish(self, results: dict, manifest: dict | None = None) -> dict:
+        """Writes the manifest, which says that the stage is finished: last. Returns it."""
+        manifest = manifest or self.manifest(results)
         write_json(self.dir / "manifest.json", manifest)
         (self.dir / "progress.json").unlink(missing_ok=True)
+        leave_cores()
         return manifest
-
-
-def collect_results(run: Path) -> dict:
-    """The results of all finished stages, and their time.<stage>_s and memory.<stage>_peak_gb."""
-    results = {}
-    for stage in STAGES:
-        path = run / stage / "manifest.json"
-        if path.is_file():
-            manifest = read_json(path)
-            results |= manifest["results"]
-            results[f"time.{stage}_s"] = manifest["wall_s"]
-            results[f"memory.{stage}_peak_gb"] = manifest["peak_memory_gb"]
-    return results

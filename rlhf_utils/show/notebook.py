@@ -1,25 +1,20 @@
 """How a notebook shows figures and tables: interactive, live in a loop, safe for text of models."""
 
-import base64
-import contextlib
 import html
 import json
 import re
-import shutil
-import threading
 import time
-import warnings
 
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, clear_output, display
 
+from .pictures import BROWSERS as BROWSERS  # which of them are known
+from .pictures import Painter
 from .text import before_and_after, clock, marked, result_text, result_words, value_text
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SECONDS = 40  # that a picture may take; the first one starts the browser
+PAINTER = Painter()
 NUMBER = r"[+\-–]?[\d.,]*(e[+-]?\d+)?%?"
-DRAWING = threading.Lock()
 # On each cell, because viewers of notebooks that they do not trust drop style sheets, and some
 # drop styles: then `align` remains.
 CELL = "align='{0}' style='text-align:{0};vertical-align:top;padding:3px 10px'"
@@ -92,25 +87,10 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
 def static_picture(fig: go.Figure) -> str | None:
     """A base64 PNG without a background, or None where kaleido finds no Chrome to draw it.
 
-    JupyterLab shows it until the mouse comes by: 800 pixels fit a window of 1,250. One Chrome
-    draws all pictures of a session. One that hangs costs the picture, not the run.
+    JupyterLab shows it until the mouse comes by: 800 pixels fit a window of 1,250. A browser that
+    hangs costs the picture, not the run.
     """
-    if not any(map(shutil.which, BROWSERS)):
-        return None
-    drawn: list[bytes] = []
-    worker = threading.Thread(target=_draw, args=(go.Figure(fig), drawn), daemon=True)
-    worker.start()
-    worker.join(SECONDS)
-    return base64.b64encode(drawn[0]).decode() if drawn else None
-
-
-def _draw(fig: go.Figure, drawn: list[bytes]) -> None:
-    with DRAWING, contextlib.suppress(Exception), warnings.catch_warnings():
-        import kaleido  # not everywhere, such as on Colab
-
-        warnings.simplefilter("ignore")  # plotly passes options that a running Chrome ignores
-        kaleido.start_sync_server(timeout=SECONDS, silence_warnings=True)
-        drawn.append(fig.to_image("png", width=800, scale=1))
+    return PAINTER.draw(fig.to_json())
 
 
 class LivePlot:

@@ -95,6 +95,108 @@ def test_a_failure_says_the_update_and_the_last_good_checkpoint(tmp_path):
     assert shown == [f"PPOError: {caught.value}"], "a notebook shows the sentence alone"
 
 
+def flipped(path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-10]),
+    "flipped": flipped,
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+def test_a_checkpoint_that_is_damaged_is_named_and_never_used(tmp_path, file, damage):
+    state = checkpoints(tmp_path, fresh_run())
+    for update in (1, 2):
+        DAMAGE[damage](state.save(update) / file)
+        others = "and is passed over"
+        told = f"Every checkpoint in .* is damaged, the oldest in {file}: run with resume=False"
+        warned = pytest.warns(UserWarning, match=rf"00000{update} is damaged \({file}\) {others}")
+        with pytest.raises(PPOError, match=told), warned:
+            state.load_last()
+    state.save(3)
+    assert state.load_last() == 3
+
+
+def test_every_flipped_bit_of_a_checkpoints_description_is_seen(tmp_path):
+    """A β or an update that has changed would go on as another run, and say nothing."""
+    state = checkpoints(tmp_path, fresh_run(), {"lora_r": 4})
+    path = state.save(1) / "state.json"
+    whole = path.read_text()
+    for name in ("update", "kl_coef", "lora_r"):
+        place = whole.index(":", whole.index(f'"{name}"')) + 2
+        path.write_text(whole[:place] + "7" + whole[place + 1 :])
+        assert json.loads(path.read_text())
+        with pytest.raises(PPOError, match="state.json"), pytest.warns(UserWarning):
+            state.load_last()
+    path.write_text(whole)
+    assert state.load_last() == 1
+
+
+LOGS = {"metrics.jsonl": [{"update": i, "lr": 0.1 * i} for i in range(1, 9)]}
+LOGS["samples.jsonl"] = [{"update": i, "samples": []} for i in (0, 4, 8)]
+
+
+@pytest.fixture
+def logged(tmp_path):
+    """A run of 8 updates with a checkpoint after the last, and the way to resume it."""
+
+    def resume():
+        state = checkpoints(tmp_path / "checkpoints", run)
+        return state, state.load_last()
+
+    run = fresh_run()
+    state = checkpoints(tmp_path / "checkpoints", run)
+    for name, rows in LOGS.items():
+        log = state.open_log(name, state.clear())
+        for row in rows:
+            log.add(row)
+    state.save(8)
+    return resume
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_a_resumed_run_goes_on_with_the_rows_that_its_checkpoint_knows(logged, tmp_path, name):
+    with (tmp_path / name).open("a") as file:
+        file.write('{"update": 9}\n')  # made after the checkpoint, before a kill
+    state, start = logged()
+    assert state.open_log(name, start).rows == LOGS[name]
+
+
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        ("cut", "line (8|3) is not JSON"),
+        ("flipped", "has other rows|is not JSON"),
+        ("gone", "has 0 rows; the checkpoint of update 8 was made with (8|3)"),
+    ],
+)
+@pytest.mark.parametrize("name", LOGS)
+def test_a_log_that_lost_rows_is_told_and_nothing_is_lost(logged, tmp_path, name, damage, told):
+    whole = (tmp_path / name).read_bytes()
+    DAMAGE[damage](tmp_path / name)
+    state, start = logged()
+    with pytest.raises(PPOError, match=f"{name}.*({told}).*Put the file back as it was, or run"):
+        state.open_log(name, start)
+    assert state.saved()
+    (tmp_path / name).write_bytes(whole)
+    assert state.open_log(name, start).rows == LOGS[name]
+
+
+def test_a_log_with_fewer_rows_than_updates_is_told_also_by_an_older_checkpoint(logged, tmp_path):
+    state, start = logged()
+    state.vouched = {}
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:3]))
+    with pytest.raises(PPOError, match="metrics.jsonl has 3 rows; the checkpoint of update 8 was"):
+        state.open_log("metrics.jsonl", start)
+
+
 KILLED = """
 import json, os, pathlib, signal, sys
 sys.path.insert(0, {tests!r})

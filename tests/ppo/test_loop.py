@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,12 +30,14 @@ from helpers_ppo import (
 from rlhf_utils import files
 from rlhf_utils.data import rows
 from rlhf_utils.data.rows import Endless, Prompt
-from rlhf_utils.errors import PPOError
+from rlhf_utils.errors import PPOError, RunError
 from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models.load import load_model
 from rlhf_utils.models.scoring import answer_logprobs, score_tokens
 from rlhf_utils.ppo import loop, record
+from rlhf_utils.ppo.checkpoint import Checkpoints
 from rlhf_utils.ppo.policy import Policy, make_policy
+from rlhf_utils.run.stage import Stage
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_ppo.ipynb"
 
@@ -416,6 +419,7 @@ def loop_names(folder, reward):
     run, names = fresh_run(), {}
     run_cells(names, "04-03", "04-11b")
     stage = SimpleNamespace(dir=folder, inputs={}, data={}, parameters={}, progress=lambda *_: None)
+    stage.pausable = partial(Stage.pausable, stage)
     names |= vars(run) | {"config": CONFIG, "batch_size": 16, "response_length": 10, "seed": 0}
     names |= {"reward_function": reward, "reward": "helpers_ppo:letter_e", "resume": False}
     names |= {"stage": stage, "watched": PROMPTS[:5]}
@@ -454,10 +458,69 @@ def test_an_interrupted_loop_goes_on_where_its_log_ends(tmp_path):
         return letter_e(completions=completions, **columns)
 
     names = loop_names(tmp_path, reward)
-    with pytest.raises(PPOError, match="Stopped in update 3 of 6. Run this cell again to go on."):
+    told = "^Stopped after update 2 of 6. Run this cell again to go on.$"
+    with pytest.raises(RunError, match=told):
         run_cells(names, *LOOP)
-    assert record.results(names["log"].rows, 0.05)["ppo.episodes"] == 32
+    found = record.results(names["log"].rows, 0.05, CONFIG.total_episodes)
+    assert found["ppo.episodes"] == 32 and found["ppo.stopped_early"] is True
     run_cells(names, "04-18")
-    assert [row["update"] for row in files.read_file(tmp_path / "metrics.jsonl")] == list(
-        range(1, 7)
-    )
+    rows = files.read_file(tmp_path / "metrics.jsonl")
+    assert [row["update"] for row in rows] == list(range(1, 7))
+    assert "ppo.stopped_early" not in record.results(rows, 0.05, CONFIG.total_episodes)
+
+
+@pytest.mark.parametrize("place", ["sampling", "learning", "watching", "saving", "drawing"])
+def test_a_loop_that_was_interrupted_is_the_loop_that_never_was(tmp_path, place, monkeypatch):
+    """Also where the optimizer has made some of an update's steps, and where the row was logged."""
+    names = loop_names(tmp_path, letter_e)
+    run_cells(names, *LOOP[:-1])
+    module, name, when = {
+        "sampling": (names, "sample", 4),
+        "learning": (loop, "train_minibatch", 14),  # the second of the fourth update
+        "watching": (names, "watch", 1),  # of the fourth update
+        "saving": (Checkpoints, "save", 1),
+        "drawing": (names["show"], "LivePlot", 1),
+    }[place]
+    calls = []
+
+    def interrupted(original):
+        def call(*args, **options):
+            calls.append(1)
+            if len(calls) == when:
+                raise KeyboardInterrupt
+            return original(*args, **options)
+
+        return call
+
+    if isinstance(module, dict):
+        module[name] = interrupted(module[name])
+    elif place == "drawing":
+        live = interrupted(lambda rows, done: None)
+        monkeypatch.setattr(module, name, lambda *_: live)
+    else:
+        monkeypatch.setattr(module, name, interrupted(getattr(module, name)))
+    with pytest.raises(RunError, match="^Stopped after update [0-9] of 6. Run this cell again"):
+        run_cells(names, "04-18")
+    run_cells(names, "04-18")
+    found = files.read_file(tmp_path / "metrics.jsonl")
+    expected = train(fresh_run())
+    assert [{name: row[name] for name in expected[0]} for row in found] == expected
+    assert [row["update"] for row in files.read_file(tmp_path / "samples.jsonl")] == [0, 4, 6]
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_ppo_epochs": 1, "num_mini_batches": 1}])
+def test_training_that_diverges_stops_and_leaves_the_weights_as_they_were(tmp_path, settings):
+    """With one step an update, the weights are found broken before anything is saved."""
+    names = loop_names(tmp_path, letter_e)
+    names["config"] = changed(learning_rate=1e30, max_kl=0.0, **settings)
+    before = weights_of(names)
+    with pytest.raises(PPOError, match="^Update 1: .* Lower learning_rate. There is no checkpoint"):
+        run_cells(names, *LOOP)
+    assert not list((tmp_path / "checkpoints").glob("update-*")) and names["log"].rows == []
+    assert all(torch.equal(new, before[name]) for name, new in weights_of(names).items())
+    with pytest.raises(PPOError, match="No update is finished yet"):
+        record.results(names["log"].rows, 0.05)
+
+
+def weights_of(names) -> dict:
+    return weights(SimpleNamespace(policy=names["policy"]))

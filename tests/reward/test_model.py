@@ -207,3 +207,18 @@ def test_a_model_of_an_earlier_version_is_refused(tmp_path):
     file.write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="judge/ was made by an earlier version.*run 03_"):
         load_reward_model(tmp_path / "judge")
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "gone"])
+@pytest.mark.parametrize("file", ["reward_config.json", "head.safetensors"])
+def test_a_damaged_file_of_a_reward_model_is_named(tmp_path, file, damage):
+    make_model().save(tmp_path / "judge")
+    path = tmp_path / "judge" / file
+    path.write_bytes({"cut": path.read_bytes()[:-5], "emptied": b"{}", "gone": b""}[damage])
+    if damage == "gone":
+        path.unlink()
+    told = f"^judge/{file} is missing or damaged .*: run 03_reward_model again.$"
+    if (file, damage) == ("reward_config.json", "emptied"):
+        told = "earlier version"
+    with pytest.raises(ModelError, match=told):
+        load_reward_model(tmp_path / "judge")

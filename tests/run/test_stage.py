@@ -178,6 +178,8 @@ def test_manifest(outputs, monkeypatch):
         "settings",
         "seed",
         "inputs",
+        "outputs",
+        "sha256",
         "data",
         "results",
         "wall_s",

@@ -1,13 +1,20 @@
 """Tables and figures in a notebook: escaped, live, with a picture where a browser can draw one."""
 
 import base64
+import contextlib
 import html
-import threading
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
-from rlhf_utils.show import figures
+from rlhf_utils.show import figures, pictures
 from rlhf_utils.show import notebook as show
 from rlhf_utils.show.text import clock, marked, result_words, value_text, words
 
@@ -97,18 +104,70 @@ def test_a_figure_is_plotly_with_a_picture_from_a_browser(shown):
     assert picture[25] == 6  # red, green, blue and alpha: no white slab on a dark page
 
 
-def test_a_browser_that_hangs_costs_the_picture(shown, monkeypatch):
-    release = threading.Event()
-    monkeypatch.setattr(show, "_draw", lambda fig, drawn: release.wait(60))
-    monkeypatch.setattr(show, "SECONDS", 0.1)
-    monkeypatch.setattr(show.shutil, "which", lambda name: name)
+SLEEPER = """import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+time.sleep(60)
+"""
+
+
+def test_a_browser_that_hangs_costs_the_picture_and_is_killed(shown, monkeypatch, tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    monkeypatch.setattr(pictures, "__file__", str(tmp_path / "sleeper.py"))
+    monkeypatch.setattr(pictures, "SECONDS", 1.0)
+    monkeypatch.setattr(pictures.shutil, "which", lambda name: name)
+    monkeypatch.setattr(show, "PAINTER", pictures.Painter())
+    monkeypatch.setenv("MARK", str(tmp_path))
     show.figure(figures.sft_loss([]))
     assert len(shown) == 1 and "image/png" not in shown[0]
-    release.set()
+    assert marked_processes(tmp_path) == []
+
+
+def marked_processes(mark) -> list[str]:
+    """What still runs of that which was started with MARK in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if alive and process.environ().get("MARK") == str(mark) and process.pid != os.getpid():
+                found.append(process.name())
+    return found
+
+
+DRAWS = """import plotly.graph_objects as go
+from rlhf_utils.show.notebook import static_picture
+print("begins", flush=True)
+for each in range(100):
+    assert static_picture(go.Figure(go.Scatter(y=[1, 2, 3])))
+    print("drawn", flush=True)
+"""
+
+
+@pytest.mark.parametrize("first", ["begins", "drawn"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_browser_outlives_its_session(tmp_path, first, number):
+    """Interrupted as the browser starts or while it draws, or killed."""
+    from browser import chromium_or_skip
+
+    chromium_or_skip()
+    root = str(Path(show.__file__).parents[2])
+    marked = os.environ | {"MARK": str(tmp_path), "PYTHONPATH": root}
+    session = subprocess.Popen(
+        [sys.executable, "-c", DRAWS], env=marked, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while session.stdout.readline().decode().strip() != first:
+        assert session.poll() is None, session.stderr.read()
+    time.sleep(0.3)
+    assert first == "begins" or any("chrom" in name for name in marked_processes(tmp_path))
+    session.send_signal(number)
+    session.communicate(timeout=10)
+    until = time.time() + 5
+    while marked_processes(tmp_path) and time.time() < until:
+        time.sleep(0.1)
+    assert marked_processes(tmp_path) == []
 
 
 def test_a_figure_without_a_browser_has_no_picture(shown, monkeypatch):
-    monkeypatch.setattr(show.shutil, "which", lambda name: None)
+    monkeypatch.setattr(pictures.shutil, "which", lambda name: None)
     show.figure(figures.sft_loss([]))
     assert len(shown) == 1 and "image/png" not in shown[0]
 
