@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 OPEN = "https://colab.research.google.com/github/{}/blob/main/notebooks/{}"
 NO_BADGE = "<!-- `make address URL=https://github.com/…` puts the badge “Open in Colab” here -->"
-MARKDOWN = (
-    "{}\n\n**Set-up.** Does nothing where the suite is installed. If this notebook was opened alone, "
-    "as on Colab, the cell fetches the suite into\n`rlhf/` and adds the packages that are missing; "
-    "torch and ipywidgets stay as they are."
-)
+MARKDOWN = """{}
+
+**Set-up.** Does nothing where the suite is installed. If this notebook was opened alone, as on
+Colab, the cell fetches the suite into `rlhf/` and adds the packages that are missing; torch and
+ipywidgets stay as they are."""
 CODE = """import importlib.util
 import subprocess
 import sys

@@ -40,12 +40,16 @@ def prepare() -> None:
     if names and (on_colab or alone):
         add_packages(names)
     elif names:
-        raise RunError(
-            f"This kernel lacks {', '.join(names)}: choose the kernel in .venv, which "
-            f"`make setup` makes, or run `%pip install {' '.join(pinned(names))}`."
-        )
+        raise RunError(_lacks(names))
     if on_colab:  # else the ranking widget does not load there
         importlib.import_module("google.colab.output").enable_custom_widget_manager()
+
+
+def _lacks(names: list[str]) -> str:
+    remedy = "choose the kernel in .venv, which `make setup` makes"
+    if "torch" not in names:  # else nearly all is missing, and which torch depends on the machine
+        remedy += f", or run `%pip install {' '.join(pinned(names))}` in a cell"
+    return f"This kernel lacks {', '.join(names)}: {remedy}."
 
 
 def wanted() -> dict[str, str]:
