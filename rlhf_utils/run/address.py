@@ -43,7 +43,7 @@ def repository() -> str:
 
 def setup_cells(notebook: str, address: str) -> tuple[str, str]:
     """Markdown and code that begin a notebook, named as in "01_sft.ipynb"."""
-    on_github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)
+    on_github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?", address)
     badge = NO_BADGE
     if on_github:
         badge = f"[![Open in Colab]({BADGE})]({OPEN.format(on_github[1], notebook)})"
@@ -52,7 +52,7 @@ def setup_cells(notebook: str, address: str) -> tuple[str, str]:
 
 def write(address: str) -> None:
     """Writes it into pyproject.toml, the notebooks and the README. Raises SettingError."""
-    address = address.strip().rstrip("/").removesuffix(".git")
+    address = address.strip().rstrip("/")
     # it becomes part of a command: no space, quotation mark or $
     if address and not re.fullmatch(r"(https|file)://[\w./~@:-]+", address):
         raise SettingError(

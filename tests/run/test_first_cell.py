@@ -77,8 +77,8 @@ def contents(project: Path) -> dict[str, str]:
 
 def test_an_address_is_written_everywhere_and_can_be_taken_back(project):
     before = contents(project)
-    address.write("https://github.com/someone/rlhf-notebooks.git/")
-    url = "https://github.com/someone/rlhf-notebooks"
+    url = "https://github.com/someone/rlhf-notebooks.git"
+    address.write(url + "/")
     assert address.repository() == url
     assert f"git clone {url} rlhf-notebooks" in (project / "README.md").read_text()
     for path in sorted((project / "notebooks").glob("*.ipynb")):
