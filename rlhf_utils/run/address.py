@@ -1,7 +1,8 @@
 """Where the suite is public, written wherever it is needed: `make address URL=https://…`.
 
 The address stands in pyproject.toml, as Repository in [project.urls]. The notebooks' first cells,
-their badges, and the README's `git clone` are written from it. An empty one takes all of it back.
+their badges, and the README's `git clone` are written from it. Without a URL they are written anew;
+`URL=none` takes the address back.
 """
 
 import json
@@ -61,8 +62,8 @@ def write(address: str) -> None:
         )
     line = f'Repository = "{address}"\n' if address else ""
     _replace(ROOT / "pyproject.toml", r'(\[project\.urls\].*\n)(Repository = ".*"\n)?', line)
-    shown = f"{address or '<this repository>'} "
-    _replace(ROOT / "README.md", r"(git clone )(\S+|<this repository>) (?=rlhf-notebooks)", shown)
+    shown = address or "<this repository>"
+    _replace(ROOT / "README.md", r"(git clone )(<[^>\n]*>|\S+)", shown)
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for place, text in zip(("01", "02"), setup_cells(path.name, address)):
@@ -78,10 +79,15 @@ def _replace(path: Path, pattern: str, new: str) -> None:
     path.write_text(re.sub(pattern, lambda found: found[1] + new, text), encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main(given: str) -> int:
     try:
-        write(sys.argv[1] if len(sys.argv) > 1 else "")
+        write("" if given == "none" else given or repository())
     except SettingError as error:
         print(f"address: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     print(f"The suite's address is {repository() or 'not set'}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else ""))

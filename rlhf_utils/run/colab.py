@@ -5,6 +5,7 @@ that a kernel has loaded stay as they are. Elsewhere, one sentence names them an
 list is pyproject.toml's. Imports the standard library alone.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import re
@@ -42,7 +43,8 @@ def prepare() -> None:
     elif names:
         raise RunError(_lacks(names))
     if on_colab:  # else the ranking widget does not load there
-        importlib.import_module("google.colab.output").enable_custom_widget_manager()
+        with contextlib.suppress(ImportError):
+            importlib.import_module("google.colab.output").enable_custom_widget_manager()
 
 
 def _lacks(names: list[str]) -> str:

@@ -113,6 +113,18 @@ def test_what_is_no_address_is_refused_and_nothing_is_written(project, wrong):
     assert contents(project) == before
 
 
+def test_make_address_writes_anew_takes_back_and_refuses(project, capsys):
+    url = "https://github.com/someone/rlhf"
+    assert address.main(url) == 0 and address.repository() == url
+    path = project / "notebooks" / "04_ppo.ipynb"
+    path.write_text(path.read_text().replace(url, "https://github.com/someone/else"))
+    assert address.main("") == 0 and address.repository() == url
+    assert cells_of(path) == address.setup_cells(path.name, url)
+    assert address.main("someone/rlhf") == 2 and address.repository() == url
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert address.main("none") == 0 and address.repository() == ""
+
+
 # --- the cell, alone
 
 
