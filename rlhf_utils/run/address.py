@@ -75,8 +75,10 @@ def write(address: str) -> None:
 
 def _replace(path: Path, pattern: str, new: str) -> None:
     """Puts `new` after the pattern's first group, in place of the rest of it."""
-    text = path.read_text(encoding="utf-8")
-    path.write_text(re.sub(pattern, lambda found: found[1] + new, text), encoding="utf-8")
+    old = path.read_text(encoding="utf-8")
+    text = re.sub(pattern, lambda found: found[1] + new, old, count=1)
+    if text != old:  # else `make` would set up .venv again
+        path.write_text(text, encoding="utf-8")
 
 
 def main(given: str) -> int:
