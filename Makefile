@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo smoke test lab
+.PHONY: setup demo smoke test lab address
 
 setup:
 	@$(PYTHON) rlhf_utils/run/bootstrap.py
@@ -17,3 +17,6 @@ test: setup
 
 lab: setup  ## JupyterLab at the project's root, with 01 open
 	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_sft.ipynb
+
+address:  ## where the suite is public, into the notebooks' first cells and badges: make address URL=https://…
+	@$(PYTHON) -m rlhf_utils.run.address "$(URL)"

@@ -1,8 +1,6 @@
 """Set-up failures end with one clear sentence; the project's lists of requirements agree."""
 
 import collections
-import importlib.util
-import json
 import os
 import re
 import shutil
@@ -16,7 +14,7 @@ import yaml
 
 from rlhf_utils.errors import ModelError
 from rlhf_utils.models import builtin
-from rlhf_utils.run import bootstrap, colab
+from rlhf_utils.run import bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,77 +106,3 @@ def test_one_list_of_requirements():
     assert len(wanted) == len(set(wanted)) and not [name for name in wanted if name not in pinned]
     pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
     assert pip == ["-c constraints.txt", "-e .[test]"]
-
-
-ON_COLAB = {
-    "torch",
-    "transformers",
-    "accelerate",
-    "safetensors",
-    "numpy",
-    "pandas",
-    "plotly",
-    "jinja2",
-    "ipywidgets",
-    "scikit-learn",
-    "scipy",
-    "ipykernel",
-    "pydantic",
-    "pyyaml",
-    "tqdm",
-}
-# an interface that Colab is itself; static pictures, which are made only where this is found
-NOT_FOR_CELLS = {"jupyterlab", "kaleido"}
-
-
-SETUP = """import sys
-
-sys.path += ["..", "/content/rlhf"]  # where the clone lies if the suite is not installed
-import rlhf_utils.run.colab  # on Colab: adds the packages that are missing, never torch"""
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
-def test_every_notebook_begins_with_the_same_three_lines(path):
-    cells = json.loads(path.read_text())["cells"]
-    number = next(n for n, cell in enumerate(cells) if cell["cell_type"] == "code")
-    assert "".join(cells[number]["source"]) == SETUP
-    assert "git clone" in "".join(cells[number - 1]["source"]), "else nobody knows what is missing"
-
-
-def test_the_list_for_colab_is_what_it_does_not_ship():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {re.match(r"[\w-]+", r)[0] for r in project["dependencies"]}
-    assert wanted > ON_COLAB | NOT_FOR_CELLS
-    assert set(colab.NOT_ON_COLAB) == wanted - ON_COLAB - NOT_FOR_CELLS
-
-
-def test_on_colab_only_what_is_missing_is_installed(monkeypatch):
-    asked = []
-    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command))
-    assert colab.add_packages() == [] == asked, "here nothing is missing"
-    missing = ["trl", "gguf"]
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in missing else object()
-    )
-    assert colab.add_packages() == missing
-    assert asked == [[sys.executable, "-m", "pip", "install", "-q", *missing]]
-
-
-@pytest.mark.parametrize("on_colab", [True, False])
-def test_the_first_cell_is_quick_and_installs_on_colab_only(tmp_path, on_colab):
-    """The suite is not installed; its clone lies above the notebook, and packages are missing."""
-    script = f"""
-import subprocess, sys, types
-asked = []
-subprocess.run = lambda command, check: asked.append(command)
-if {on_colab}:
-    sys.modules["google.colab"] = types.ModuleType("google.colab")
-sys.path = [folder for folder in sys.path if "site-packages" not in folder]
-{SETUP}
-assert len(asked) == {on_colab:d}, asked
-assert not {{"torch", "pandas", "transformers"}} & sys.modules.keys()
-"""
-    result = subprocess.run(
-        [sys.executable, "-S", "-c", script], cwd=ROOT / "notebooks", capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
