@@ -55,7 +55,7 @@ def cause_of(error: BaseException) -> str:
     """What lies at the root of an error, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    words = " ".join(str(error).split())
+    words = " ".join(str(error).split()).rstrip(".")
     return printable(f"{type(error).__name__}: {words}" if words else type(error).__name__, 300)
 
 
@@ -81,13 +81,15 @@ def open_records(path: Path, split: str = "train") -> tuple[str, Numbered]:
             f"There is no file {name}. Give the path of a file that ends in {READABLE}."
         )
     if stat.S_ISDIR(mode):
-        return "row", table_records(_saved_data_set(path, split), name)
+        return "row", table_records(_saved_data_set(path, split), f"{name} cannot be read")
     ending = path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]
     ending = ending[0].lower() if ending else ""
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{name} is neither a file nor a folder.")
     if ending not in (TEXT_ENDINGS if path.suffix.lower() == ".gz" else ENDINGS):
-        raise DataError(f"{name} cannot be read as data: it must be {READABLE}.")
+        raise DataError(f"{name} cannot be read as data: give a file that ends in {READABLE}.")
     if ending == ".parquet":
-        return "row", table_records(_parquet(path), name)
+        return "row", table_records(_parquet(path), f"{name} cannot be read as parquet")
     if ending in (".csv", ".tsv"):
         return "line", _csv_records(path, "\t" if ending == ".tsv" else ",")
     return _json_records(path, ending == ".json")
@@ -128,7 +130,9 @@ def parse_json(text: str):
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg}, column {error.colno}): {text[:80]!r}") from None
+        raise ValueError(
+            f"not JSON ({error.msg}, column {error.colno}): {text.strip()[:80]!r}"
+        ) from None
     except RecursionError:
         raise ValueError("not JSON (nested too deeply)") from None
 
@@ -273,7 +277,7 @@ def _saved_data_set(path: Path, split: str) -> Iterator:
     """The batches of a folder that save_to_disk made. Raises DataError for any other folder."""
     name = shown_name(path)
     if not any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
-        raise DataError(f"{name} is a folder without a data set: data must be {READABLE}.")
+        raise DataError(f"{name} is a folder without data: give a file that ends in {READABLE}.")
     from datasets import DatasetDict, load_from_disk
 
     found = load_from_disk(str(path))
@@ -287,13 +291,14 @@ def _saved_data_set(path: Path, split: str) -> Iterator:
     yield from found.with_format("arrow").iter(BATCH)
 
 
-def table_records(batches: Iterator, name: str) -> Numbered:
-    """The rows of batches of pyarrow. Raises DataError where the table cannot be read."""
+def table_records(batches: Iterator, failed: str) -> Numbered:
+    """The rows of batches of pyarrow. Raises DataError, which begins with `failed`."""
     number = 0
     try:
         for batch in batches:
-            if len(set(batch.schema.names)) < len(batch.schema.names):
-                raise DataError(f"{name} has {_twice(batch.schema.names)} twice among its columns.")
+            names = batch.schema.names
+            if len(set(names)) < len(names):
+                raise DataError(f"{failed}: it has {_twice(names)} twice among its columns.")
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
@@ -301,4 +306,4 @@ def table_records(batches: Iterator, name: str) -> Numbered:
         raise
     except Exception as error:  # every library below has errors of its own
         after = f" after row {number:,}" if number else ""
-        raise DataError(f"{name} cannot be read{after}: {cause_of(error)}.") from error
+        raise DataError(f"{failed}{after}: {cause_of(error)}. Is it damaged?") from error

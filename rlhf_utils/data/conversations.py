@@ -73,7 +73,8 @@ def described(value) -> str:
         names = ", ".join(repr(str(name)[:40]) for name in list(value)[:5])
         return f"an object with {names}" if names else "an empty object"
     if isinstance(value, (list, tuple)):
-        return f"a list of {described(value[0])}" if value else "an empty list"
+        kinds = {bool: "truth values", int: "numbers", float: "numbers", str: "texts"}
+        return f"a list of {kinds.get(type(value[0]), 'objects')}" if value else "an empty list"
     return "a text" if isinstance(value, str) else type(value).__name__
 
 
@@ -81,8 +82,6 @@ def check_letters(text: str) -> None:
     """Raises ValueError for a text that no file or tokenizer could hold."""
     if len(text) > MOST_LETTERS:
         raise ValueError(f"it has {len(text):,} characters; at most {MOST_LETTERS:,} are read")
-    if "\0" in text:
-        raise ValueError("it holds the character NUL")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -218,19 +218,19 @@ def _after_system(row: dict, turns: list[dict], notes: Counter) -> list[dict]:
 def _read_answer(row: dict, kind: str, notes: Counter) -> list[dict]:
     """The turns before the answer; the answer goes to `completion`."""
     if column := _dialogue(row, kind):
-        whole = _turns(row[column], column)
-        answered = whole[-1:] and whole[-1]["role"] == "assistant"
-        if kind == "demonstrations" and not answered:
-            raise ValueError(f"{column!r} does not end with an answer of the assistant")
-        if not answered:
-            return whole
-        row.setdefault("completion", whole[-1]["content"])
-        return whole[:-1]
-    asked = _asked(row, notes)
+        asked = _turns(row.pop(column), column)
+        if asked[-1:] and asked[-1]["role"] == "assistant":
+            if kind == "demonstrations" and row.get("completion") is not None:
+                raise ValueError(f"it has an answer in {column!r} and another in 'completion'")
+            row["completion"] = asked[-1]["content"]
+            return asked[:-1]
+    else:
+        asked = _asked(row, notes)
     if kind != "demonstrations":
         return asked
     if row.get("completion") is None:
-        raise _no_column(row, "completion")
+        where = f"{column!r} does not end with an answer of the assistant"
+        raise ValueError(where) if column else _no_column(row, "completion")
     whole = _joined(asked, _turns(row["completion"], "completion"), "completion")
     if not whole[-1]["content"].strip():
         raise ValueError("'completion' is empty")
@@ -244,7 +244,7 @@ def _read_pair(row: dict, notes: Counter) -> list[dict]:
         if row.get(column) is None:
             raise _no_column(row, column)
     if column := _dialogue(row, "preferences"):
-        asked = _turns(row[column], column)
+        asked = _turns(row.pop(column), column)
     else:
         asked = None if _whole_dialogues(row, notes) else _asked(row, notes)
     sides = []

@@ -56,11 +56,11 @@ class Report:
         if self.bad > MOST_BAD * self.rows:
             more = " …" if self.bad > len(self.reasons) else ""
             raise DataError(
-                f"{name}: {counted}, more than {MOST_BAD:.0%}. {'; '.join(self.reasons)}{more}. "
+                f"{name}: {counted}, more than {MOST_BAD:.0%}: {'; '.join(self.reasons)}{more}. "
                 "Mend these rows or take them out."
             )
         for note, count in self.notes.items():
-            print(f"{name}: {printable(note, 200)} ({count:,} rows)")
+            print(f"{name}: {printable(note, 200)} (rows: {count:,})")
         if self.bad:
             print(f"{name}: {counted} and are left out")
             print("".join(f"  {reason}\n" for reason in self.reasons), end="")
@@ -68,7 +68,7 @@ class Report:
                 print(f"  … and {self.bad - len(self.reasons):,} more")
         if self.repeats:
             print(
-                f"{name}: {self.repeats:,} rows repeat an earlier prompt and are left out "
+                f"{name}: left out as repeated prompts: {self.repeats:,} of {self.rows:,} rows "
                 f"({self.first_repeat})"
             )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import DataError
 from .conversations import conversation as conversation
 from .conversations import messages_of as messages_of
-from .formats import read_row
+from .formats import REQUIRED, read_row
 from .formats import recognise as recognise
 from .report import Repeat, Report
 from .report import shown_rows as shown_rows
@@ -62,7 +62,7 @@ def load_prompts(source: str, kind: str = "prompts", strict: bool = False) -> li
     def make(row: dict, number: int) -> Prompt:
         first = first_seen.setdefault(row["prompt"], number)
         if first != number:
-            raise Repeat(f"it repeats the prompt of {first}, {row['prompt'][:80]!r}")
+            raise Repeat(f"it repeats the prompt of row {first}, {row['prompt'][:80]!r}")
         return prompt_of_row(row)
 
     return _load(source, kind, strict, make)
@@ -117,7 +117,11 @@ def _load(source: str, kind: str, strict: bool, make: Callable[[dict, int], obje
         try:
             if isinstance(record, ValueError):
                 raise record
-            made.append(make(read_row(record, kind, report.notes), number))
+            row = read_row(record, kind, report.notes)
+            for column in REQUIRED[kind]:
+                if "\0" in row[column]:
+                    raise ValueError(f"{column!r}: it holds the character NUL")
+            made.append(make(row, number))
         except ValueError as error:
             report.leave_out(number, error)
     report.tell()

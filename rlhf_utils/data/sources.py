@@ -44,19 +44,18 @@ def open_source(source: str) -> tuple[str, Numbered]:
     parts = HUB_ID.fullmatch(source)
     if FILE_ENDING.search(source.lower().removesuffix(".gz")) or not parts:
         raise DataError(
-            f"There is no file {name}. Give the path of data as {READABLE}, "
+            f"There is no file {name}. Give a file that ends in {READABLE}; "
             "or a hub id such as owner/name, owner/name:config or owner/name@split."
         )
     if near := difflib.get_close_matches(source.lower(), ("builtin", "crisp"), 1, 0.8):
         raise DataError(f"{name} is no data set: did you mean {near[0]!r}?")
-    return "row", _hub_records(*parts.groups())
+    return "row", _hub_records(source, *parts.groups())
 
 
-def _hub_records(name: str, config: str | None, split: str | None) -> Numbered:
+def _hub_records(source: str, name: str, config: str | None, split: str | None) -> Numbered:
     from datasets import load_dataset
 
-    where = name + (f":{config}" if config else "") + f"@{split or 'train'}"
-    failed = f"Could not load the data set {where!r}"
+    failed = f"Could not load the data set {source!r}"
     _check_reach(name, failed)
     try:
         table = load_dataset(name, config, split=split or "train")
@@ -65,7 +64,7 @@ def _hub_records(name: str, config: str | None, split: str | None) -> Numbered:
             f"{failed}: {cause_of(error)}. Check its name, configuration and split "
             "(owner/name:config@split) and the network, or give a file."
         ) from error
-    return table_records(table.with_format("arrow").iter(BATCH), name)
+    return table_records(table.with_format("arrow").iter(BATCH), failed)
 
 
 def _check_reach(name: str, failed: str) -> None:
