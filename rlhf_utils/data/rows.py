@@ -93,12 +93,19 @@ def load_pairs_rows(source: str, strict: bool = False) -> list[dict]:
 
 def _check_answers(row: dict, number: int) -> dict:
     chosen, rejected = row["chosen"].strip(), row["rejected"].strip()
-    if not row.get("item_id"):  # only 02 gives one
+    if not row.get("item_id"):  # 02 gives one: what a model said may be odd, and is counted later
         if not chosen or not rejected:
             raise ValueError(f"{'rejected' if chosen else 'chosen'!r} is empty")
         if chosen == rejected:
             raise ValueError("'chosen' and 'rejected' are equal")
     return row
+
+
+def _check_nul(row: dict, kind: str) -> None:
+    sampled = kind == "preferences" and row.get("item_id")
+    for column in ("prompt",) if sampled else REQUIRED[kind]:
+        if "\0" in row[column]:
+            raise ValueError(f"{column!r}: it holds the character NUL")
 
 
 def prompt_of_row(row: dict) -> Prompt:
@@ -118,9 +125,7 @@ def _load(source: str, kind: str, strict: bool, make: Callable[[dict, int], obje
             if isinstance(record, ValueError):
                 raise record
             row = read_row(record, kind, report.notes)
-            for column in REQUIRED[kind]:
-                if "\0" in row[column]:
-                    raise ValueError(f"{column!r}: it holds the character NUL")
+            _check_nul(row, kind)
             made.append(make(row, number))
         except ValueError as error:
             report.leave_out(number, error)

@@ -3,6 +3,7 @@
 A hub id is owner/name, or the one word of an old data set; `:config` and `@split` may follow.
 """
 
+import contextlib
 import difflib
 import os
 import re
@@ -32,10 +33,9 @@ def open_source(source: str) -> tuple[str, Numbered]:
     if not isinstance(source, str) or not source.strip():
         raise DataError(f"{source!r} names no data: give a file or a hub id.")
     name = shown_name(source)
-    try:
-        path = Path(source).expanduser()
-    except RuntimeError:
-        raise DataError(f"There is no file {name}: its home folder is not known.") from None
+    path = Path(source)
+    with contextlib.suppress(RuntimeError):  # ~nobody has no home
+        path = path.expanduser()
     if mode_of(path) is not None:
         return open_records(path)
     folder, _, split = str(path).rpartition("@")
