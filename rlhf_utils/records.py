@@ -78,7 +78,8 @@ def open_records(path: Path, split: str = "train") -> tuple[str, Numbered]:
     mode = mode_of(path)
     if mode is None:
         raise DataError(
-            f"There is no file {name}. Give the path of a file that ends in {READABLE}."
+            f"There is no file {shown_name(os.path.abspath(path))}. "
+            f"Give a file that ends in {READABLE}."
         )
     if stat.S_ISDIR(mode):
         return "row", table_records(_saved_data_set(path, split), f"{name} cannot be read")
@@ -135,6 +136,10 @@ def parse_json(text: str):
         ) from None
     except RecursionError:
         raise ValueError("not JSON (nested too deeply)") from None
+    except ValueError as error:
+        if "set_int_max_str_digits" not in str(error):
+            raise
+        raise ValueError("not JSON (a number of more than 4,000 digits)") from None
 
 
 def _object(pairs: list[tuple]) -> dict:
@@ -188,15 +193,16 @@ def _entries_of_value(path: Path, may_hold_list: bool) -> tuple[str, Numbered]:
     name = shown_name(path.name)
     try:
         value = json.loads("".join(_lines(path)), object_pairs_hook=_object)
+    except DataError:
+        raise
     except json.JSONDecodeError as error:
         raise DataError(
             f"{name}, line {error.lineno}: this is not JSON ({error.msg}). "
             "Give one object a line, or one list of objects."
         ) from None
-    except DataError:
-        raise
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        deep = isinstance(error, RecursionError)
+        reason = "it is nested too deeply" if deep else printable(str(error), 200)
         raise DataError(f"{name} cannot be read as JSON: {reason}.") from None
     if isinstance(value, list):
         return "row", enumerate(value, 1)
@@ -227,12 +233,16 @@ def _lists_of_rows(value) -> dict[str, list]:
 
 def _csv_records(path: Path, separator: str) -> Numbered:
     """Cells stay the texts that they are. The first line names the columns."""
-    name, lines = shown_name(path.name), _lines(path)
-    header = next((line for line in lines if line.strip()), "")
+    name, lines, start = shown_name(path.name), _lines(path), []
+    for line in lines:
+        start.append(line)
+        if line.strip():
+            break
+    header = "".join(start)
     if separator == "," and "," not in header:  # as spreadsheets write it in half of Europe
         separator = next((other for other in ";\t" if other in header), ",")
-    reader = csv.reader(itertools.chain([header], lines), delimiter=separator, strict=True)
-    return _csv_rows(name, reader) if header else iter(())
+    cells = csv.reader(itertools.chain(start, lines), delimiter=separator, strict=True)
+    return _csv_rows(name, cells)
 
 
 def _csv_rows(name: str, reader) -> Numbered:
@@ -252,7 +262,7 @@ def _csv_rows(name: str, reader) -> Numbered:
             yield line, ValueError(f"no row of a table ({error})")
             continue
         if columns is None:
-            columns = _column_names(name, cells)
+            columns = _column_names(name, cells) or None
         elif len(cells) == len(columns):
             yield line, dict(zip(columns, cells))
         elif cells:

@@ -74,6 +74,9 @@ def read_row(row: dict, kind: str, notes: Counter) -> dict:
 def _no_column(row: dict, column: str) -> ValueError:
     if column in row:
         return ValueError(f"{column!r} is empty")
+    for name in DIALOGUES:
+        if column == "prompt" and name in row:
+            return ValueError(f"{name!r} is {described(row[name])}, not a list of messages")
     names = sorted(str(name)[:60] for name in row)
     return ValueError(f"column {column!r} is missing; it has {str(names)[:300]}")
 
@@ -84,6 +87,9 @@ def _no_column(row: dict, column: str) -> ValueError:
 def _renamed(row: dict, kind: str, notes: Counter) -> dict:
     """A copy of the row with TRL's names for the columns that its kind must have."""
     row = dict(row)
+    for name in CONTEXTS:
+        if row.get("prompt") is not None and isinstance(row.get(name), str) and row[name].strip():
+            notes[f"{name!r} is no part of 'prompt': the model does not see it"] += 1
     as_written: dict[str, list] = {}  # "prompt" → names such as "Prompt"
     for name in row:
         as_written.setdefault(str(name).strip().lower(), []).append(name)

@@ -30,6 +30,8 @@ PATIENCE_S = 5  # for the first answer of the hub; the library itself would try 
 
 def open_source(source: str) -> tuple[str, Numbered]:
     """("line" or "row", as the records are counted; the records). Raises DataError."""
+    if isinstance(source, Path):
+        source = str(source)
     if not isinstance(source, str) or not source.strip():
         raise DataError(f"{source!r} names no data: give a file or a hub id.")
     name = shown_name(source)
@@ -44,11 +46,13 @@ def open_source(source: str) -> tuple[str, Numbered]:
     parts = HUB_ID.fullmatch(source)
     if FILE_ENDING.search(source.lower().removesuffix(".gz")) or not parts:
         raise DataError(
-            f"There is no file {name}. Give a file that ends in {READABLE}; "
+            f"There is no file {shown_name(os.path.abspath(path))}. "
+            f"Give a file that ends in {READABLE}; "
             "or a hub id such as owner/name, owner/name:config or owner/name@split."
         )
     if near := difflib.get_close_matches(source.lower(), ("builtin", "crisp"), 1, 0.8):
-        raise DataError(f"{name} is no data set: did you mean {near[0]!r}?")
+        meant = "builtin" if source == "crisp" else near[0]  # only demonstrations can be crisp
+        raise DataError(f"{name!r} is no data set here: did you mean {meant!r}?")
     return "row", _hub_records(source, *parts.groups())
 
 

@@ -56,14 +56,16 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Raises DataError for a file of an older version."""
+    """Raises DataError for a file of an older version, or one that is damaged."""
     items = []
-    for row in read_file(path):
-        if "answers" not in row:
+    for number, row in enumerate(read_file(path), 1):
+        try:
+            prompt = Prompt(row["prompt"], row["category"], row["key_points"], row["columns"])
+            items.append(Item(prompt, row["answers"], row["split"]))
+        except (KeyError, TypeError, IndexError) as error:
+            missing = f"has no column {error}" if isinstance(error, KeyError) else "is no object"
             raise DataError(
-                f"{path.name} was written by an older version and has no column 'answers': "
-                "run 02_preferences again."
-            )
-        prompt = Prompt(row["prompt"], row["category"], row["key_points"], row["columns"])
-        items.append(Item(prompt, row["answers"], row["split"]))
+                f"{path.name}, row {number} {missing}: it was written by an older version or is "
+                "damaged. Run 02_preferences again."
+            ) from None
     return items

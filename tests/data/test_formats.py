@@ -86,6 +86,7 @@ def test_what_an_instruction_is_about_stands_below_it(tmp_path, capsys):
         {"instruction": "Who lost?", "context": "Ida beat Tom.", "response": "Tom."},
         {"question": "Who won?", "context": "Ida beat Tom.", "answer": "Ida."},
         {"instruction": "Add.", "input": "  ", "output": "Nothing to add."},
+        {"prompt": "Who is Ida?", "context": "Ida beat Tom.", "completion": "A winner."},
     ]
     (tmp_path / "x.json").write_text(json.dumps(rows))
     assert [each.prompt.text for each in load_demonstrations(str(tmp_path / "x.json"))] == [
@@ -94,6 +95,7 @@ def test_what_an_instruction_is_about_stands_below_it(tmp_path, capsys):
         "Who lost?\n\nIda beat Tom.",
         "Who won?\n\nIda beat Tom.",
         "Add.",
+        "Who is Ida?",
     ]
     told = capsys.readouterr().out
     for note in (
@@ -101,6 +103,7 @@ def test_what_an_instruction_is_about_stands_below_it(tmp_path, capsys):
         "'question' is read as 'prompt' (rows: 1)",
         "'answer' is read as 'completion' (rows: 1)",
         "'context' is put below the prompt, after a blank line (rows: 2)",
+        "'context' is no part of 'prompt': the model does not see it (rows: 1)",
     ):
         assert note in told
     with pytest.raises(ValueError, match="'context' is an object with 'title'.*must be texts"):
@@ -345,6 +348,7 @@ def test_no_repr_is_ever_an_answer(value):
         ({"question": "a", "instruction": "b", "answer": "c"}, "'instruction' and 'question'"),
         ({"prompt": "a", "response": "b", "answer": "c"}, "'response' and 'answer': name one"),
         ({"text": "a"}, r"column 'prompt' is missing; it has \['text'\]"),
+        ({"messages": "[{}]"}, "'messages' is a text, not a list of messages"),
         ({"messages": [USER("a")]}, "'messages' does not end with an answer"),
         ({"messages": [USER("a"), ASSISTANT("b")], "output": "c"}, "and another in 'completion'"),
         ({"messages": [USER("a"), ASSISTANT("b")], "tools": ["x"]}, "has tools"),

@@ -78,10 +78,10 @@ def test_cells_stay_the_texts_that_they_are(tmp_path):
 
 def test_lines_of_a_table_are_those_of_the_file(tmp_path):
     """A cell over two lines moves them; a row with a cell too many or too few is a bad row."""
-    text = 'prompt,completion\n"a\nb",c\n\nd,e,f\ng\n"h"i,j\nk,l\n'
+    text = '\nprompt,completion\n"a\nb",c\n\nd,e,f\ng\n"h"i,j\nk,l\n'
     (tmp_path / "x.csv").write_text(text)
     found = list(records(tmp_path / "x.csv"))
-    assert [line for line, _ in found] == [2, 5, 6, 7, 8]
+    assert [line for line, _ in found] == [3, 6, 7, 8, 9]
     assert [isinstance(record, dict) for _, record in found] == [True, False, False, False, True]
     assert found[0][1] == {"prompt": "a\nb", "completion": "c"}
     assert "3 cells, the header has 2" in str(found[1][1])
@@ -95,6 +95,7 @@ def test_lines_of_a_table_are_those_of_the_file(tmp_path):
         ("x.json", b'{"a": [{"p": 1}],\n "b": [{"p": 1}]}', "holds several lists, 'a', 'b'"),
         ("x.json", b"[" * 100_000, "nested too deeply"),
         ("x.jsonl", b'{"prompt": ' * 100_000, "line 1: not JSON \\(nested too deeply"),
+        ("x.jsonl", b'{"n": 1%s}' % (b"0" * 5000), "a number of more than 4,000 digits"),
         ("x.jsonl", b'{"prompt": "a", "prompt": "b"}', "'prompt' twice"),
         ("x.jsonl", b'{"prompt": "caf\xe9"}\n', "not UTF-8 text .* in line 1"),
         ("x.csv", b"", "holds no rows"),
@@ -165,8 +166,9 @@ def test_odd_paths_are_told(nothing_is_asked, tmp_path, monkeypatch):
     for name in ("", " ", None, 3):
         with pytest.raises(DataError, match="names no data"):
             load_prompts(name)
-    with pytest.raises(DataError, match="did you mean 'builtin'"):
-        load_prompts("bultin")
+    for name in ("bultin", "crisp"):
+        with pytest.raises(DataError, match=f"{name}' is no data set here: .* 'builtin'"):
+            load_prompts(name)
     monkeypatch.setattr(os, "stat", lambda path: (_ for _ in ()).throw(PermissionError(13, "No")))
     with pytest.raises(DataError, match="x.csv cannot be opened: No"):
         load_prompts("closed/x.csv")

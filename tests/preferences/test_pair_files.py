@@ -86,8 +86,18 @@ def test_a_prompt_that_is_a_conversation_comes_back(tmp_path):
     assert read_pairs(tmp_path / "pairs.jsonl", strict=True) == [Pair(prompt, "So.", "No.")]
 
 
-def test_items_of_an_older_version_are_told(tmp_path):
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": "p", "responses": ["a", "b"], "id": "7"}, "has no column 'category'"),
+        ([1], "is no object"),
+        (7, "is no object"),
+    ],
+)
+def test_items_of_an_older_version_or_damaged_are_told(tmp_path, row, told):
     path = tmp_path / "items.jsonl"
-    write_jsonl(path, [{"prompt": "p", "responses": ["a", "b"], "id": "7"}])
-    with pytest.raises(DataError, match="items.jsonl was written by an older version .* 02_pref"):
+    write_items(path, [make_item()])
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=f"items.jsonl, row 2 {told}: .* Run 02_preferences again"):
         read_items(path)
