@@ -1,14 +1,16 @@
 """Files: read rows of any kind, write a file whole or not at all, and take its digest."""
 
-import gzip
 import hashlib
 import json
 import os
-import zlib
-from collections.abc import Iterable, Iterator
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import DataError
+from .records import cause_of, parse_json, shown_name
+from .records import printable as printable
+from .records import records as records
 
 NOTES = ("manifest.json", "progress.json")  # what a stage writes about itself
 
@@ -16,7 +18,19 @@ NOTES = ("manifest.json", "progress.json")  # what a stage writes about itself
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The object of a JSON file. Raises DataError for a file that is missing or damaged."""
+    name = shown_name(path)
+    try:
+        content = parse_json(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"There is no file {name}.") from None
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {cause_of(error)}.") from None
+    except ValueError as error:
+        raise DataError(f"{name} is damaged: {error}.") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{name} is damaged: it holds no object but {type(content).__name__}.")
+    return content
 
 
 def read_file(path: Path) -> list[dict]:
@@ -25,80 +39,11 @@ def read_file(path: Path) -> list[dict]:
     for line, record in records(path):
         if isinstance(record, ValueError):
             raise DataError(
-                f"{path.name}, line {line} is {record}. "
+                f"{shown_name(path.name)}, line {line}: {printable(str(record))}. "
                 "Give one object a line, or one list of objects."
             )
         rows.append(record)
     return rows
-
-
-def records(path: Path) -> Iterator[tuple[int, object]]:
-    """(line, record) of JSON Lines, of one JSON list, or of a .csv or .parquet file.
-
-    The entries of a list or table count as lines. A name that ends in .gz is unpacked. A line
-    that is not JSON gives a ValueError in place of the record. Raises DataError for a file that
-    is missing or cannot be read.
-    """
-    if not path.is_file():
-        raise DataError(
-            f"There is no file {path.resolve()}. "
-            "Give the path of a .jsonl, .json, .csv or .parquet file, or a hub id."
-        )
-    if path.suffix in (".csv", ".parquet"):
-        kind = path.suffix[1:]
-        failed, advice = f"{path.name} cannot be read as {kind}", "Check that it is not damaged."
-        return enumerate(read_dataset(kind, failed, advice, data_files=str(path)), 1)
-    text = _text_of(path)
-    if text.lstrip().startswith("["):
-        return _list_entries(path, text)
-    return _json_lines(text)
-
-
-def read_dataset(name: str, failed: str, advice: str, **options) -> list[dict]:
-    """The rows of a hub data set, or of `data_files` in the format `name`.
-
-    Raises DataError that begins with `failed` and ends with `advice`.
-    """
-    from datasets import load_dataset
-
-    try:
-        return list(load_dataset(name, split="train", **options))
-    except Exception as error:
-        raise DataError(f"{failed}: {type(error).__name__}. {advice}") from error
-
-
-def _text_of(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise DataError(f"{path.name} cannot be unpacked: it is damaged, or not gzip.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start}): "
-            "save it as UTF-8."
-        ) from None
-
-
-def _list_entries(path: Path, text: str) -> Iterator[tuple[int, object]]:
-    try:
-        return enumerate(json.loads(text), 1)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path.name}, line {error.lineno}: the list is not JSON ({error.msg})."
-        ) from None
-
-
-def _json_lines(text: str) -> Iterator[tuple[int, object]]:
-    for line, content in enumerate(text.split("\n"), 1):  # splitlines() also splits at U+2028
-        if not content.strip():
-            continue
-        try:
-            yield line, json.loads(content)
-        except json.JSONDecodeError as error:
-            yield line, ValueError(f"not JSON ({error.msg}): {content[:80]!r}")
 
 
 # --- write
@@ -107,9 +52,14 @@ def _json_lines(text: str) -> Iterator[tuple[int, object]]:
 def write_text(path: Path, text: str) -> None:
     """Writes aside and renames, so that a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    # hidden, for `digest`, and no other process has this name
+    aside = path.with_name(f".{path.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, content) -> None:
@@ -131,8 +81,26 @@ class JsonlLog:
 
     def __init__(self, path: Path, keep: bool = False):
         self.path = path
-        self.rows = read_file(self.path) if keep and self.path.is_file() else []
+        self.rows = self._read() if keep and self.path.is_file() else []
         self.cut(len(self.rows))
+
+    def _read(self) -> list[dict]:
+        """The rows up to the first that is damaged, as after a power cut; that is told."""
+        rows, reason = [], None
+        try:
+            for _, record in records(self.path):
+                if not isinstance(record, dict):
+                    reason = record if isinstance(record, ValueError) else "no object"
+                    break
+                rows.append(record)
+        except DataError as error:
+            reason = error
+        if reason is not None:
+            print(
+                f"{shown_name(self.path.name)} is damaged after {len(rows)} rows, which are kept: "
+                f"{printable(str(reason), 200)}"
+            )
+        return rows
 
     def add(self, row: dict) -> None:
         self.rows.append(row)
@@ -148,11 +116,15 @@ class JsonlLog:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder's files without NOTES.
+    """SHA-256 of a file, or of the names and contents of a folder's files.
 
-    What is missing has the digest of an empty folder.
+    NOTES and hidden files (.DS_Store, .ipynb_checkpoints/…) do not count. What is missing has the
+    digest of an empty folder.
     """
-    folder, files = (path.parent, [path]) if path.is_file() else (path, sorted(path.rglob("*")))
+    if path.is_file():
+        folder, files = path.parent, [path]
+    else:
+        folder, files = path, [file for file in sorted(path.rglob("*")) if not _hidden(file, path)]
     result = hashlib.sha256()
     for file in files:
         if file.is_file() and file.name not in NOTES:
@@ -160,3 +132,7 @@ def digest(path: Path) -> str:
             with file.open("rb") as stream:
                 hashlib.file_digest(stream, lambda: result)  # goes on with `result`
     return result.hexdigest()
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)

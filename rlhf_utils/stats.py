@@ -1,6 +1,5 @@
 """Shares and their confidence intervals, and the check that scores are finite numbers."""
 
-import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -59,16 +58,6 @@ def bootstrap_by_prompt(
     values = pd.Series(np.asarray(values, dtype=float))
     by_prompt = values.groupby(list(prompts), sort=False)
     return clustered_interval(by_prompt.sum(), by_prompt.size(), seed, draws)
-
-
-# Thai, Lao, Burmese, Khmer, Chinese and Japanese put no spaces between words
-NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-WORD = re.compile(rf"[{NO_SPACES}]|[^\s{NO_SPACES}]+")
-
-
-def answer_length(text: str) -> int:
-    """Words between spaces; where a language has no spaces, each character counts as a word."""
-    return len(WORD.findall(text))
 
 
 def correct(margins) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_utils import files
+from rlhf_utils.errors import DataError
 from rlhf_utils.files import digest
 
 
@@ -114,3 +115,78 @@ def test_strict_json_has_no_nan_and_plain_numbers(tmp_path):
     content = {"nan": float("nan"), "inf": [float("-inf")], "n": np.int64(3), "x": np.float32(0.5)}
     files.write_json(tmp_path / "x.json", content)
     assert files.read_json(tmp_path / "x.json") == {"nan": None, "inf": [None], "n": 3, "x": 0.5}
+
+
+def test_hidden_files_do_not_make_a_folder_another(tmp_path):
+    """What Finder and JupyterLab leave behind."""
+    folder = folder_of(tmp_path / "1", {"a": "x", "deep/b": "y"})
+    before = digest(folder)
+    folder_of(folder, {".DS_Store": "z", "deep/.ipynb_checkpoints/a-checkpoint": "x"})
+    assert digest(folder) == before
+    folder_of(folder, {"deep/c": ""})
+    assert digest(folder) != before
+    hidden = folder_of(tmp_path / ".cache", {"a": "x", "deep/b": "y"})
+    assert digest(hidden) == before, "only what lies below the folder may be hidden"
+
+
+def test_two_processes_never_write_to_one_temporary_file(tmp_path, monkeypatch):
+    aside, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (aside.append(old), replace(old, new)))
+    for process in (1, 2, 2):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        files.write_text(tmp_path / "x.json", "{}")
+    assert len(set(aside)) == 3 and os.listdir(tmp_path) == ["x.json"]
+    monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError):
+        files.write_text(tmp_path / "x.json", "[]")
+    assert os.listdir(tmp_path) == ["x.json"] and files.read_json(tmp_path / "x.json") == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "There is no file .*x.json"),
+        (b"", "x.json is damaged: not JSON"),
+        (b'{"a": 1', "x.json is damaged: not JSON"),
+        (b'{"a": "\xff"}', "x.json is damaged: .*utf-8"),
+        (b"[]", "x.json is damaged: it holds no object but list"),
+        (b"{}" + b"\0" * 9, "x.json is damaged: not JSON"),
+        (b'{"a": ' * 100_000, "x.json is damaged: not JSON .nested too deeply"),
+    ],
+)
+def test_a_damaged_json_file_is_one_sentence(tmp_path, content, told):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=told) as refused:
+        files.read_json(path)
+    assert "\n" not in str(refused.value) and isinstance(refused.value, ValueError)
+
+
+@pytest.mark.parametrize("tail", [b'{"n": 2, "te', b"\0\0\0\n", b'{"text": "\xc3', b"7\n"])
+def test_the_damaged_end_of_a_log_is_told_and_cut(tmp_path, capsys, tail):
+    """As a power cut leaves it. The rows before it stay."""
+    path = tmp_path / "metrics.jsonl"
+    log = files.JsonlLog(path)
+    log.add({"n": 0}), log.add({"n": 1})
+    path.write_bytes(path.read_bytes() + tail)
+    again = files.JsonlLog(path, keep=True)
+    assert again.rows == [{"n": 0}, {"n": 1}]
+    assert "metrics.jsonl is damaged after 2 rows, which are kept" in capsys.readouterr().out
+    again.add({"n": 2})
+    assert files.JsonlLog(path, keep=True).rows == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_log_of_one_row_that_holds_lists_is_one_row(tmp_path):
+    row = {"update": 1, "samples": [{"prompt": "Hi?"}]}
+    files.JsonlLog(tmp_path / "x.jsonl").add(row)
+    assert files.JsonlLog(tmp_path / "x.jsonl", keep=True).rows == [row]
+
+
+def test_printable():
+    """Escapes, bidirectional marks and halves of characters show; scripts and emojis stay."""
+    assert files.printable("\x1b[31m\r\n\u202e\ud83d") == r"\x1b[31m\r\n\u202e\ud83d"
+    for text in ("Grüße, 日本\u3000語", "👩\u200d👧", "a b"):
+        assert files.printable(text) == text
+    assert files.printable("x" * 9, 3) == "xxx…"

@@ -1,15 +1,22 @@
 """Rows in: prompts, demonstrations and rows of pairs, built in or from a local file or a hub id.
 
-Left out: streaming, images, multi-turn dialogues.
+What can be read: sources.py; forms of rows: formats.py; what is told of bad rows: report.py.
+Left out: streaming, images, tools.
 """
 
-import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
-from ..files import read_dataset, read_file
+from .conversations import conversation as conversation
+from .conversations import messages_of as messages_of
+from .formats import REQUIRED, read_row
+from .formats import recognise as recognise
+from .report import Repeat, Report
+from .report import shown_rows as shown_rows
+from .sources import open_source
 
 BUILTIN = Path(__file__).parent / "builtin"
 
@@ -17,22 +24,6 @@ OTHER_CATEGORIES = ("computing", "messages")  # only among the built-in held-out
 
 # Of the harmful and look-alike prompts; only among the built-in held-out ones.
 UNSEEN_TOPICS = ("weapons", "poison", "animals", "blackmail")
-
-FILE_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
-
-REQUIRED = {
-    "demonstrations": ("prompt", "completion"),
-    "prompts": ("prompt",),
-    "heldout": ("prompt",),
-    "preferences": ("prompt", "chosen", "rejected"),
-}
-
-ALIASES = {"response": "completion", "output": "completion", "instruction": "prompt"}
-
-TURN = "\n\nAssistant:"
-
-MARK = "\u2063"  # invisible; begins each turn of a conversation that is written as one text
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass
@@ -59,44 +50,62 @@ class Demonstration:
 # --- load
 
 
-def load_prompts(source: str, kind: str = "prompts") -> list[Prompt]:
-    """The prompts of `source`: "builtin", a .jsonl/.json/.csv/.parquet file, or a hub id.
+def load_prompts(source: str, kind: str = "prompts", strict: bool = False) -> list[Prompt]:
+    """The prompts of `source`: "builtin", a file, a folder of save_to_disk, or a hub id.
 
-    `kind` says which built-in file is meant, "prompts" or "heldout". Raises DataError for a prompt
-    that comes twice, and for the first row that is not good.
+    `kind` says which built-in file is meant, "prompts" or "heldout". Rows that cannot be used are
+    told and left out, as are those that repeat a prompt. Raises DataError if more than 1% cannot
+    be used, and with `strict` for the first.
     """
-    rows = _load(source, kind)
     first_seen: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
+
+    def make(row: dict, number: int) -> Prompt:
         first = first_seen.setdefault(row["prompt"], number)
         if first != number:
-            raise DataError(
-                f"{source}, row {number} repeats the prompt of row {first}, "
-                f"{row['prompt'][:80]!r}: keep one of the two."
-            )
-    return [prompt_of_row(row) for row in rows]
+            raise Repeat(f"it repeats the prompt of row {first}, {row['prompt'][:80]!r}")
+        return prompt_of_row(row)
+
+    return _load(source, kind, strict, make)
 
 
-def load_demonstrations(source: str) -> list[Demonstration]:
+def load_demonstrations(source: str, strict: bool = False) -> list[Demonstration]:
     """The demonstrations of `source`, one of those that load_prompts takes, or "crisp".
 
     "crisp": the built-in ones as they would be if all who wrote them were brief and sure.
     """
-    demonstrations = []
-    for row in _load("builtin" if source == "crisp" else source, "demonstrations"):
+
+    def make(row: dict, number: int) -> Demonstration:
         answer, crisp = row.pop("completion"), row.pop("crisp", None)
         if source == "crisp":
             answer = crisp or answer
-        demonstrations.append(Demonstration(prompt_of_row(row), answer))
-    return demonstrations
+        return Demonstration(prompt_of_row(row), answer)
+
+    return _load("builtin" if source == "crisp" else source, "demonstrations", strict, make)
 
 
-def load_pairs_rows(source: str) -> list[dict]:
+def load_pairs_rows(source: str, strict: bool = False) -> list[dict]:
     """Rows with `prompt`, `chosen` and `rejected`, from which pair_files.py makes Pairs.
 
-    An answer may still be empty or no text: `usable_pairs` counts those.
+    Answers that are empty or equal make a row bad; where 02 sampled them, `usable_pairs` counts.
     """
-    return _load(source, "preferences")
+    return _load(source, "preferences", strict, _check_answers)
+
+
+def _check_answers(row: dict, number: int) -> dict:
+    chosen, rejected = row["chosen"].strip(), row["rejected"].strip()
+    if not row.get("item_id"):  # 02 gives one: what a model said may be odd, and is counted later
+        if not chosen or not rejected:
+            raise ValueError(f"{'rejected' if chosen else 'chosen'!r} is empty")
+        if chosen == rejected:
+            raise ValueError("'chosen' and 'rejected' are equal")
+    return row
+
+
+def _check_nul(row: dict, kind: str) -> None:
+    sampled = kind == "preferences" and row.get("item_id")
+    for column in ("prompt",) if sampled else REQUIRED[kind]:
+        if "\0" in row[column]:
+            raise ValueError(f"{column!r}: it holds the character NUL")
 
 
 def prompt_of_row(row: dict) -> Prompt:
@@ -105,106 +114,23 @@ def prompt_of_row(row: dict) -> Prompt:
     return Prompt(row["prompt"], row.get("category", ""), row.get("key_points") or [], others)
 
 
-def _load(source: str, kind: str) -> list[dict]:
-    """The recognised rows of one `kind`, a key of REQUIRED."""
-    if source == "builtin":
-        source = str(BUILTIN / f"{kind}.jsonl")
-    path = Path(source).expanduser()
-    if path.name.endswith(FILE_ENDINGS):
-        rows = read_file(path)
-    else:
-        advice = "Check the name and the network, or give the path of a local file."
-        rows = read_dataset(source, f"Could not load the data set {source!r}", advice)
-    if not rows:
-        raise DataError(f"{source} holds no rows.")
-    return [_check_row(row, kind, f"{source}, row {number}") for number, row in enumerate(rows, 1)]
-
-
-# --- recognise
-
-
-def recognise(row: dict, kind: str) -> dict:
-    """The row with TRL's column names, and texts where it had messages or whole dialogues."""
-    renamed = {}
-    for column, value in row.items():
-        name = ALIASES.get(column, column)
-        renamed[column if name in row else name] = value
-    if kind == "preferences" and "prompt" not in renamed:
-        renamed = _split_dialogues(renamed)
-    for column in REQUIRED[kind]:
-        if column in renamed:
-            renamed[column] = last_message(renamed[column])
-    return renamed
-
-
-def last_message(value):
-    """The content of the last message in TRL's conversational form; any other value unchanged."""
-    if isinstance(value, list) and value and isinstance(value[-1], dict):
-        return value[-1].get("content")
-    return value
-
-
-def _split_dialogues(row: dict) -> dict:
-    """HH-RLHF's form: two whole dialogues ("… Assistant: …") become a prompt and two answers.
-
-    The prompt is all that both share, up to the assistant's last turn in it.
-    """
-    chosen, rejected = row.get("chosen"), row.get("rejected")
-    if not (isinstance(chosen, str) and isinstance(rejected, str)):
-        return row
-    cut = os.path.commonprefix([chosen, rejected]).rfind(TURN)
-    if cut < 0:
-        return row
-    return row | {
-        "prompt": chosen[:cut].removeprefix("\n\nHuman:").strip(),
-        "chosen": chosen[cut + len(TURN) :].strip(),
-        "rejected": rejected[cut + len(TURN) :].strip(),
-    }
-
-
-def _check_row(row: dict, kind: str, where: str) -> dict:
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is not an object but {type(row).__name__}.")
-    row = recognise(row, kind)
-    for column in REQUIRED[kind]:
-        if column not in row:
-            raise DataError(f"{where} has no column {column!r}; it has {sorted(row)}.")
-        if column not in ("chosen", "rejected"):  # usable_pairs counts odd answers
-            row[column] = "" if row[column] is None else str(row[column])
-            if not row[column].strip():
-                raise DataError(f"{where}: {column!r} is empty.")
-    if "category" in row:
-        row["category"] = str(row["category"] or "")
-    points = row.get("key_points") or []
-    if not isinstance(points, list) or not all(isinstance(point, str) for point in points):
-        raise DataError(f"{where}: 'key_points' is {points!r}, but must be a list of texts.")
-    return row
-
-
-# --- conversations
-
-
-def conversation(messages: list[dict]) -> str:
-    """The messages {"role", "content"} as one text, from which `messages_of` gets them back.
-
-    A single message of a user is its plain text. Several read like a transcript, `User: …`, with
-    an invisible MARK before each turn.
-    """
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        return messages[0]["content"]
-    turns = [f"{MARK}{turn['role'].capitalize()}: {turn['content']}" for turn in messages]
-    return "\n\n".join(turns)
-
-
-def messages_of(text: str) -> list[dict]:
-    """The messages of a prompt's text; a plain text is one message of the user."""
-    if not text.startswith(MARK):
-        return [{"role": "user", "content": text}]
-    messages = []
-    for turn in text[len(MARK) :].split(f"\n\n{MARK}"):
-        role, _, content = turn.partition(": ")
-        messages.append({"role": role.lower(), "content": content})
-    return messages
+def _load(source: str, kind: str, strict: bool, make: Callable[[dict, int], object]) -> list:
+    """What `make` makes of the rows of one `kind`, a key of formats.REQUIRED, and their numbers."""
+    name = str(BUILTIN / f"{kind}.jsonl") if source == "builtin" else source
+    unit, records = open_source(name)
+    report, made = Report(source, unit, strict), []
+    for number, record in records:
+        report.rows += 1
+        try:
+            if isinstance(record, ValueError):
+                raise record
+            row = read_row(record, kind, report.notes)
+            _check_nul(row, kind)
+            made.append(make(row, number))
+        except ValueError as error:
+            report.leave_out(number, error)
+    report.tell()
+    return made
 
 
 # --- use
@@ -271,11 +197,15 @@ class Endless:
 
     def __init__(self, prompts: list, seed: int):
         self.prompts, self.seed = prompts, seed
+        self._pass: tuple[int, list] = (-1, [])  # the last that was shuffled: it takes long
 
     def batch(self, start: int, count: int) -> list:
         """The prompts at the positions start … start + count − 1."""
         size = len(self.prompts)
         found = []
         for epoch in range(start // size, (start + count - 1) // size + 1):
-            found += random.Random(f"{self.seed}/{epoch}").sample(self.prompts, size)
+            if epoch != self._pass[0]:
+                order = random.Random(f"{self.seed}/{epoch}").sample(self.prompts, size)
+                self._pass = epoch, order
+            found += self._pass[1]
         return found[start % size :][:count]

@@ -14,7 +14,7 @@ import pandas as pd
 from ..data.rows import UNSEEN_TOPICS, Prompt
 from ..preferences.filler import filler
 from ..preferences.rubric import GOLD_WEIGHTS, gold_score, refuses, rubric
-from ..stats import NO_SPACES, answer_length, bootstrap_by_prompt, correct
+from ..stats import UNSPACED, answer_length, bootstrap_by_prompt, correct
 
 NOT_TO_BE_ANSWERED = ("harmful", "unanswerable")  # all others are harmless, look-alikes too
 SAME = 1e-9  # scores closer than this are a tie
@@ -225,7 +225,7 @@ def distinct_n(texts: list[str], n: int) -> float:
     """
     grams = []
     for text in texts:
-        words = re.findall(rf"[{NO_SPACES}]|[^\W{NO_SPACES}]+", text.lower())
+        words = re.findall(r"\w+", UNSPACED.sub(r" \g<0> ", text.lower()))
         grams += [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else float("nan")
 

@@ -1,6 +1,5 @@
 """Files of pairs, with TRL's columns (`margin` is the rank gap), and of items."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,37 +24,27 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
     write_jsonl(path, map(pair_row, pairs))
 
 
-def read_pairs(source: str | Path) -> list[Pair]:
+def read_pairs(source: str | Path, strict: bool = False) -> list[Pair]:
     """Pairs of a file or hub id. Only `prompt`, `chosen` and `rejected` must be there.
 
-    Answers may still be odd: `usable_pairs` sorts them out.
+    Raises DataError as load_pairs_rows does.
     """
     pairs = []
-    for row in load_pairs_rows(str(source)):
-        split = row.get("split") or "train"
+    for row in load_pairs_rows(str(source), strict):
         pair = Pair(
             Prompt(row["prompt"], row.get("category") or "", row.get("key_points") or []),
             chosen=row["chosen"],
             rejected=row["rejected"],
-            split="other" if split == "ood" else split,  # as older versions wrote it
+            split=row.get("split") or "train",
             annotator=str(row.get("annotator") or ""),
             item_id=str(row.get("item_id") or ""),
-            rank_gap=_number(row.get("margin")),
-            confidence=_number(row.get("confidence")),
-            tie=bool(row.get("tie")),
+            rank_gap=row.get("margin"),
+            confidence=row.get("confidence"),
+            tie=row.get("tie", False),
             subset=str(row.get("subset") or ""),
         )
         pairs.append(pair)
     return pairs
-
-
-def _number(value) -> float | None:
-    """The value if it is a finite number, else None."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
@@ -67,14 +56,16 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Raises DataError for a file of an older version."""
+    """Raises DataError for a file of an older version, or one that is damaged."""
     items = []
-    for row in read_file(path):
-        if "answers" not in row:
+    for number, row in enumerate(read_file(path), 1):
+        try:
+            prompt = Prompt(row["prompt"], row["category"], row["key_points"], row["columns"])
+            items.append(Item(prompt, row["answers"], row["split"]))
+        except (KeyError, TypeError, IndexError) as error:
+            missing = f"has no column {error}" if isinstance(error, KeyError) else "is no object"
             raise DataError(
-                f"{path.name} was written by an older version and has no column 'answers': "
-                "run 02_preferences again."
-            )
-        prompt = Prompt(row["prompt"], row["category"], row["key_points"], row["columns"])
-        items.append(Item(prompt, row["answers"], row["split"]))
+                f"{path.name}, row {number} {missing}: it was written by an older version or is "
+                "damaged. Run 02_preferences again."
+            ) from None
     return items

@@ -1,9 +1,10 @@
 """The built-in rows are what the design promises; a user's rows come in, or a sentence says why."""
 
-import gzip
 import itertools
 import json
 import re
+import time
+import tracemalloc
 from collections import Counter, defaultdict
 
 import pytest
@@ -17,13 +18,15 @@ from rlhf_utils.data.rows import (
     Endless,
     Prompt,
     columns_of,
+    conversation,
     load_demonstrations,
-    load_pairs_rows,
     load_prompts,
     pick,
+    shown_rows,
     split_by_prompt,
 )
 from rlhf_utils.errors import DataError
+from rlhf_utils.preferences.pairs import Pair
 from rlhf_utils.preferences.rubric import admits_unknown, coverage, refuses
 
 DEMONSTRATIONS = load_demonstrations("builtin")
@@ -231,36 +234,121 @@ GOOD = '{"prompt": "Hi?", "completion": "Hello."}'
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ([GOOD, "", '{"prompt": "Hi?", "completion": '], "x.jsonl, line 3 is not JSON"),
-        ([GOOD, '{"prompt": "Hi?"}'], "row 2 has no column 'completion'"),
-        ([GOOD, GOOD, '{"prompt": "Hi?", "completion": "  "}'], "row 3: 'completion' is empty"),
-        (['{"prompt": null, "completion": "Hello."}'], "row 1: 'prompt' is empty"),
-        ([GOOD, '["Hi?", "Hello."]'], "row 2 is not an object but list"),
+        ([GOOD, "", '{"prompt": "Hi?", "completion": '], "line 3: not JSON"),
+        ([GOOD, '{"prompt": "Hi?"}'], "line 2: column 'completion' is missing; it has ['prompt']"),
+        ([GOOD, GOOD, '{"prompt": "Hi?", "completion": "  "}'], "line 3: 'completion' is empty"),
+        (['{"prompt": null, "completion": "Hello."}'], "line 1: 'prompt' is empty"),
+        ([GOOD, '["Hi?", "Hello."]'], "line 2: it is not an object but a list of texts"),
         ([""], "holds no rows"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, lines, told):
-    with pytest.raises(DataError, match=re.escape(told)):
-        load_demonstrations(write(tmp_path / "x.jsonl", *lines))
+    path = write(tmp_path / "x.jsonl", *lines)
+    with pytest.raises(DataError, match="x.jsonl.*" + re.escape(told)):
+        load_demonstrations(path)
 
 
-@pytest.mark.parametrize(
-    ("lines", "told"),
-    [
-        (
-            ['{"prompt": "Hi?"}', '{"prompt": "Ho?"}', '{"prompt": "Hi?"}'],
-            "row 3 repeats the prompt of row 1",
-        ),
-        (
-            ['{"prompt": "Hi?", "key_points": "a|b"}'],
-            "row 1: 'key_points' is 'a|b', but must be a list of texts",
-        ),
-        (['{"prompt": "Hi?", "key_points": [1]}'], "must be a list of texts"),
-    ],
-)
-def test_bad_prompts_are_named(tmp_path, lines, told):
-    with pytest.raises(DataError, match=re.escape(told)):
-        load_prompts(write(tmp_path / "x.jsonl", *lines))
+@pytest.mark.parametrize("points", ["a|b", [1], {"a": 1}])
+def test_key_points_are_a_list_of_texts(tmp_path, points):
+    row = json.dumps({"prompt": "Hi?", "key_points": points})
+    with pytest.raises(DataError, match="line 1: 'key_points' is .*, but must be a list of texts"):
+        load_prompts(write(tmp_path / "x.jsonl", row))
+
+
+def questions(count: int) -> list[str]:
+    return [json.dumps({"prompt": f"Question {number}?"}) for number in range(1, count + 1)]
+
+
+def test_a_few_bad_rows_are_counted_shown_and_left_out(tmp_path, capsys):
+    """Ten of them with line and reason; line 4 is empty, and still counts as a line."""
+    lines = questions(2000)
+    lines.insert(3, "")
+    for line in range(5, 17):
+        lines[line - 1] = '{"prompt": 7}'
+    assert len(load_prompts(write(tmp_path / "x.jsonl", *lines))) == 1988
+    told = capsys.readouterr().out
+    assert "12 of 2,000 rows cannot be used and are left out" in told
+    assert "line 5: 'prompt': it is a number (7), not a text" in told
+    assert re.findall(r"line (\d+):", told) == [str(line) for line in range(5, 15)]
+    assert "… and 2 more" in told
+
+
+def test_more_than_one_in_a_hundred_stops(tmp_path, capsys):
+    lines = questions(200)
+    lines[10] = lines[20] = '{"prompt": [1, 2]}'
+    path = write(tmp_path / "x.jsonl", *lines)
+    assert len(load_prompts(path)) == 198  # 1% and no more
+    lines[30] = "{"
+    path = write(tmp_path / "x.jsonl", *lines)
+    with pytest.raises(DataError) as stopped:
+        load_prompts(path)
+    told = str(stopped.value)
+    assert "3 of 200 rows cannot be used, more than 1%" in told and "\n" not in told
+    assert all(f"line {line}: " in told for line in (11, 21, 31))
+
+
+def test_strict_stops_at_the_first(tmp_path):
+    lines = questions(1000)
+    lines[500] = lines[600] = '{"prompt": true}'
+    with pytest.raises(DataError, match=r"x.jsonl, line 501: 'prompt': it is a truth value"):
+        load_prompts(write(tmp_path / "x.jsonl", *lines), strict=True)
+
+
+def test_repeated_prompts_are_told_and_the_first_is_kept(tmp_path, capsys):
+    """However many they are: real data repeats itself. Only `strict` stops."""
+    lines = [json.dumps({"prompt": "Hi?", "n": number}) for number in range(5)]
+    path = write(tmp_path / "x.jsonl", *questions(1), *lines)
+    assert [prompt.columns.get("n") for prompt in load_prompts(path)] == [None, 0]
+    told = capsys.readouterr().out
+    assert "repeated prompts: 4 of 6 rows" in told
+    assert "line 3: it repeats the prompt of row 2, 'Hi?'" in told
+    with pytest.raises(DataError, match="line 3: it repeats the prompt of row 2"):
+        load_prompts(path, strict=True)
+
+
+def test_nothing_is_told_of_the_rows_that_are_built_in(capsys):
+    load_prompts("builtin"), load_demonstrations("crisp")
+    assert capsys.readouterr().out == ""
+
+
+def test_escapes_in_a_file_never_reach_the_terminal(tmp_path, capsys):
+    lines = [*questions(300), '{"prompt": "a", "category": {"\\u001b[2J": 1}}', "\x1b]0;x\x07"]
+    prompts = load_prompts(write(tmp_path / "x.jsonl", *lines, '{"prompt": "\\u001b[31mred\\n"}'))
+    told = capsys.readouterr().out + shown_rows("prompts", prompts[-1:])
+    assert "\x1b" not in told and "\x07" not in told
+    assert r"\x1b[31mred\n" in told and "2 of 303 rows" in told
+
+
+def test_what_a_model_will_see_is_shown():
+    asked = Prompt(
+        conversation(
+            [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Why?\n" * 100}]
+        )
+    )
+    assert shown_rows("prompts", [asked] * 5).count("Brief.") == 3
+    shown = shown_rows("demonstrations", [Demonstration(asked, "Because.")])
+    system, user, answer = shown.split("\n")[1:]
+    assert "system:" in system and "assistant:" in answer and "Because." in answer
+    assert r"Why?\nWhy?" in user and user.endswith("…") and len(user) < 300
+    pair = shown_rows("preferences", [Pair(Prompt("Hi?"), "Hello.", "No.")]).split()
+    assert pair[-6:] == ["user:", "Hi?", "chosen:", "Hello.", "rejected:", "No."]
+
+
+def test_many_prompts_are_read_in_little_time_and_memory(tmp_path):
+    """Four times as many take about four times as long, and memory is a few times the file."""
+    small, large = (write(tmp_path / f"{n}.jsonl", *questions(n)) for n in (10_000, 40_000))
+
+    def seconds(path: str) -> float:
+        begun = time.process_time()
+        load_prompts(path)
+        return time.process_time() - begun
+
+    seconds(small)
+    assert seconds(large) < 12 * max(min(seconds(small) for _ in range(3)), 0.02)
+    tracemalloc.start()
+    load_prompts(large)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
 
 
 def test_a_category_may_be_missing_and_a_byte_order_mark_be_there(tmp_path):
@@ -293,116 +381,6 @@ def test_other_columns_come_along_and_reach_a_reward_function_by_name(tmp_path):
         write(tmp_path / "d.jsonl", '{"prompt": "2+3?", "truth": 5, "completion": "Five."}', GOOD)
     )
     assert demonstration == Demonstration(Prompt("2+3?", columns={"truth": 5}), "Five.")
-
-
-@pytest.mark.parametrize("name", ["none.jsonl", "none.json", "none.csv", "none.parquet"])
-def test_missing_file(tmp_path, name):
-    with pytest.raises(DataError, match=f"no file .*{name}"):
-        load_demonstrations(str(tmp_path / name))
-
-
-def test_unreachable_hub_id_is_one_sentence():
-    """Offline in the tests, see conftest.py; a folder that is not there is read as a hub id."""
-    with pytest.raises(DataError, match="nobody/nothing"):
-        load_demonstrations("nobody/nothing")
-
-
-def test_aliases_and_conversational_form(tmp_path):
-    rows = [
-        {"instruction": "Hi?", "response": "Hello.", "category": "x"},
-        {
-            "prompt": [
-                {"role": "system", "content": "Be kind."},
-                {"role": "user", "content": "Hi?"},
-            ],
-            "completion": [{"role": "assistant", "content": "Hello."}],
-            "category": "x",
-        },
-    ]
-    path = write(tmp_path / "x.jsonl", *map(json.dumps, rows))
-    assert load_demonstrations(path) == [Demonstration(Prompt("Hi?", "x"), "Hello.")] * 2
-
-
-def test_whole_dialogues_are_split_at_the_last_turn_they_share(tmp_path):
-    """As HH-RLHF has them, packed or not; rows with a prompt of their own stay as they are."""
-    start = "\n\nHuman: Hi?\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
-    row = {"chosen": start + " Because.", "rejected": start + " Be quiet."}
-    (tmp_path / "hh.jsonl.gz").write_bytes(gzip.compress((json.dumps(row) + "\n").encode()))
-    expected = {
-        "prompt": "Hi?\n\nAssistant: Hello.\n\nHuman: Why?",
-        "chosen": "Because.",
-        "rejected": "Be quiet.",
-    }
-    assert load_pairs_rows(str(tmp_path / "hh.jsonl.gz")) == [expected]
-    other = {
-        "chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.",
-        "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n\nHuman: Sure?\n\nAssistant: Yes.",
-    }
-    path = write(tmp_path / "x.jsonl", *map(json.dumps, (other, dict(row, prompt="p"))))
-    split, unchanged = load_pairs_rows(path)
-    assert split["rejected"] == "No.\n\nHuman: Sure?\n\nAssistant: Yes."
-    assert unchanged == dict(row, prompt="p")
-    (tmp_path / "bad.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="bad.jsonl.gz cannot be unpacked"):
-        load_pairs_rows(str(tmp_path / "bad.jsonl.gz"))
-
-
-def test_json_is_a_list_or_one_object_a_line(tmp_path):
-    rows = [{"prompt": "Hi?"}, {"prompt": "Why?"}]
-    for text in (json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows))):
-        (tmp_path / "x.json").write_text(text)
-        assert load_prompts(str(tmp_path / "x.json")) == [Prompt("Hi?"), Prompt("Why?")]
-    for text, told in (
-        (
-            json.dumps({"data": rows}, indent=1),
-            "line 1 is not JSON .* Give one object a line, or one list",
-        ),
-        ("[1,\n2", "line 2: the list is not JSON"),
-    ):
-        (tmp_path / "x.json").write_text(text)
-        with pytest.raises(DataError, match="x.json, " + told):
-            load_prompts(str(tmp_path / "x.json"))
-
-
-def test_odd_answers_are_left_to_the_report(tmp_path):
-    rows = [
-        {"prompt": "Hi?", "chosen": "", "rejected": 3},
-        {"prompt": "Hi?", "chosen": [{"role": "assistant", "content": "Hello."}], "rejected": None},
-    ]
-    read = load_pairs_rows(write(tmp_path / "x.jsonl", *map(json.dumps, rows)))
-    assert [(row["chosen"], row["rejected"]) for row in read] == [("", 3), ("Hello.", None)]
-
-
-def test_preferences_need_their_columns(tmp_path):
-    with pytest.raises(DataError, match="'rejected'"):
-        load_pairs_rows(write(tmp_path / "x.jsonl", '{"prompt": "Hi?", "chosen": "Hello."}'))
-
-
-@pytest.fixture
-def datasets_cache(tmp_path, monkeypatch):
-    """The datasets library keeps what it read; here it keeps it out of the user's cache."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def test_csv_and_json(tmp_path, datasets_cache):
-    csv = write(tmp_path / "x.csv", "prompt,response", "Hi?,Hello.", "Bye?,Goodbye.")
-    lone = write(tmp_path / "x.json", '[{"prompt": "Hi?", "completion": "Hello."}]')
-    answers = [demonstration.answer for demonstration in load_demonstrations(csv)]
-    assert answers == ["Hello.", "Goodbye."]
-    assert load_demonstrations(lone) == [Demonstration(Prompt("Hi?"), "Hello.")]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("x.json", b"[{"), ("x.csv", b""), ("x.jsonl", b'{"prompt": "caf\xe9", "completion": "x"}\n')],
-)
-def test_unreadable_file_is_a_data_error(tmp_path, datasets_cache, name, content):
-    """A broken file, an empty one, one in another encoding: never another library's traceback."""
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=name):
-        load_demonstrations(str(tmp_path / name))
 
 
 def test_written_rows_come_back(tmp_path):

@@ -316,7 +316,6 @@ def test_a_saved_model_judges_any_file_and_subsets_weigh_alike(tmp_path, capsys)
         {"chosen": best, "rejected": worst, "subset": "chat"},
         {"chosen": worst, "rejected": middle, "subset": "chat"},
         {"chosen": middle, "rejected": best, "subset": "safety"},
-        {"chosen": middle, "rejected": middle},  # says nothing
         {"chosen": best, "rejected": middle, "tie": True},
     ]
     lines = [json.dumps({"prompt": "Hi?"} | row) + "\n" for row in rows]

@@ -1,0 +1,92 @@
+"""Names of data: a file, a folder that save_to_disk made, or a hub id → its records.
+
+A hub id is owner/name, or the one word of an old data set; `:config` and `@split` may follow.
+"""
+
+import contextlib
+import difflib
+import os
+import re
+import stat
+from pathlib import Path
+
+from ..errors import DataError
+from ..records import (
+    BATCH,
+    READABLE,
+    Numbered,
+    cause_of,
+    mode_of,
+    open_records,
+    shown_name,
+    table_records,
+)
+
+WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+HUB_ID = re.compile(rf"((?:{WORD}/)?{WORD})(?::({WORD}))?(?:@({WORD}))?")
+FILE_ENDING = re.compile(r"\.([A-Za-z]{2,8}\d?|7z)$")  # no hub id ends so; .v2 may
+PATIENCE_S = 5  # for the first answer of the hub; the library itself would try for half a minute
+
+
+def open_source(source: str) -> tuple[str, Numbered]:
+    """("line" or "row", as the records are counted; the records). Raises DataError."""
+    if isinstance(source, Path):
+        source = str(source)
+    if not isinstance(source, str) or not source.strip():
+        raise DataError(f"{source!r} names no data: give a file or a hub id.")
+    name = shown_name(source)
+    path = Path(source)
+    with contextlib.suppress(RuntimeError):  # ~nobody has no home
+        path = path.expanduser()
+    if mode_of(path) is not None:
+        return open_records(path)
+    folder, _, split = str(path).rpartition("@")
+    if folder and stat.S_ISDIR(mode_of(Path(folder)) or 0):
+        return open_records(Path(folder), split)
+    parts = HUB_ID.fullmatch(source)
+    if FILE_ENDING.search(source.lower().removesuffix(".gz")) or not parts:
+        raise DataError(
+            f"There is no file {shown_name(os.path.abspath(path))}. "
+            f"Give a file that ends in {READABLE}; "
+            "or a hub id such as owner/name, owner/name:config or owner/name@split."
+        )
+    if near := difflib.get_close_matches(source.lower(), ("builtin", "crisp"), 1, 0.8):
+        meant = "builtin" if source == "crisp" else near[0]  # only demonstrations can be crisp
+        raise DataError(f"{name!r} is no data set here: did you mean {meant!r}?")
+    return "row", _hub_records(source, *parts.groups())
+
+
+def _hub_records(source: str, name: str, config: str | None, split: str | None) -> Numbered:
+    from datasets import load_dataset
+
+    failed = f"Could not load the data set {source!r}"
+    _check_reach(name, failed)
+    try:
+        table = load_dataset(name, config, split=split or "train")
+    except Exception as error:
+        raise DataError(
+            f"{failed}: {cause_of(error)}. Check its name, configuration and split "
+            "(owner/name:config@split) and the network, or give a file."
+        ) from error
+    return table_records(table.with_format("arrow").iter(BATCH), failed)
+
+
+def _check_reach(name: str, failed: str) -> None:
+    """Raises DataError at once if the hub has no such data set or does not answer."""
+    from datasets import config
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if config.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "TRUE", "ON"):
+        return  # it may have been loaded before
+    try:
+        HfApi().dataset_info(name, timeout=PATIENCE_S)
+    except OfflineModeIsEnabled:
+        return
+    except HfHubHTTPError as error:
+        raise DataError(f"{failed}: {cause_of(error)}. Check its name.") from error
+    except Exception as error:  # of the library that speaks to the network
+        raise DataError(
+            f"{failed}: the hub does not answer ({cause_of(error)}). Check the network, give a "
+            "file, or set HF_HUB_OFFLINE=1 for what was loaded before."
+        ) from error
