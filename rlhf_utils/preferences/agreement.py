@@ -153,8 +153,16 @@ def self_consistency(judgements: list[Judgement]) -> dict:
 
 
 def seconds_each(judgements: list[Judgement]) -> float:
-    """The median time from showing an item to its submission, in seconds; NaN without any."""
-    seconds = [judgement.submitted_at - judgement.shown_at for judgement in judgements]
+    """The median time from showing an item to its submission, in seconds; NaN without any.
+
+    Of an imported judgement without times the store knows only when it was imported.
+    """
+    seconds = []
+    for judgement in judgements:
+        shown, submitted = judgement.shown_at, judgement.submitted_at
+        known = shown is not None and submitted is not None
+        if known and (judgement.session != IMPORTED or shown != submitted):
+            seconds.append(submitted - shown)
     return pd.Series(seconds, dtype=float).median()
 
 

@@ -7,6 +7,7 @@ What is written is a record of Argilla 2: a ranking question over the fields res
 import json
 import re
 import uuid
+from collections import defaultdict
 from dataclasses import dataclass
 
 from .label_rows import (
@@ -18,6 +19,7 @@ from .label_rows import (
     ranks_by_place,
     ranks_of,
     stem,
+    told,
     trusted,
 )
 from .pairs import Judgement
@@ -34,6 +36,7 @@ class Given:
     value: object
     user: object = None
     status: str | None = None
+    rank_of: dict[str, int] | None = None  # of the fields, if this is the ranking
 
 
 # --- write
@@ -73,43 +76,46 @@ def fits(record: dict) -> bool:
     return isinstance(record.get("fields"), dict) or bool(_questions_in_columns(record))
 
 
-def read(record: dict) -> list[dict]:
-    """A row for each user: a ranking, a skip where it was discarded, left out where a draft."""
+def read(record: dict) -> list[dict | ValueError]:
+    """A row for each user: a ranking, a skip where it was discarded, left out where a draft.
+
+    In place of a bad row there is the error.
+    """
     columns = record["fields"] if isinstance(record.get("fields"), dict) else record
     given, own = _given(record), _own(record)
     if not given:  # as older versions wrote a skip; of others nobody has judged it
         if not own:
-            return [{LEFT_OUT: "without a response"}]
+            return [{LEFT_OUT: "not judged yet"}]
         given = [Given(QUESTION, None, own.get("annotator"), "discarded")]
-    rankings = _rankings(given, columns)
-    answers = _answers(columns, rankings, own)
+    _find_rankings(given, columns)
+    answers = _answers(columns, given, own)
     base = {
         "prompt": find_prompt({name: columns[name] for name in columns if name not in answers}),
         "responses": [columns[name] for name in answers],
     }
     rows = []
     for user, said in _by_user(given).items():
-        statuses = {each.status for each in said}
-        rank_of = next((rankings[id(each)] for each in said if id(each) in rankings), None)
-        if "draft" in statuses:
-            rows.append({LEFT_OUT: "only drafts"})
-        elif "discarded" in statuses or rank_of is None:
-            rows.append(base | _by_whom(user, own) | {"kind": "skip", "ranks": []})
-        else:
-            rows.append(base | _ranked(answers, rank_of, columns, user, own))
+        try:
+            rows.append(base | _said(said, answers, _by_whom(user, own)))
+        except ValueError as error:
+            rows.append(error)
     return rows
 
 
-def _ranked(answers: list[str], rank_of: dict, columns: dict, user, own: dict) -> dict:
-    """The columns of one user's ranking: our own, ties and all, if it stands as we wrote it."""
-    empty = {name for name in rank_of if name in columns and name not in answers}
-    ranks = ranks_of(answers, {name: rank_of[name] for name in rank_of if name not in empty})
-    mine = _by_whom(user, own)
-    before = mine.get("ranks")
-    if before and len(before) == len(answers):
-        if ranks == before or _best_first(answers, before) == _best_first(answers, ranks):
-            return mine
-    return {"annotator": mine.get("annotator", user), "ranks": ranks}
+def _said(said: list[Given], answers: list[str], who: dict) -> dict:
+    """What one user made of the record. Our own columns stay if the ranking is as we wrote it."""
+    statuses = {each.status for each in said}
+    rank_of = next((each.rank_of for each in said if each.rank_of), None)
+    if "draft" in statuses:
+        return {LEFT_OUT: "still a draft"}
+    if "discarded" in statuses or rank_of is None:
+        return who | {"kind": "skip", "ranks": []}
+    ranks = ranks_of(answers, rank_of)
+    before = who.get("ranks", ranks)  # older versions did not write them
+    untouched = len(before) == len(ranks) and (
+        ranks == before or _best_first(answers, ranks) == _best_first(answers, before)
+    )
+    return who | {"ranks": before} if untouched else {"annotator": who["annotator"], "ranks": ranks}
 
 
 def _by_whom(user, own: dict) -> dict:
@@ -124,17 +130,17 @@ def _own(record: dict) -> dict:
     metadata = record.get("metadata")
     if isinstance(metadata, str):  # version 1 keeps it as JSON in tables
         metadata = json.loads(metadata) if metadata.startswith("{") else None
-    for holder in (metadata, record):  # flattening puts it among the record's columns
-        if isinstance(holder, dict):
-            if own := trusted(holder.get(MARK)) or trusted(holder):
-                return own
+    holders = [each for each in (metadata, record) if isinstance(each, dict)]
+    for holder in holders:  # flattening puts the metadata among the record's columns
+        if own := trusted(holder.get(MARK)) or trusted(holder):
+            return own
     return {}
 
 
 def _by_user(given: list[Given]) -> dict[object, list[Given]]:
-    found: dict[object, list[Given]] = {}
+    found = defaultdict(list)
     for each in given:
-        found.setdefault(each.user, []).append(each)
+        found[each.user].append(each)
     return found
 
 
@@ -198,32 +204,32 @@ def _of_columns(record: dict) -> list[Given]:
 # --- which question ranks, and what
 
 
-def _rankings(given: list[Given], columns: dict) -> dict[int, dict[str, int]]:
-    """id of a Given → field → rank, of the one question that ranks fields.
+def _find_rankings(given: list[Given], columns: dict) -> None:
+    """Gives each answer to the one question that ranks fields its `rank_of`.
 
-    Raises ValueError if there are several, or none though something was said.
+    Raises ValueError if there are several such questions, or none though something was said.
     """
     fields = {_plain(name): name for name in columns}
-    by_question: dict[str, dict] = {}
+    rankings: dict[str, list] = defaultdict(list)  # by question
     for each in given:
         rank_of = _rank_of(each.value)
         if rank_of and {_plain(name) for name in rank_of} <= set(fields):
             named = {fields[_plain(name)]: rank for name, rank in rank_of.items()}
-            by_question.setdefault(each.question, {})[id(each)] = named
-    if QUESTION in by_question or len(by_question) == 1:
-        return by_question.get(QUESTION) or next(iter(by_question.values()))
-    if by_question:
+            rankings[each.question].append((each, named))
+    if len(rankings) > 1 and QUESTION not in rankings:
         raise ValueError(
-            f"{len(by_question)} questions rank the answers, {', '.join(sorted(by_question))}: "
-            f"call the one that counts {QUESTION!r}"
+            f"{len(rankings)} questions rank the answers, {told(sorted(rankings))}: call the one "
+            f"that counts {QUESTION!r}"
         )
     said = sorted({each.question for each in given if each.value is not None})
-    if said:
+    if said and not rankings:
         raise ValueError(
-            f"none of the questions ({', '.join(said)}) ranks the record's fields; ratings and "
+            f"none of the questions, {told(said)}, ranks the fields of the record; ratings and "
             "labels are no ranking"
         )
-    return {}
+    question = QUESTION if QUESTION in rankings else next(iter(rankings), "")
+    for each, named in rankings[question]:
+        each.rank_of = named
 
 
 def _plain(name: str) -> str:
@@ -247,18 +253,19 @@ def _rank_of(value) -> dict[str, int] | None:
     return {entry["value"]: entry.get("rank") for entry in value}
 
 
-def _answers(columns: dict, rankings: dict, own: dict) -> list[str]:
+def _answers(columns: dict, given: list[Given], own: dict) -> list[str]:
     """The fields that are ranked, in the order of their numbers.
 
-    A field that is empty in this record was no answer, whatever rank it got.
+    A field that is empty in this record was no answer, and loses its rank.
     """
-    named = {name for rank_of in rankings.values() for name in rank_of}
+    named = {name for each in given for name in each.rank_of or ()}
     texts = [name for name, value in columns.items() if isinstance(value, str | list)]
-    if named:
-        stems = {stem(name) for name in named if stem(name) != name.lower()}
-        found = [name for name in texts if name in named or stem(name) in stems]
-    else:
-        found = numbered(texts)
+    stems = {stem(name) for name in named if stem(name) != name.lower()}
+    found = [name for name in texts if name in named or stem(name) in stems] or numbered(texts)
     if not own:
         found = [name for name in found if columns[name]]
+    for each in given:
+        if each.rank_of:
+            filled = {name: rank for name, rank in each.rank_of.items() if name in found}
+            each.rank_of = filled
     return sorted(found, key=lambda name: (len(name), name))

@@ -13,7 +13,7 @@ which all are tied make no pair.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,54 +114,67 @@ def _told(path: Path, labels: Labels) -> str:
 
 def _print_left_out(path: Path, labels: Labels) -> None:
     if labels.left_out:
-        told = [f"{count} {why}" for why, count in labels.left_out.items()]
-        print(f"{path.name}: {len(labels.judgements)} judgements; left out: {', '.join(told)}.")
+        told = [f"{why}: {count}" for why, count in labels.left_out.items()]
+        print(f"{path.name}: {len(labels.judgements)} judgements. Left out, {'; '.join(told)}.")
 
 
 def _read(path: Path) -> Labels:
-    labels, seen, found = Labels(), Counter(), {}  # found: by uid, as pairs share a judgement
+    labels = Labels()
+    found: dict[str, Judgement] = {}  # by uid: all pairs of a judgement hold the same one
+    seen = Counter()  # how often a record came, so that equal ones get uids of their own
     for line, record in records(path):
-        try:
-            for judgement in _read_record(record, seen, labels.left_out):
-                first = found.setdefault(judgement.uid, judgement)
-                if first != judgement:
+        for row in _rows(record, seen):
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                if LEFT_OUT in row:
+                    labels.left_out[row[LEFT_OUT]] += 1
+                    continue
+                judgement = judgement_of(row)
+                if found.setdefault(judgement.uid, judgement) != judgement:
                     raise ValueError(f"uid={judgement.uid!r:.60} is that of another row, too")
-        except ValueError as error:
-            labels.bad.append((line, str(error).rstrip(".")))
+            except ValueError as error:
+                labels.bad.append((line, str(error).rstrip(".")))
     labels.judgements = list(found.values())
     return labels
 
 
-def _read_record(record, seen: Counter, left_out: Counter) -> Iterable[Judgement]:
-    """The judgements of one record. `seen` counts equal records, so that each gets its own uid.
+def _rows(record, seen: Counter) -> list[dict | ValueError]:
+    """The rows of a record, each with a uid; an error in place of what cannot be read."""
+    try:
+        uid, rows = _uid(record, seen), _rows_of_format(record)
+    except ValueError as error:
+        return [error]
+    found = []
+    for number, row in enumerate(rows):
+        if isinstance(row, dict):
+            row = {"uid": uid if trl_pairs.fits(record) else f"{uid}/{number}"} | row
+        found.append(row)
+    return found
 
-    A uid comes from the content, not the line: it stays when other lines are mended. Raises
-    ValueError in words.
-    """
+
+def _uid(record, seen: Counter) -> str:
+    """Made of the content, not the line: it stays when other lines are mended."""
     if isinstance(record, Exception):
         raise record
     if not isinstance(record, dict):
         raise ValueError(f"{str(record)[:60]!r} is no object")
-    content = json.dumps(record, sort_keys=True, default=str)
+    content = json.dumps(record, sort_keys=True, default=str)  # tables may hold dates
     content = hashlib.sha256(content.encode()).hexdigest()[:24]
     seen[content] += 1
-    uid = f"{content}/{seen[content]}"
-    name = next((name for name, format in FORMATS.items() if format.fits(record)), "rankings")
+    return f"{content}/{seen[content]}"
+
+
+def _rows_of_format(record: dict) -> list[dict | ValueError]:
+    """The rows of a record in the first format that it fits. Raises ValueError in words."""
+    name = "rankings"
     try:
-        rows = FORMATS[name].read(record)
+        name = next((name for name, format in FORMATS.items() if format.fits(record)), name)
+        return FORMATS[name].read(record)
     except (KeyError, TypeError, IndexError, AttributeError, RecursionError):
         raise ValueError(
             f"it looks like {name}, but a part is missing or of another type"
         ) from None
-    if name == "pairs":
-        return [judgement_of(rows[0], uid)]
-    judgements = []
-    for number, row in enumerate(rows):
-        if LEFT_OUT in row:
-            left_out[row[LEFT_OUT]] += 1
-        else:
-            judgements.append(judgement_of(row, f"{uid}/{number}"))
-    return judgements
 
 
 # --- the formats
@@ -175,7 +188,7 @@ def _read_ranking(record: dict) -> list[dict]:
 @dataclass
 class Format:
     fits: Callable[[dict], bool]  # whether a record is of this format
-    read: Callable[[dict], list[dict]]  # record → rows with the store's columns
+    read: Callable[[dict], list]  # record → rows with the store's columns, or errors
     write: Callable[[Judgement], list[dict]] | None = None
     endings: tuple[str, ...] = ()  # of files that are written
 
@@ -185,7 +198,10 @@ FORMATS = {  # a record is of the first that it fits
     "pairs": Format(trl_pairs.fits, trl_pairs.read, trl_pairs.write, LINES),
     "lmarena": Format(lmarena.fits, lmarena.read),
     "rankings": Format(
-        lambda record: "ranks" in record, _read_ranking, lambda found: [whole_row(found)], LINES
+        lambda record: isinstance(record.get("ranks"), list),
+        _read_ranking,
+        lambda found: [whole_row(found)],
+        LINES,
     ),
     "argilla": Format(argilla.fits, argilla.read, argilla.write, WHOLE),
     "label_studio": Format(label_studio.fits, label_studio.read, label_studio.write, WHOLE),

@@ -19,7 +19,16 @@ MARK, VERSION = "rlhf_utils", 1  # a column that says: this suite wrote the othe
 LEFT_OUT = "left_out"  # the column of a row that is no judgement: why it is none
 RANKED = ("prompt", "responses", "ranks")
 ANNOTATORS = ("annotator", "worker", "user", "annotator_id", "worker_id", "user_id", "labeler")
-PROMPTS = ("prompt", "instruction", "question", "query", "conversation", "messages")
+PROMPTS = (
+    "prompt",
+    "instruction",
+    "question",
+    "query",
+    "conversation",
+    "messages",
+    "text",
+    "input",
+)
 LATEST = 4102444800  # 2100-01-01, in seconds since 1970; milliseconds are beyond
 
 
@@ -59,9 +68,9 @@ def _object(text: str) -> object:
 # --- row → judgement
 
 
-def judgement_of(row: dict, uid: str) -> Judgement:
-    """The judgement of a row; `uid` is for a row without one. Raises ValueError in words."""
-    values = {"annotator": "imported", "session": IMPORTED, "uid": uid}
+def judgement_of(row: dict) -> Judgement:
+    """The judgement of a row. Raises ValueError, which says in words what is wrong."""
+    values = {"annotator": "imported", "session": IMPORTED}
     for column in RANKED:
         if row.get(column) is None:
             raise ValueError(f"column {column!r} is missing")
@@ -240,8 +249,8 @@ def find_prompt(columns: dict) -> str:
         raise ValueError(f"column 'prompt' is missing; there are {sorted(columns)}")
     value, system = columns[name], columns.get("system")
     for other in ("input", "context"):
-        if isinstance(value, str) and isinstance(columns.get(other), str) and columns[other]:
-            value = f"{value}\n\n{columns[other]}"
+        if other != name and isinstance(value, str) and isinstance(columns.get(other), str):
+            value = f"{value}\n\n{columns[other]}".rstrip()
     if isinstance(value, str) and isinstance(system, str) and system:
         value = [{"role": "system", "content": system}, {"role": "user", "content": value}]
     return prompt_text(value)
@@ -252,7 +261,7 @@ def annotator_in(record: dict):
     return next((record[name] for name in ANNOTATORS if record.get(name) is not None), None)
 
 
-NUMBER = re.compile(r"[-_ ]?(\d+|[a-f])$", re.IGNORECASE)
+NUMBER = re.compile(r"([-_ ]?\d+|[-_ ][a-fA-F]|(?<=[a-z])[A-F])$")
 
 
 def stem(name: str) -> str:
@@ -268,6 +277,11 @@ def numbered(names: list[str]) -> list[str]:
             groups.setdefault(stem(name), []).append(name)
     found = max(groups.values(), key=len, default=[])
     return sorted(found, key=lambda name: (len(name), name))  # response-10 after response-9
+
+
+def told(names) -> str:
+    """Names from a file, as an error tells them."""
+    return f"{', '.join(repr(name) for name in names):.80}"
 
 
 def ranks_by_place(names: list) -> dict[str, int]:

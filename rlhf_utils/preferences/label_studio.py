@@ -11,6 +11,7 @@ from .label_rows import (
     numbered,
     ranks_by_place,
     ranks_of,
+    told,
     trusted,
 )
 from .pairs import Judgement
@@ -49,20 +50,28 @@ def fits(record: dict) -> bool:
     return "annotations" in record or "annotation_id" in record or bool(_results_of_min(record))
 
 
-def read(record: dict) -> list[dict]:
-    """A row for each annotation; one that was cancelled, or is empty, is a skip."""
+def read(record: dict) -> list[dict | ValueError]:
+    """A row for each annotation; one that was cancelled, or is empty, is a skip.
+
+    In place of a bad row there is the error.
+    """
     if "annotations" not in record:
         record = _of_min(record)
     data, annotations = record["data"], record["annotations"] or []
-    rows = [{LEFT_OUT: "only drafts"} for _ in record.get("drafts") or []]
+    rows = [{LEFT_OUT: "still a draft"} for _ in record.get("drafts") or []]
     if not annotations:
-        return rows or [{LEFT_OUT: "without an annotation"}]
+        return rows or [{LEFT_OUT: "not judged yet"}]
     own, used = trusted(record.get("meta")), False
     for annotation in annotations:
-        row = _row(data, annotation)
-        mine = {} if used else _ours(row, own, len(annotations))
-        used = used or bool(mine)
-        rows.append(mine | row | ({"annotator": mine["annotator"]} if mine else {}))
+        try:
+            row = _row(data, annotation)
+        except ValueError as error:
+            rows.append(error)
+            continue
+        if own and not used and _is_ours(row, own, len(annotations)):
+            used = True
+            row = _as_we_wrote_it(row, own)
+        rows.append(row)
     return rows
 
 
@@ -80,11 +89,17 @@ def _row(data: dict, annotation: dict) -> dict:
     return row | ranks | {"annotator": _who(annotation.get("completed_by"))}
 
 
-def _ours(row: dict, own: dict, annotations: int) -> dict:
-    """The columns that we wrote, if this is the annotation that we wrote."""
-    same = annotations == 1 and own.get("ranks") == row["ranks"]  # an import renames who did it
-    by_us = own and row["annotator"] in (None, own.get("annotator"))
-    return own if own and (same or by_us) else {}
+def _is_ours(row: dict, own: dict, annotations: int) -> bool:
+    """Whether an annotation is the one that we wrote, though an import there renames who did it."""
+    same = annotations == 1 and own.get("ranks") == row["ranks"]
+    return same or row["annotator"] in (None, own.get("annotator"))
+
+
+def _as_we_wrote_it(row: dict, own: dict) -> dict:
+    """With the columns that we wrote, unless somebody has changed the ranking since."""
+    if own.get("ranks", row["ranks"]) != row["ranks"]:
+        return row | {"annotator": own.get("annotator")}
+    return own | row | {"annotator": own.get("annotator")}
 
 
 def _who(completed_by):
@@ -99,9 +114,9 @@ def _judged(data: dict, results: list[dict]) -> tuple[set[str], list[str], list[
     """(columns of the answers, the answers, their ranks). Raises ValueError."""
     found = [each for each in results if each.get("type") in ("ranker", "pairwise")]
     if len(found) != 1:
-        types = ", ".join(sorted({str(each.get("type")) for each in results}))
+        types = told(sorted({str(each.get("type")) for each in results}))
         raise ValueError(
-            f"{len(found)} of the annotation's results ({types:.60}) are a ranker or a pairwise "
+            f"{len(found)} of the annotation's results ({types}) are a ranker or a pairwise "
             "comparison, where one is needed"
         )
     result, value = found[0], found[0].get("value") or {}
@@ -134,7 +149,7 @@ def _ranks_of_buckets(ranker: list | dict) -> dict[str, int]:
     if len(buckets) == 1:
         return ranks_by_place(next(iter(buckets.values())))
     raise ValueError(
-        f"the buckets {', '.join(sorted(buckets)):.60} have no order: name them by rank, 1, 2, …, "
+        f"the buckets {told(sorted(buckets))} have no order: name them by rank, 1, 2, …, "
         "or rank in one list"
     )
 
@@ -150,9 +165,9 @@ def _lists(data: dict) -> list[str]:
     """The columns that hold a list of answers, each with an id."""
     found = []
     for name, value in data.items():
-        if isinstance(value, list) and value:
-            if all(isinstance(entry, dict) and "id" in entry for entry in value):
-                found.append(name)
+        entries = value if isinstance(value, list) else []
+        if entries and all(isinstance(entry, dict) and "id" in entry for entry in entries):
+            found.append(name)
     return found
 
 
@@ -164,7 +179,7 @@ def _list_of(data: dict, to_name, ids: set[str]) -> str:
     found = [name for name in lists if ids & set(_entries(data[name])[0])]
     if len(found) != 1:
         raise ValueError(
-            f"{len(found)} lists of the task hold the ranked answers ({', '.join(sorted(ids)):.60})"
+            f"{len(found)} lists of the task hold the ranked answers ({told(sorted(ids))})"
         )
     return found[0]
 

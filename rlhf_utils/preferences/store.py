@@ -4,6 +4,7 @@ A judgement is on the disk before anybody is told that it is saved. Undoing one 
 Left out: several machines (SQLite's write-ahead log needs one file system).
 """
 
+import itertools
 import json
 import sqlite3
 import time
@@ -153,13 +154,17 @@ class LabelStore:
         return new
 
     def _check_known(self, db: sqlite3.Connection, row: dict) -> None:
-        select = "SELECT item_id, annotator FROM judgements WHERE uid = ?"
-        item, annotator = db.execute(select, (row["uid"],)).fetchone()
-        if (item, annotator) != (row["item_id"], row["annotator"]):
+        """Raises DataError if the row is not the one that has its uid already."""
+        if "/" in row["uid"]:  # made of the content of a file, so the same content
+            return
+        columns = ("item_id", "annotator", "responses", "ranks")
+        select = f"SELECT {', '.join(columns)} FROM judgements WHERE uid = ?"
+        before = dict(db.execute(select, (row["uid"],)).fetchone())
+        if _what_it_says(before) != _what_it_says(row):
             raise DataError(
                 f"uid={row['uid']!r:.60} of {row['annotator']!r:.60} on {row['prompt']!r:.60} is "
-                f"that of another judgement in {self.path.name}: nothing was stored. Take the uid "
-                "out of the row."
+                f"that of another judgement in {self.path.name}, so nothing was stored: take the "
+                "uid out of the row."
             )
 
     def undo(self, number: int) -> None:
@@ -226,6 +231,12 @@ def _table_row(judgement: Judgement) -> dict:
     for column in JSON_COLUMNS:
         row[column] = json.dumps(row[column])
     return row
+
+
+def _what_it_says(row: dict) -> tuple:
+    """Of a row of the table, the same for any order of the answers."""
+    ranked = itertools.zip_longest(json.loads(row["responses"]), json.loads(row["ranks"]))
+    return row["item_id"], row["annotator"], sorted(ranked, key=str)
 
 
 def _judgement(row: sqlite3.Row) -> Judgement:
