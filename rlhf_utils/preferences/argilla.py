@@ -16,6 +16,7 @@ from .label_rows import (
     about,
     find_prompt,
     numbered,
+    object_in,
     ranks_by_place,
     ranks_of,
     stem,
@@ -129,7 +130,7 @@ def _by_whom(user, own: dict) -> dict:
 def _own(record: dict) -> dict:
     metadata = record.get("metadata")
     if isinstance(metadata, str):  # version 1 keeps it as JSON in tables
-        metadata = json.loads(metadata) if metadata.startswith("{") else None
+        metadata = object_in(metadata)
     holders = [each for each in (metadata, record) if isinstance(each, dict)]
     for holder in holders:  # flattening puts the metadata among the record's columns
         if own := trusted(holder.get(MARK)) or trusted(holder):
@@ -196,7 +197,9 @@ def _of_columns(record: dict) -> list[Given]:
         values = record[column] or []
         users = record.get(f"{column}.users") or [None] * len(values)
         statuses = record.get(f"{column}.status") or [None] * len(values)
-        for value, user, status in zip(values, users, statuses, strict=True):
+        if not len(values) == len(users) == len(statuses):
+            raise ValueError(f"{column!r:.60}, its .users and its .status are not of one length")
+        for value, user, status in zip(values, users, statuses):
             found.append(Given(question, value, user, status))
     return found
 

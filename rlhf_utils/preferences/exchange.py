@@ -76,8 +76,7 @@ class Labels:
 def import_labels(
     path: Path, store: LabelStore, leave_out_bad: bool = False
 ) -> tuple[int, int, list[Bad]]:
-    """Stores the judgements of a file, all or none. Returns how many are new, how many known, and
-    bad rows.
+    """Stores the judgements of a file, all or none: (how many are new, how many known, bad rows).
 
     Raises DataError, with nothing stored, for bad rows; with `leave_out_bad` they are left out.
     Importing a file again stores nothing twice.
@@ -148,7 +147,8 @@ def _rows(record, seen: Counter) -> list[dict | ValueError]:
     found = []
     for number, row in enumerate(rows):
         if isinstance(row, dict):
-            row = {"uid": uid if trl_pairs.fits(record) else f"{uid}/{number}"} | row
+            own = row.get("uid") or (uid if trl_pairs.fits(record) else f"{uid}/{number}")
+            row = row | {"uid": own}
         found.append(row)
     return found
 

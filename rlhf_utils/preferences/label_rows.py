@@ -49,7 +49,7 @@ def about(judgement: Judgement) -> dict:
 def trusted(row: object) -> dict:
     """The store's columns of a row that this suite wrote, `item_id` left out; else nothing."""
     if isinstance(row, str):
-        row = _object(row)
+        row = object_in(row)
     if not isinstance(row, dict):
         return {}
     before_the_mark = set(FIELDS) - set(RANKED) <= set(row)  # older versions wrote all columns
@@ -58,7 +58,8 @@ def trusted(row: object) -> dict:
     return {column: row[column] for column in FIELDS if column in row and column != "item_id"}
 
 
-def _object(text: str) -> object:
+def object_in(text: str) -> object:
+    """What a text holds as JSON; None for any other text."""
     try:
         return json.loads(text)
     except ValueError:

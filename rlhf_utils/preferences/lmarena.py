@@ -1,9 +1,7 @@
 """Votes of LMArena (Chatbot Arena): two models answer, a visitor says which one is better."""
 
-import json
-
 from ..data.rows import conversation
-from .label_rows import annotator_in, messages
+from .label_rows import annotator_in, messages, object_in
 
 WINNERS = {
     "model_a": [1, 2],
@@ -58,13 +56,14 @@ def _of_turns(record: dict) -> dict:
     lists = {}
     for name in ("prompt", "response_a", "response_b"):
         turns = record.get(name)
-        if isinstance(turns, str) and turns.startswith("["):
-            turns = json.loads(turns)
-        lists[name] = turns if isinstance(turns, list) else [turns]
+        held = object_in(turns) if isinstance(turns, str) else turns
+        lists[name] = held if isinstance(held, list) else [turns]
+    if len({len(turns) for turns in lists.values()}) > 1:
+        raise ValueError("prompt, response_a and response_b are not of one length")
     found = {}
     for side in "ab":
         turns = []
-        for question, answer in zip(lists["prompt"], lists[f"response_{side}"], strict=True):
+        for question, answer in zip(lists["prompt"], lists[f"response_{side}"]):
             turns.append({"role": "user", "content": question})
             turns.append({"role": "assistant", "content": answer})
         found[f"conversation_{side}"] = turns

@@ -296,6 +296,24 @@ def test_one_uid_for_two_rankings_of_a_file_is_a_bad_row(tmp_path):
     assert len(found) == 1 and bad == [(2, "uid='same' is that of another row, too")]
 
 
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("x.jsonl", "rankings"),
+        ("x.jsonl", "pairs"),
+        ("x.json", "argilla"),
+        ("x.json", "label_studio"),
+    ],
+)
+def test_judgements_that_never_had_a_uid(tmp_path, name, format):
+    """They do not come from a store."""
+    made = [said(make_item(prompt), [1, 2]) for prompt in "pq"]
+    export_labels(made, tmp_path / name, format)
+    found, bad = read_labels(tmp_path / name)
+    assert bad == [] and [replace(each, uid=None) for each in found] == made
+    assert len({each.uid for each in found}) == 2 and all(each.uid for each in found)
+
+
 def test_a_uid_of_other_tools_merges_nothing(tmp_path):
     path, store = tmp_path / "labels.jsonl", LabelStore(tmp_path / "labels.sqlite")
     rows = [RANKING | {"prompt": f"p{n}", "uid": "customer-17"} for n in range(5)]
@@ -361,6 +379,8 @@ HOSTILE = [
     {"chosen": 3, "rejected": None},
     {"chosen": [{}], "rejected": [3], "prompt": []},
     {"ranking.responses": 3},
+    {"ranking.responses": [["a"]], "ranking.responses.users": ["u", "v"]},
+    {"winner_model_a": 1, "prompt": ["p", "q"], "response_a": ["a"], "response_b": ["b"]},
     {"x": {"user_id": 3, "value": 4, "status": 5}},
     {"ranks": [], "prompt": None, "responses": None},
     {"rank": [{"ranker": 3}]},
@@ -374,7 +394,7 @@ def test_a_broken_record_is_told_without_python_internals(tmp_path, record):
     path = tmp_path / "x.json"
     path.write_text(json.dumps([record]))
     found, ((line, reason),) = read_labels(path)
-    assert found == [] and line == 1
+    assert found == [] and line == 1 and "zip" not in reason
     for internal in ("NoneType", "object is not", "subscript", "attribute", "iterable", "unpack"):
         assert internal not in reason, reason
 

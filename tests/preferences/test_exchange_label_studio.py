@@ -226,6 +226,14 @@ def test_a_second_annotation_of_our_task_is_its_own(tmp_path):
     assert other.uid != "1" and other.note == ""
 
 
+def test_tasks_that_older_versions_wrote(tmp_path):
+    """Without a mark and without ranks in `meta`, the annotator's name in `completed_by`."""
+    made, record = written(tmp_path)
+    record["meta"] = {n: v for n, v in record["meta"].items() if n not in ("rlhf_utils", "ranks")}
+    record["annotations"][0]["completed_by"] = "me"
+    assert read(tmp_path, record) == ([made], [])
+
+
 def test_our_ranking_changed_by_hand_is_a_new_one(tmp_path):
     _, record = written(tmp_path)
     record["annotations"][0]["result"][0]["value"]["ranker"] = {"1": ["0"], "2": ["1", "2"]}
