@@ -149,6 +149,12 @@ def _whole_numbers(column: str, value) -> list[int]:
 
 
 def _number(column: str, value) -> float:
+    """A finite number; tables of text hold it as text."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise _refuse(column, value, "a number") from None
     whole = type(value) is int and abs(value) < 10**15
     if not whole and not (isinstance(value, float) and math.isfinite(value)):
         raise _refuse(column, value, "a number")
@@ -259,7 +265,7 @@ def find_prompt(columns: dict) -> str:
 
 def annotator_in(record: dict):
     """Who judged, by the first column that tells; None if none does."""
-    return next((record[name] for name in ANNOTATORS if record.get(name) is not None), None)
+    return next((record[name] for name in ANNOTATORS if record.get(name) not in (None, "")), None)
 
 
 NUMBER = re.compile(r"([-_ ]?\d+|[-_ ][a-fA-F]|(?<=[a-z])[A-F])$")

@@ -35,9 +35,9 @@ def read(record: dict) -> list[dict]:
     prompt, chosen, rejected = (found[column] for column in COLUMNS[:3])
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text")
-    tie = found.get("tie") is True
+    tie = str(found.get("tie")).lower() == "true"  # a .csv file holds texts, and "" for nothing
     row = {"prompt": prompt, "responses": [chosen, rejected], "ranks": [1, 1] if tie else [1, 2]}
-    return [row | {"annotator": annotator_in(found), "margin": found.get("margin")}]
+    return [row | {"annotator": annotator_in(found), "margin": found.get("margin") or None}]
 
 
 def _check_pair(record: dict, own: dict) -> dict:

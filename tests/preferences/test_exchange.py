@@ -264,7 +264,7 @@ def test_types_are_checked_before_anything_is_stored(tmp_path, column, value, to
 def test_what_can_be_made_out_is_taken(tmp_path):
     """Numbers as names, whole floats as ranks, times in ISO 8601."""
     path = tmp_path / "labels.jsonl"
-    about = {"annotator": 7, "ranks": [2.0, 1.0], "confidence": 1, "margin": 2}
+    about = {"annotator": 7, "ranks": [2.0, 1.0], "confidence": 1, "margin": "2"}
     times = {"shown_at": "2026-05-01T10:00:00Z", "submitted_at": "2026-05-01T12:00:30+02:00"}
     path.write_text(json.dumps(RANKING | about | times))
     (found,), bad = read_labels(path)
@@ -358,6 +358,15 @@ def test_whoever_judged_a_pair_is_named(tmp_path, name):
     path.write_text(json.dumps(row))
     (found,), bad = read_labels(path)
     assert bad == [] and (found.annotator, found.ranks) == ("12", [1, 2])
+
+
+def test_pairs_in_a_table(tmp_path):
+    path = tmp_path / "pairs.csv"
+    lines = ["prompt,chosen,rejected,worker,margin,tie", "p,a,b,ann,2,False", "q,a,b,bob,,True"]
+    path.write_text("\n".join(lines) + "\n")
+    (first, second), bad = read_labels(path)
+    assert bad == [] and (first.annotator, first.ranks, first.strength) == ("ann", [1, 2], 2.0)
+    assert (second.annotator, second.ranks, second.strength) == ("bob", [1, 1], None)
 
 
 def test_a_pair_that_is_a_tie(tmp_path):
