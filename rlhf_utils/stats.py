@@ -1,5 +1,6 @@
-"""Shares and their confidence intervals, and the check that scores are finite numbers."""
+"""Shares and their confidence intervals, lengths of answers, and the check of scores."""
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -95,3 +96,19 @@ def _is_finite(score) -> bool:
         return abs(float(score)) <= float(np.finfo(np.float32).max)
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+# Scripts that put no space between words: Thai to Myanmar, Khmer, Chinese and Japanese with their
+# punctuation. Korean has spaces.
+UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+    "\uff01-\uff9f\U00020000-\U0003ffff]"
+)
+
+
+def answer_length(text: str) -> int:
+    """The number of words; of characters, if most are of a script without spaces."""
+    words, unspaced = len(text.split()), len(UNSPACED.findall(text))
+    if unspaced <= words:
+        return words
+    return unspaced + len(UNSPACED.sub(" ", text).split())

@@ -19,6 +19,24 @@ def test_correct():
 
 
 @pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("", 0),
+        ("Plants drink by  their\nroots.", 5),
+        ("https://example.org/a/very/long/address", 1),
+        ("한국어는 띄어쓰기가 있다", 3),
+        ("植物用根喝水", 6),
+        ("植物用根喝水。It does", 9),
+        ("the word 水 in a sentence", 6),
+        ("ประเทศไทย", 9),
+        ("ひらがな カタカナ", 8),
+    ],
+)
+def test_length_in_words_or_where_there_are_no_spaces_in_characters(text, length):
+    assert stats.answer_length(text) == length
+
+
+@pytest.mark.parametrize(
     ("successes", "count", "low", "high"),
     [
         (81, 263, 0.2553, 0.3662),

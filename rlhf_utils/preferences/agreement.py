@@ -10,7 +10,7 @@ import krippendorff
 import numpy as np
 import pandas as pd
 
-from ..stats import clustered_interval, wilson
+from ..stats import answer_length, clustered_interval, wilson
 from .pairs import IMPORTED, Judgement, ranking_to_pairs
 
 Ranks = list[int]
@@ -26,7 +26,7 @@ def annotator_agreement(judgements: list[Judgement]) -> dict:
     a perfect model of the majority if every annotator is right with the same probability p:
     agreement = p² + (1 − p)².
     """
-    by_item = _by_item(judgements)
+    by_item = _by_item(in_one_order(judgements))
     shared = [rankings for rankings in by_item.values() if len(rankings) > 1]
     counted = []
     for rankings in shared:
@@ -40,6 +40,16 @@ def annotator_agreement(judgements: list[Judgement]) -> dict:
         "pairwise_ci": _interval(counted),
         "ceiling": 0.5 * (1 + np.sqrt(np.maximum(2 * pairwise - 1, 0.0))),
     }
+
+
+def in_one_order(judgements: list[Judgement]) -> list[Judgement]:
+    """All judgements of an item, told of its answers in the order of the first of them."""
+    order: dict[str, list[str]] = {}
+    found = []
+    for judgement in judgements:
+        answers = order.setdefault(judgement.item_id, judgement.answers)
+        found.append(judgement.in_order_of(answers))
+    return found
 
 
 def _by_item(judgements: list[Judgement]) -> dict[str, Rankings]:
@@ -88,7 +98,7 @@ def _interval(counted: list[Counted]) -> tuple[float, float]:
 
 
 def biases(judgements: list[Judgement]) -> dict:
-    """How often the longer answer (in words) of a pair wins, and the answer shown first.
+    """How often the longer answer (by `answer_length`) of a pair wins, and the answer shown first.
 
     The second leaves out imported judgements without a session: nobody knows in which order their
     answers were shown. Answers that share the best rank share the win.
@@ -112,12 +122,12 @@ def biases(judgements: list[Judgement]) -> dict:
 
 def _longer_wins(judgement: Judgement) -> Counted:
     """(pairs that the longer answer wins, pairs of different lengths)."""
-    words = [len(answer.split()) for answer in judgement.answers]
+    length = [answer_length(answer) for answer in judgement.answers]
     wins = count = 0
     for better, worse in ranking_to_pairs(judgement.ranks):
-        if words[better] != words[worse]:
+        if length[better] != length[worse]:
             count += 1
-            wins += words[better] > words[worse]
+            wins += length[better] > length[worse]
     return wins, count
 
 
@@ -126,7 +136,7 @@ def self_consistency(judgements: list[Judgement]) -> dict:
 
     judgements: rankings and repeats.
     """
-    first = {}
+    first, judgements = {}, in_one_order(judgements)
     for judgement in judgements:
         if judgement.kind == "ranking":
             first[judgement.annotator, judgement.item_id] = judgement.ranks
@@ -143,8 +153,16 @@ def self_consistency(judgements: list[Judgement]) -> dict:
 
 
 def seconds_each(judgements: list[Judgement]) -> float:
-    """The median time from showing an item to its submission, in seconds; NaN without any."""
-    seconds = [judgement.submitted_at - judgement.shown_at for judgement in judgements]
+    """The median time from showing an item to its submission, in seconds; NaN without any.
+
+    Of an imported judgement without times the store knows only when it was imported.
+    """
+    seconds = []
+    for judgement in judgements:
+        shown, submitted = judgement.shown_at, judgement.submitted_at
+        known = shown is not None and submitted is not None
+        if known and (judgement.session != IMPORTED or shown != submitted):
+            seconds.append(submitted - shown)
     return pd.Series(seconds, dtype=float).median()
 
 
@@ -203,6 +221,7 @@ def readout(judgements: list[Judgement]) -> pd.DataFrame:
 
 def by_annotator(judgements: list[Judgement]) -> pd.DataFrame:
     """A row for each annotator: counts, seconds, agreement with others and oneself, biases."""
+    judgements = in_one_order(judgements)
     by_item = _by_item([judgement for judgement in judgements if judgement.kind == "ranking"])
     rows = []
     for name in sorted({judgement.annotator for judgement in judgements}):

@@ -72,7 +72,7 @@ class LabelQueue:
         self._shared = {item.id for item in self.items[: round(self.overlap * len(self.items))]}
         self._repeated = []
         for item in self.items:
-            if random.Random(f"{self.seed}/repeat/{item.id}").random() < self.repeat:
+            if random.Random(f"{self.seed}/repeat/{item.seed}").random() < self.repeat:
                 self._repeated.append(item)
         self._taken_back: Item | None = None  # the item whose judgement was just undone
         self.refresh()
@@ -129,7 +129,7 @@ class LabelQueue:
     def _turn(self, item: Item) -> Turn:
         kind = "repeat" if item.id in self._mine else "ranking"
         again = "/repeat" if kind == "repeat" else ""
-        rng = random.Random(f"{self.seed}/{item.id}/{self.annotator}{again}")
+        rng = random.Random(f"{self.seed}/{item.seed}/{self.annotator}{again}")
         order = rng.sample(range(len(item.answers)), len(item.answers))
         return Turn(item, order, kind, rng)
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import itertools
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..data.rows import Prompt
@@ -10,6 +11,7 @@ from ..errors import DataError
 
 KINDS = ("ranking", "repeat", "skip")  # a repeat is asked a second time; a skip has no ranks
 IMPORTED = "import"  # the session of a judgement from a file that names none
+WORST_RANK = 1000  # ranks beyond it are a slip, and their gaps would swamp all others
 
 
 # --- the nouns
@@ -26,8 +28,19 @@ class Item:
     @cached_property
     def id(self) -> str:
         """Made of the content, so that labels of other answers never count for these."""
+        return item_id(self.prompt.text, self.answers)
+
+    @cached_property
+    def seed(self) -> str:
+        """What random streams of this item begin with; another order of answers is another seed."""
         content = "\0".join([self.prompt.text, *self.answers]).encode("utf-8", "backslashreplace")
         return hashlib.sha256(content).hexdigest()[:16]
+
+
+def item_id(prompt: str, answers: list[str]) -> str:
+    """The name of an item: the same for any order of its answers."""
+    content = json.dumps([prompt, *sorted(answers)])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -56,17 +69,38 @@ class Judgement:
         if self.kind not in KINDS:
             raise ValueError(f"kind={self.kind!r} must be one of {', '.join(KINDS)}.")
         count = 0 if self.kind == "skip" else len(self.answers)
-        whole = all(type(rank) is int and rank >= 1 for rank in self.ranks)
+        whole = all(type(rank) is int and 1 <= rank <= WORST_RANK for rank in self.ranks)
         if len(self.ranks) != count or not whole:
             raise ValueError(
-                f"ranks={self.ranks} must be {count} whole numbers, 1 for the best; equal numbers "
-                "are ties."
+                f"ranks={str(self.ranks):.60} must be {count} whole numbers from 1, for the best, "
+                f"to {WORST_RANK}; equal numbers are ties."
             )
         if sorted(self.shown_order) != list(range(len(self.answers))):
             raise ValueError(
                 f"shown_order={self.shown_order} must hold each of 0 to {len(self.answers) - 1} "
                 "once."
             )
+
+    def in_order_of(self, answers: list[str]) -> "Judgement":
+        """The same judgement with its answers in another order; equal texts keep theirs.
+
+        Raises ValueError if they are not the same answers.
+        """
+        if answers == self.answers:
+            return self
+        if sorted(answers) != sorted(self.answers):
+            raise ValueError(f"The judgement of {self.prompt[:60]!r} is of other answers.")
+        places: dict[str, list[int]] = {}
+        for number, answer in enumerate(self.answers):
+            places.setdefault(answer, []).append(number)
+        before = [places[answer].pop(0) for answer in answers]  # before[new number] = old number
+        now = {old: new for new, old in enumerate(before)}
+        return replace(
+            self,
+            answers=list(answers),
+            ranks=[self.ranks[old] for old in before] if self.ranks else [],
+            shown_order=[now[old] for old in self.shown_order],
+        )
 
 
 @dataclass

@@ -4,6 +4,7 @@ A judgement is on the disk before anybody is told that it is saved. Undoing one 
 Left out: several machines (SQLite's write-ahead log needs one file system).
 """
 
+import itertools
 import json
 import sqlite3
 import time
@@ -12,10 +13,10 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import SettingError
-from .pairs import Item, Judgement
+from ..errors import DataError, SettingError
+from .pairs import Item, Judgement, item_id
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # since 3 no order of the answers changes an item's id
 COLUMNS = {
     "item_id": "TEXT",
     "annotator": "TEXT",
@@ -52,15 +53,31 @@ class LabelStore:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._synchronous = "FULL"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._connect()) as db:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"The folder {self.path.parent} for the labels cannot be made "
+                f"({error.strerror}): choose one that can be written to."
+            ) from error
+        with self._open() as db:
+            self._check_tables(db)
             db.execute("PRAGMA journal_mode=WAL")
             with db:
                 db.execute("BEGIN IMMEDIATE")  # only one process may bring an old file up to date
                 self._migrate(db)
 
+    def _check_tables(self, db: sqlite3.Connection) -> None:
+        """Raises DataError for a data base of something else."""
+        tables = [row["name"] for row in db.execute("SELECT name FROM sqlite_master")]
+        if tables and "judgements" not in tables:
+            raise DataError(
+                f"{self.path} is no label store: it holds {tables[0]!r:.60}. It was left as it is; "
+                "give the labels another file."
+            )
+
     def _migrate(self, db: sqlite3.Connection) -> None:
-        """Makes the table, or adds columns that came later. Raises SettingError."""
+        """Makes the table, or brings one of an older version up to date. Raises SettingError."""
         db.execute("CREATE TABLE IF NOT EXISTS judgements (id INTEGER PRIMARY KEY, undoes INTEGER)")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
@@ -74,6 +91,8 @@ class LabelStore:
                 db.execute(f"ALTER TABLE judgements ADD COLUMN {column} {kind}")
         # Old rows have no uid, and NULLs never clash.
         db.execute("CREATE UNIQUE INDEX IF NOT EXISTS one_uid ON judgements (uid)")
+        if version < 3:
+            _rename_items(db)
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _connect(self) -> sqlite3.Connection:
@@ -84,12 +103,21 @@ class LabelStore:
         return db
 
     @contextmanager
+    def _open(self):
+        """A connection. Raises DataError for a damaged file, a full disk, a read-only folder."""
+        try:
+            with closing(self._connect()) as db:
+                yield db
+        except sqlite3.Error as error:
+            raise DataError(_in_words(self.path, error)) from error
+
+    @contextmanager
     def in_bulk(self):
         """For judgements that can be made again: within, nothing waits for the disk.
 
         A power cut may lose the last of them; a killed process loses none.
         """
-        with closing(self._connect()) as db:
+        with self._open() as db:
             # While one connection is open, closing another does not write the log back.
             db.execute("SELECT 1 FROM judgements").fetchone()
             self._synchronous = "NORMAL"
@@ -103,29 +131,45 @@ class LabelStore:
 
         If its uid is there already, nothing is stored. Raises ValueError like Judgement.check.
         """
-        judgement.check()
-        now = judgement.submitted_at or time.time()
-        stored = replace(
-            judgement,
-            shown_at=judgement.shown_at or now,
-            submitted_at=now,
-            uid=judgement.uid or uuid.uuid4().hex,
-        )
-        row = judgement_row(stored) | {"schema_version": SCHEMA_VERSION}
-        for column in JSON_COLUMNS:
-            row[column] = json.dumps(row[column])
-        insert = (
-            f"INSERT INTO judgements ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "
-            "ON CONFLICT (uid) DO NOTHING"
-        )
-        with closing(self._connect()) as db, db:
-            db.execute(insert, list(row.values()))
-            found = db.execute("SELECT id FROM judgements WHERE uid = ?", (stored.uid,))
+        row = _table_row(judgement)
+        with self._open() as db, db:
+            db.execute(INSERT, row)
+            found = db.execute("SELECT id FROM judgements WHERE uid = ?", (row["uid"],))
             return found.fetchone()[0]
+
+    def add_all(self, judgements: list[Judgement]) -> int:
+        """Stores all judgements or none, in one transaction, and returns how many were new.
+
+        One whose uid is there already is not stored again. Raises ValueError like Judgement.check,
+        and DataError if its uid is that of another judgement.
+        """
+        rows, new = [_table_row(judgement) for judgement in judgements], 0
+        with self._open() as db, db:
+            db.execute("BEGIN IMMEDIATE")
+            for row in rows:
+                added = db.execute(INSERT, row).rowcount
+                new += added
+                if not added:
+                    self._check_known(db, row)
+        return new
+
+    def _check_known(self, db: sqlite3.Connection, row: dict) -> None:
+        """Raises DataError if the row is not the one that has its uid already."""
+        if "/" in row["uid"]:  # made of the content of a file, so the same content
+            return
+        columns = ("item_id", "annotator", "responses", "ranks")
+        select = f"SELECT {', '.join(columns)} FROM judgements WHERE uid = ?"
+        before = dict(db.execute(select, (row["uid"],)).fetchone())
+        if _what_it_says(before) != _what_it_says(row):
+            raise DataError(
+                f"uid={row['uid']!r:.60} of {row['annotator']!r:.60} on {row['prompt']!r:.60} is "
+                f"that of another judgement in {self.path.name}, so nothing was stored: take the "
+                "uid out of the row."
+            )
 
     def undo(self, number: int) -> None:
         """Takes a judgement back; its row stays. Raises ValueError if there is none."""
-        with closing(self._connect()) as db, db:
+        with self._open() as db, db:
             undone = db.execute(
                 "INSERT INTO judgements (undoes, submitted_at, schema_version) "
                 "SELECT id, ?, ? FROM judgements WHERE id = ? AND undoes IS NULL",
@@ -137,7 +181,7 @@ class LabelStore:
     def _not_undone(self, columns: str) -> list[sqlite3.Row]:
         undone = "SELECT undoes FROM judgements WHERE undoes IS NOT NULL"
         stand = f"undoes IS NULL AND id NOT IN ({undone})"
-        with closing(self._connect()) as db:
+        with self._open() as db:
             select = f"SELECT {columns} FROM judgements WHERE {stand} ORDER BY id"
             return db.execute(select).fetchall()
 
@@ -153,14 +197,46 @@ class LabelStore:
     ) -> list[Judgement]:
         """The judgements of these kinds that were not taken back, in the order of submission.
 
-        items: if given, only judgements of these.
+        items: if given, only judgements of these, told of their answers in the items' order.
         """
-        wanted = None if items is None else {item.id for item in items}
+        wanted = None if items is None else {item.id: item.answers for item in items}
         found = []
         for row in self._not_undone(f"id, {', '.join(COLUMNS)}"):
-            if row["kind"] in kinds and (wanted is None or row["item_id"] in wanted):
+            if row["kind"] not in kinds:
+                continue
+            if wanted is None:
                 found.append(_judgement(row))
+            elif row["item_id"] in wanted:
+                found.append(_judgement(row).in_order_of(wanted[row["item_id"]]))
         return found
+
+
+INSERT = (
+    f"INSERT INTO judgements ({', '.join([*COLUMNS])}) "
+    f"VALUES ({', '.join(f':{column}' for column in COLUMNS)}) ON CONFLICT (uid) DO NOTHING"
+)
+
+
+def _table_row(judgement: Judgement) -> dict:
+    """The checked judgement as a row of the table; what it lacks of times and uid is filled in."""
+    judgement.check()
+    now = judgement.submitted_at or time.time()
+    stored = replace(
+        judgement,
+        shown_at=judgement.shown_at or now,
+        submitted_at=now,
+        uid=judgement.uid or uuid.uuid4().hex,
+    )
+    row = judgement_row(stored) | {"schema_version": SCHEMA_VERSION}
+    for column in JSON_COLUMNS:
+        row[column] = json.dumps(row[column])
+    return row
+
+
+def _what_it_says(row: dict) -> tuple:
+    """Of a row of the table, the same for any order of the answers."""
+    ranked = itertools.zip_longest(json.loads(row["responses"]), json.loads(row["ranks"]))
+    return row["item_id"], row["annotator"], sorted(ranked, key=str)
 
 
 def _judgement(row: sqlite3.Row) -> Judgement:
@@ -169,3 +245,30 @@ def _judgement(row: sqlite3.Row) -> Judgement:
         value = row[column]
         values[field] = json.loads(value) if column in JSON_COLUMNS else value
     return Judgement(**values)
+
+
+def _rename_items(db: sqlite3.Connection) -> None:
+    """Before schema 3 an item's id depended on the order of its answers."""
+    found = db.execute("SELECT id, prompt, responses FROM judgements WHERE prompt IS NOT NULL")
+    names = [(item_id(prompt, json.loads(answers)), number) for number, prompt, answers in found]
+    db.executemany("UPDATE judgements SET item_id = ? WHERE id = ?", names)
+
+
+CAUSES = {  # words in SQLite's error → what that means, and what to do
+    "disk is full": "cannot be written: the disk is full. Make room",
+    "readonly": "cannot be written: it is read-only. Give the labels a folder of your own",
+    "unable to open": "cannot be opened: give a file in a folder that can be written to",
+    "locked": "is in use by another program. Close that one",
+}
+
+
+def _in_words(path: Path, error: sqlite3.Error) -> str:
+    for words, told in CAUSES.items():
+        if words in str(error):
+            return f"The label store {path} {told}, then run this again. No label in it was lost."
+    if type(error) is sqlite3.DatabaseError:
+        return (
+            f"The label store {path} is damaged, or no label store ({error}). It was left as it "
+            "is: move it away, or bring back a copy."
+        )
+    return f"The label store {path} cannot be used: {error}. It was left as it is."

@@ -12,9 +12,11 @@ from rlhf_utils.preferences.agreement import (
     biases,
     by_annotator,
     readout,
+    seconds_each,
     self_consistency,
 )
 from rlhf_utils.preferences.pairs import IMPORTED, Judgement
+from rlhf_utils.preferences.store import LabelStore
 from rlhf_utils.preferences.widget import readout_html
 
 NAN = float("nan")
@@ -94,6 +96,41 @@ def test_biases_by_hand():
     assert result["longer_wins_ci"] == stats.clustered_interval([2, 0], [2, 2])
     assert result["first_shown_wins"] == pytest.approx((1 + 1 / 2) / 2)
     assert result["first_shown_by_chance"] == pytest.approx(1 / 3)
+
+
+def test_the_order_of_the_answers_in_a_judgement_does_not_matter():
+    """Nor does it to agreement with oneself, or to the table of annotators."""
+    texts = ["a", "b", "c"]
+    rows, turned = [], []
+    for n, ranks in enumerate(([1, 2, 3], [1, 3, 2], [2, 1, 3], [3, 2, 1])):
+        item = make_item(f"p{n}", texts)
+        rows += [said(item, [1, 2, 3], "ann"), said(item, ranks, "bob")]
+        rows.append(said(item, ranks, "ann", kind="repeat"))
+    for number, row in enumerate(rows):
+        turned.append(row.in_order_of(["b", "c", "a"]) if number % 2 else row)
+    found, other = annotator_agreement(rows[:2]), annotator_agreement(turned[:2])
+    assert other == found and found["pairwise"] == 1
+    assert annotator_agreement(turned)["pairwise"] == annotator_agreement(rows)["pairwise"]
+    assert self_consistency(turned) == self_consistency(rows)
+    assert by_annotator(turned).equals(by_annotator(rows))
+
+
+def test_imported_judgements_without_times_took_no_time_at_all(tmp_path):
+    """Neither before they are stored, nor with the time of the import for both."""
+    item, store = make_item(), LabelStore(tmp_path / "labels.sqlite")
+    store.add(said(item, [1, 2], session=IMPORTED))
+    assert math.isnan(seconds_each(store.judgements() + [said(item, [1, 2])]))
+    timed = said(item, [1, 2], session=IMPORTED, shown_at=1.0, submitted_at=9.0)
+    assert seconds_each(store.judgements() + [timed]) == 8
+
+
+def test_length_without_spaces_is_counted_in_characters():
+    """Each Chinese answer is one word: no pair would have a longer one."""
+    found = []
+    for n in range(20):
+        answers = ["用根从土壤里吸收水分。" * (1 + n % 3), "用根"]
+        found.append(said(make_item(f"第{n}种植物怎样喝水", answers), [1, 2]))
+    assert biases(found)["longer_wins"] == 1 and biases(found)["longer_wins_ci"][0] > 0.8
 
 
 def test_first_shown_by_chance_with_different_numbers_of_answers():

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from judged import make_item, said
 
 from rlhf_utils.errors import DataError
 from rlhf_utils.files import read_file
+from rlhf_utils.preferences.agreement import annotator_agreement
 from rlhf_utils.preferences.exchange import export_labels, import_labels, read_labels
 from rlhf_utils.preferences.pairs import KINDS, Judgement, ranking_to_pairs
 from rlhf_utils.preferences.store import LabelStore
@@ -40,7 +42,7 @@ def store(tmp_path):
         said(three, [], "ben", kind="skip"),
     ]
     for number, judgement in enumerate(judgements):
-        store.add(replace(judgement, item_id=str(number), shown_at=12.5 + number))
+        store.add(replace(judgement, shown_at=12.5 + number))
     return store
 
 
@@ -159,7 +161,7 @@ def test_pairs_of_others(tmp_path):
     ]
 
 
-def test_bad_rows_are_listed_with_line_and_reason_and_the_good_ones_stored(tmp_path):
+def test_bad_rows_are_listed_with_line_and_reason_and_the_good_ones_stored_if_asked(tmp_path):
     path, store = tmp_path / "labels.jsonl", LabelStore(tmp_path / "labels.sqlite")
     good = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}
     lines = [
@@ -181,7 +183,11 @@ def test_bad_rows_are_listed_with_line_and_reason_and_the_good_ones_stored(tmp_p
         json.dumps(good | {"shown_order": [0, 0]}),
     ]
     path.write_text("\n".join(lines))
-    new, old, bad = import_labels(path, store)
+    with pytest.raises(DataError, match="labels.jsonl has 14 rows .* nothing was stored") as told:
+        import_labels(path, store)
+    assert "line 2: not JSON" in str(told.value) and "and 4 more" in str(told.value)
+    assert store.judgements() == []
+    new, old, bad = import_labels(path, store, leave_out_bad=True)
     assert (new, old) == (1, 0)
     assert [line for line, _ in bad] == [2, 3, *range(5, 17)]
     reasons = dict(bad)
@@ -204,44 +210,112 @@ def test_bad_rows_are_listed_with_line_and_reason_and_the_good_ones_stored(tmp_p
     mended = "\n".join([*lines[1:2], lines[0], json.dumps(good | {"prompt": "new"})])
     path.write_text(mended)
     # the good row moved to another line and is known all the same
-    assert import_labels(path, store)[:2] == (1, 1)
+    assert import_labels(path, store, leave_out_bad=True)[:2] == (1, 1)
 
 
-def test_label_studio_lists_and_buckets(tmp_path):
-    def annotation(ranker):
-        result = [{"type": "ranker", "value": {"ranker": ranker}}]
-        return {"result": result, "completed_by": 7}
+RANKING = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}
 
-    answers = [{"id": name, "body": text} for name, text in zip("xyz", "abc")]
-    task = {
-        "data": {"prompt": "p", "responses": answers},
-        "annotations": [
-            annotation({"rank": ["z", "x", "y"]}),
-            annotation({"1": ["y", "x"], "3": ["z"]}),
-        ],
-    }
-    path = tmp_path / "tasks.json"
-    path.write_text(json.dumps([task]))
+
+def test_an_import_is_all_or_nothing_in_the_store_too(tmp_path):
+    """The last row has the uid of a judgement that the store knows with another ranking."""
+    path, store = tmp_path / "labels.jsonl", LabelStore(tmp_path / "labels.sqlite")
+    store.add(said(make_item("p", ["a", "b"]), [2, 1], uid="mine"))
+    others = [said(make_item(f"q{n}", ["a", "b"]), [1, 2], uid=f"u{n}") for n in range(3)]
+    changed = said(make_item("p", ["b", "a"]), [2, 1], uid="mine")  # a is the better one now
+    export_labels([*others, changed], path)
+    with pytest.raises(DataError, match="uid='mine' .* nothing was stored"):
+        import_labels(path, store)
+    assert [judgement.uid for judgement in store.judgements()] == ["mine"]
+    # told in another order of the answers it is the same judgement
+    export_labels([*others, said(make_item("p", ["b", "a"]), [1, 2], uid="mine")], path)
+    assert import_labels(path, store) == (3, 1, [])
+
+
+def test_one_uid_for_two_rankings_of_a_file_is_a_bad_row(tmp_path):
+    path = tmp_path / "labels.jsonl"
+    judgements = [said(make_item(name, ["a", "b"]), [1, 2], uid="same") for name in "pq"]
+    export_labels(judgements, path)
     found, bad = read_labels(path)
-    assert bad == [] and [judgement.ranks for judgement in found] == [[2, 3, 1], [1, 1, 3]]
-    assert {judgement.annotator for judgement in found} == {"7"}
-    assert len({judgement.uid for judgement in found}) == 2
+    assert len(found) == 1 and bad == [(2, "uid='same' is that of another row, too")]
 
 
-def test_argilla_with_two_users(tmp_path):
-    def response(user, *ranks):
-        value = [{"value": f"response-{n}", "rank": rank} for n, rank in enumerate(ranks, 1)]
-        return {"value": value, "user_id": user}
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("x.jsonl", "rankings"),
+        ("x.jsonl", "pairs"),
+        ("x.json", "argilla"),
+        ("x.json", "label_studio"),
+    ],
+)
+def test_judgements_that_never_had_a_uid(tmp_path, name, format):
+    """They do not come from a store."""
+    made = [said(make_item(prompt), [1, 2]) for prompt in "pq"]
+    export_labels(made, tmp_path / name, format)
+    found, bad = read_labels(tmp_path / name)
+    assert bad == [] and [replace(each, uid=None) for each in found] == made
+    assert len({each.uid for each in found}) == 2 and all(each.uid for each in found)
 
-    record = {
-        "fields": {"prompt": "p", "response-1": "a", "response-2": "b"},
-        "responses": {"ranking": [response("u1", 1, 2), response(7, 2, 1)]},
-    }
-    path = tmp_path / "records.json"
-    path.write_text(json.dumps([record]))
+
+def test_a_uid_of_other_tools_merges_nothing(tmp_path):
+    path, store = tmp_path / "labels.jsonl", LabelStore(tmp_path / "labels.sqlite")
+    rows = [RANKING | {"prompt": f"p{n}", "uid": "customer-17"} for n in range(5)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert import_labels(path, store) == (5, 0, []) and import_labels(path, store) == (0, 5, [])
+
+
+def test_thousands_of_pairs_are_one_transaction(tmp_path, monkeypatch):
+    """A connection for each took minutes: FULL waits for the disk every time."""
+    path, store = tmp_path / "pairs.jsonl", LabelStore(tmp_path / "labels.sqlite")
+    rows = [{"prompt": f"p{n}", "chosen": "a", "rejected": "b"} for n in range(3000)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    connections, connect = [], store._connect
+    monkeypatch.setattr(store, "_connect", lambda: connections.append(1) or connect())
+    assert import_labels(path, store) == (3000, 0, [])
+    assert len(connections) == 1
+
+
+def test_annotators_who_disagree_meet(tmp_path):
+    """Ten pairs, the better one first, as such files have it; seven times both say the same."""
+    path, rows = tmp_path / "pairs.jsonl", []
+    for n in range(10):
+        for who, worker in (("ann", 0), ("bob", n >= 7)):
+            texts = [f"one {n}", f"two {n}"][:: -1 if worker else 1]
+            rows.append({"prompt": f"p{n}", "chosen": texts[0], "rejected": texts[1]})
+            rows[-1]["worker"] = who
+    path.write_text("\n".join(map(json.dumps, rows)))
     found, bad = read_labels(path)
-    assert bad == []
-    assert [(each.annotator, each.ranks) for each in found] == [("u1", [1, 2]), ("7", [2, 1])]
+    result = annotator_agreement(found)
+    assert bad == [] and result["items_shared"] == 10
+    assert result["pairwise"] == pytest.approx(0.7)
+    assert result["ceiling"] == pytest.approx((1 + math.sqrt(0.4)) / 2)
+    ordered = [found.in_order_of(sorted(found.answers)) for found in found]
+    assert annotator_agreement(ordered)["alpha"] == pytest.approx(result["alpha"])
+    assert result["alpha"] < 0.5
+
+
+@pytest.mark.parametrize("name", ["annotator", "worker", "user", "annotator_id"])
+def test_whoever_judged_a_pair_is_named(tmp_path, name):
+    path = tmp_path / "pairs.jsonl"
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", name: 12, "judgement": "a is better"}
+    path.write_text(json.dumps(row))
+    (found,), bad = read_labels(path)
+    assert bad == [] and (found.annotator, found.ranks) == ("12", [1, 2])
+
+
+def test_pairs_in_a_table(tmp_path):
+    path = tmp_path / "pairs.csv"
+    lines = ["prompt,chosen,rejected,worker,margin,tie", "p,a,b,ann,2,False", "q,a,b,bob,,True"]
+    path.write_text("\n".join(lines) + "\n")
+    (first, second), bad = read_labels(path)
+    assert bad == [] and (first.annotator, first.ranks, first.strength) == ("ann", [1, 2], 2.0)
+    assert (second.annotator, second.ranks, second.strength) == ("bob", [1, 1], None)
+
+
+def test_a_pair_that_is_a_tie(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b", "tie": True}))
+    assert [found.ranks for found in read_labels(path)[0]] == [[1, 1]]
 
 
 @pytest.mark.parametrize(

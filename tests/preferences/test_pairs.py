@@ -55,8 +55,29 @@ def test_pairs_of_judgements():
 def test_item_ids_name_the_content():
     """A rerun with other samples must not take over judgements of the old ones."""
     assert make_item("a", ["x", "y"]).id == make_item("a", ["x", "y"], category="c").id
-    others = [("a", ["x", "y"]), ("a", ["y", "x"]), ("a", ["xy"]), ("b", ["x", "y"])]
+    others = [("a", ["x", "y"]), ("a", ["x", "y", "y"]), ("a", ["xy"]), ("b", ["x", "y"])]
     assert len({make_item(prompt, answers).id for prompt, answers in others}) == 4
+
+
+def test_no_order_of_the_answers_changes_an_item_id_but_seeds_stay_as_they_were():
+    """Else annotators of the same pair in two orders would never meet."""
+    answers = ["z", "é", "a\n", "z"]
+    assert make_item("p", answers).id == make_item("p", sorted(answers)).id
+    assert make_item("p", ["z", "é"]).seed != make_item("p", ["é", "z"]).seed
+    assert make_item("p", ["x", "y"]).seed == "6d027690d3ae5a21"  # older runs drew by this
+
+
+def test_a_judgement_in_another_order_of_the_answers():
+    """The text that was best stays best, and what stood first stays first; equal texts, too."""
+    before = said(make_item("p", ["a", "b", "c", "b"]), [3, 1, 2, 4], shown_order=[2, 3, 0, 1])
+    after = before.in_order_of(["b", "c", "b", "a"])
+    assert (after.answers, after.ranks) == (["b", "c", "b", "a"], [1, 2, 4, 3])
+    assert after.shown_order == [1, 2, 3, 0]
+    assert after.in_order_of(before.answers) == before
+    skip = said(make_item("p", ["a", "b"]), [], kind="skip").in_order_of(["b", "a"])
+    assert (skip.answers, skip.ranks) == (["b", "a"], [])
+    with pytest.raises(ValueError, match="other answers"):
+        before.in_order_of(["a", "b", "c", "c"])
 
 
 # --- odd pairs

@@ -1,5 +1,7 @@
 """No judgement is lost or doubled: threads, processes, kill -9, old files, messages sent twice."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 import queue
@@ -15,7 +17,7 @@ import pytest
 from judged import make_item, said
 from jupyter_client.manager import start_new_kernel
 
-from rlhf_utils.errors import SettingError
+from rlhf_utils.errors import DataError, SettingError
 from rlhf_utils.preferences.pairs import KINDS, Judgement
 from rlhf_utils.preferences.store import LabelStore
 
@@ -145,11 +147,14 @@ def test_a_file_of_schema_1_is_brought_up_to_date(tmp_path):
     db.close()
     before = raw_rows(path)
     store = LabelStore(path)
-    assert [row[:15] for row in raw_rows(path)] == before
+    after = [row[:15] for row in raw_rows(path)]
+    names = [make_item("p", ["a", "é"]).id, None, make_item().id]
+    assert [row[2] for row in after] == names  # only the items' names are new
+    assert [row[:2] + row[3:] for row in after] == [row[:2] + row[3:] for row in before]
     third = said(make_item(), [1, 2], **ABOUT, flags=["flagged"], submitted_at=2.0, id=3)
-    assert store.judgements() == [replace(third, item_id="8")]
-    store.add(replace(judged("p"), item_id="9"))
-    assert [judgement.item_id for judgement in LabelStore(path).judgements()] == ["8", "9"]
+    assert store.judgements() == [third]
+    store.add(judged("q"))
+    assert prompts(LabelStore(path).judgements([make_item(), make_item("q")])) == ["p", "q"]
 
 
 SCHEMA_2 = """CREATE TABLE judgements (id INTEGER PRIMARY KEY, undoes INTEGER, item_id TEXT,
@@ -172,9 +177,34 @@ def test_columns_keep_their_names_on_disk(tmp_path):
     assert (found.answers, found.strength, found.kind) == (["a", "b"], 3.0, "repeat")
     LabelStore(path).add(replace(found, uid="v"))
     db = sqlite3.connect(path)
-    told = "SELECT responses, margin, kind, schema_version FROM judgements"
+    told = "SELECT responses, margin, kind, item_id FROM judgements"
     assert len(set(db.execute(told).fetchall())) == 1  # both rows
     db.close()
+
+
+def old_id(prompt: str, answers: list[str]) -> str:
+    """As schema 2 had it: another order of the answers was another item."""
+    return hashlib.sha256("\0".join([prompt, *answers]).encode()).hexdigest()[:16]
+
+
+def test_no_label_of_schema_2_is_lost(tmp_path):
+    """Two people saw the same answers in two orders: now they judged the same item."""
+    path = tmp_path / "labels.sqlite"
+    db = sqlite3.connect(path)
+    db.executescript(SCHEMA_2)
+    insert = "INSERT INTO judgements (item_id, annotator, session, prompt, responses, shown_order, "
+    insert += "ranks, flags, uid) VALUES (?, ?, '', 'q', ?, '[1, 0]', '[1, 2]', '[]', ?)"
+    for who, answers in (("ann", ["x", "é"]), ("bob", ["é", "x"])):
+        db.execute(insert, (old_id("q", answers), who, json.dumps(answers), who))
+    db.commit()
+    db.close()
+    item = make_item("q", ["é", "x"])
+    assert len(LabelStore(path).progress()) == 3
+    first, second = LabelStore(path).judgements([item])
+    assert (first.annotator, first.ranks, first.shown_order) == ("ann", [2, 1], [0, 1])
+    assert (second.annotator, second.ranks, second.shown_order) == ("bob", [1, 2], [1, 0])
+    (as_stored,) = [found for found in LabelStore(path).judgements() if found.annotator == "ann"]
+    assert as_stored.answers == ["x", "é"] and as_stored.ranks == [1, 2]
 
 
 def test_a_file_of_a_later_schema_is_left_alone(tmp_path):
@@ -185,6 +215,83 @@ def test_a_file_of_a_later_schema_is_left_alone(tmp_path):
     db.close()
     with pytest.raises(SettingError, match="schema 99"):
         LabelStore(path)
+
+
+# --- all or none, and files that cannot be used
+
+
+def test_all_are_stored_or_none(tmp_path):
+    store = LabelStore(tmp_path / "labels.sqlite")
+    known = replace(judged("x"), uid="x")
+    store.add(known)
+    assert store.add_all([known, judged("y"), replace(judged("z"), uid="z")]) == 2
+    with pytest.raises(ValueError, match="whole numbers"):
+        store.add_all([judged("v"), replace(judged("w"), ranks=[0, 1])])
+    with pytest.raises(DataError, match="uid='z' of 'ada' on 'w' .* nothing was stored"):
+        store.add_all([judged("v"), replace(judged("w"), uid="z")])
+    assert prompts(store.judgements()) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("content", [b"{}" * 999, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_file_is_told_and_left_as_it_is(tmp_path, content):
+    path = tmp_path / "labels.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="labels.sqlite is damaged, or no label store"):
+        LabelStore(path)
+    assert path.read_bytes() == content
+
+
+def test_a_file_damaged_later_is_told(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    store = LabelStore(path)
+    store.add_all([judged(number) for number in range(200)])
+    size = path.stat().st_size
+    with path.open("r+b") as file:  # all but the first pages
+        file.seek(8192)
+        file.write(b"\xaa" * (size - 8192))
+    with pytest.raises(DataError, match="labels.sqlite is damaged"):
+        store.judgements()
+
+
+def test_a_data_base_of_something_else_is_left_alone(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE songs (title TEXT)")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="no label store: it holds 'songs'"):
+        LabelStore(path)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="The folder .*file/below for the labels cannot be made"):
+        LabelStore(tmp_path / "file" / "below" / "labels.sqlite")
+    with pytest.raises(DataError, match="cannot be opened"):
+        LabelStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pragma", "told"),
+    [("max_page_count = 8", "the disk is full. Make room"), ("query_only = 1", "read-only")],
+)
+def test_what_cannot_be_written_is_told_and_all_is_kept(tmp_path, monkeypatch, pragma, told):
+    store = LabelStore(tmp_path / "labels.sqlite")
+    store.add(judged("x"))
+    connect = store._connect
+
+    def limited():
+        db = connect()
+        db.execute(f"PRAGMA {pragma}")
+        return db
+
+    monkeypatch.setattr(store, "_connect", limited)
+    for save in (store.add_all, lambda judgements: [store.add(each) for each in judgements]):
+        with pytest.raises(DataError, match=told):
+            save([judged("y" * 5000 + str(number)) for number in range(50)])
+    monkeypatch.undo()
+    assert prompts(store.judgements())[:1] == ["x"]
 
 
 def test_processes_and_threads_write_at_once(tmp_path):
