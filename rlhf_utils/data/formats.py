@@ -56,6 +56,8 @@ def read_row(row: dict, kind: str, notes: Counter) -> dict:
         raise ValueError(f"it is not an object but {described(row)}")
     if row.get("tools") not in (None, "", "[]", []):
         raise ValueError("it has tools; only texts can be used")
+    if kind == "demonstrations" and str(row.get("label")).lower() == "false":
+        raise ValueError("its 'label' is false: an answer that was disliked is none to imitate")
     row = _renamed(row, kind, notes)
     if kind == "preferences":
         turns = _read_pair(row, notes)
