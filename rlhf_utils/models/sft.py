@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 from ..data.rows import Demonstration
 from ..fast import Trunk, speed_up, token_logprobs
 from .adapters import lora_config
-from .load import chat_prompt
+from .chat import answer_end, chat_prompt
 
 
 @dataclass
@@ -81,15 +81,15 @@ def make_trainer(
 
 
 def as_dataset(tokenizer, demonstrations: list[Demonstration]) -> Dataset:
-    """Token ids and completion mask for TRL. An answer ends with the end-of-sequence token.
+    """Token ids and completion mask for TRL. An answer ends with `answer_end`.
 
     TRL would add the tokenizer's special tokens to a prompt, but sampling does not. So the texts
     become ids here.
     """
-    rows = []
+    rows, end = [], answer_end(tokenizer)
     for demonstration in demonstrations:
         prompt = chat_prompt(tokenizer, demonstration.prompt.text)
-        answer = demonstration.answer + tokenizer.eos_token
+        answer = demonstration.answer + end
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         mask = [0] * len(prompt_ids) + [1] * len(answer_ids)
