@@ -14,6 +14,8 @@ from ..errors import SettingError
 from ..fast import speed_up
 from .kinds import text_config
 
+OTHER_SENSES = re.compile("vision|visual|audio|image|multi_modal")  # in names of modules
+
 
 def add_lora(model, r: int, num_trainable_layers: int = 0):
     """The model with LoRA adapters on all linear layers of its top blocks (0: of all blocks).
@@ -39,9 +41,15 @@ def lora_config(model, r: int, num_trainable_layers: int = 0) -> LoraConfig:
     targets = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and layer_of(name) >= lowest
+        if _is_linear(module) and layer_of(name) >= lowest
     ]
     return LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Falcon's own kind is one, too; a router of experts that inherits from nn.Linear is none."""
+    kind = type(module).__name__
+    return isinstance(module, (nn.Linear, Conv1D)) and kind.endswith(("Linear", "Conv1D"))
 
 
 def unfreeze_top(model, num_trainable_layers: int = 0):
@@ -54,7 +62,7 @@ def unfreeze_top(model, num_trainable_layers: int = 0):
     model.requires_grad_(False)
     for name, module in model.named_modules():
         is_norm = "Norm" in type(module).__name__ and "embed" not in name  # Bloom norms embeddings
-        last_norm = layer_of(name) < 0 and is_norm
+        last_norm = layer_of(name) < 0 and is_norm and not OTHER_SENSES.search(name)
         if layer_of(name) < lowest and not last_norm:
             continue
         for parameter in module.parameters(recurse=False):
@@ -114,6 +122,11 @@ def lowest_layer(model, num_trainable_layers: int) -> int:
 
 
 def layer_of(name: str) -> int:
-    """The block that a module or parameter of this name is in; −1 for embeddings, head and norm."""
+    """The block that a module or parameter of this name is in; −1 for embeddings, head and norm.
+
+    Blocks that read pictures or sound are none.
+    """
+    if OTHER_SENSES.search(name):
+        return -1
     number = re.search(r"\.(\d+)(\.|$)", name)
     return int(number[1]) if number else -1

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.rows import in_parts
 from ..errors import SettingError
 from ..fast import Trunk, decoder
 from .chat import chat_prompt, check_room, end_ids
+from .drawing import draw_tokens
 from .kinds import context_of
 
-PART = 256  # tokens whose probabilities share a subtotal, see `_draw`
 # after how many tokens ended rows are looked for; looking makes a GPU wait for the host
 CHECK_EVERY = {"cuda": 8}
 
@@ -232,7 +232,7 @@ class _Batch:
         """The next token of each active row, drawn and recorded."""
         rows = self.active
         logits = self.trunk.logits(hidden, self.temperatures[rows, None])
-        tokens, logprobs = _draw(logits, generator)
+        tokens, logprobs = draw_tokens(logits, generator)
         if step == 0 and self.settings.apart:
             self._draw_apart(logits, tokens, logprobs, generator)
 
@@ -249,7 +249,7 @@ class _Batch:
         taken = torch.zeros_like(logits, dtype=torch.bool)  # a row for each different prompt
         taken[self.number[~apart], tokens[~apart]] = True
         free = logits[apart].masked_fill_(taken[self.number[apart]], -torch.inf)
-        tokens[apart], logprobs[apart] = _draw(free, generator)
+        tokens[apart], logprobs[apart] = draw_tokens(free, generator)
 
     def drop_ended_rows(self, tokens: Tensor, step: int) -> Tensor:
         """The tokens of the rows that go on. Drops a quarter or more, as a copy costs a step."""
@@ -300,29 +300,3 @@ class _Batch:
         ends = set(self.ends.tolist())
         ids = [row[:-1] if row[-1] in ends else row for row in ids]
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-
-
-def _draw(logits: Tensor, generator) -> tuple[Tensor, Tensor]:
-    """(B,) tokens drawn from (B, V) logits, and their (B,) log-probabilities.
-
-    Inverts the cumulative distribution: a uniform number finds a part of PART tokens, then the
-    token in it. Running sums are in float64, so that tails survive.
-    """
-    rows, words = logits.shape
-    p = logits.softmax(1)
-    parts = nn.functional.pad(p, (0, -words % PART)) if words % PART else p
-    parts = parts.unflatten(1, (-1, PART))
-
-    # the part: the first whose running sum is above the point
-    up_to = parts.sum(2).double().cumsum_(1)
-    uniform = torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=logits.device)
-    point = uniform * up_to[:, -1:]
-    part = torch.searchsorted(up_to, point, right=True).clamp(max=up_to.shape[1] - 1)
-
-    # the token in that part
-    inside = parts[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
-    point = point - torch.where(part > 0, up_to.gather(1, (part - 1).clamp(min=0)), 0.0)
-    point = torch.minimum(point, inside[:, -1:] * (1 - 1e-12))  # never a token of no weight
-    token = part * PART + torch.searchsorted(inside, point, right=True)
-    token = token.clamp(max=words - 1)  # for logits that are NaN, which PPO's update reports
-    return token[:, 0], p.gather(1, token)[:, 0].log()

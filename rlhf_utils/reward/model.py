@@ -42,7 +42,7 @@ class Standardise(nn.Module):
 
 
 def make_head(size: int, dropout: float) -> nn.Sequential:
-    """An MLP: (B, size = 3·H) states → WIDTH, ReLU → (B, 1) reward, with dropout before both layers.
+    """An MLP: (B, size) states → WIDTH, ReLU → (B, 1) reward, with dropout before both layers.
 
     The last layer starts with std 1/√(WIDTH + 1) and bias 0 (Stiennon 2020, arXiv 2009.01325).
     """

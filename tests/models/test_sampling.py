@@ -89,7 +89,7 @@ def test_the_answer_mask_ends_with_the_eos_token(tokenizer):
 def test_rows_that_have_ended_are_sampled_no_further(tokenizer, monkeypatch):
     """One row after another ends. The loop drops them, and stops with the last."""
     sizes = []
-    draw = sampling._draw
+    draw = sampling.draw_tokens
 
     def one_ends(logits, generator):
         tokens, logprobs = draw(logits, generator)
@@ -98,7 +98,7 @@ def test_rows_that_have_ended_are_sampled_no_further(tokenizer, monkeypatch):
         sizes.append(len(logits))
         return tokens, logprobs
 
-    monkeypatch.setattr(sampling, "_draw", one_ends)
+    monkeypatch.setattr(sampling, "draw_tokens", one_ends)
     samples = sample(load_model("tiny"), tokenizer, PROMPTS * 2, 24, 1.0, seeded())
     assert samples.ended.all()
     assert len(sizes) < 24
@@ -169,7 +169,7 @@ def test_a_prompt_asked_several_times_is_read_once(tokenizer):
 def test_draws_and_their_logprobs_follow_the_logits(words):
     logits = 3 * torch.randn(1, words, generator=seeded(15))
     logits[0, :2] = -torch.inf  # never drawn
-    tokens, logprobs = sampling._draw(logits.expand(20000, -1), seeded(16))
+    tokens, logprobs = sampling.draw_tokens(logits.expand(20000, -1), seeded(16))
     close(logprobs, logits[0].log_softmax(0)[tokens], 1e-5)
     counts = torch.bincount(tokens, minlength=words).double()
     assert not counts[:2].any() and len(counts) == words
@@ -178,7 +178,7 @@ def test_draws_and_their_logprobs_follow_the_logits(words):
 
 def test_logits_that_are_nan_give_a_token_all_the_same():
     """So that `update` stops the run with a sentence, and no index out of range does."""
-    tokens, logprobs = sampling._draw(torch.full((2, 300), torch.nan), seeded())
+    tokens, logprobs = sampling.draw_tokens(torch.full((2, 300), torch.nan), seeded())
     assert ((tokens >= 0) & (tokens < 300)).all() and logprobs.isnan().all()
 
 
