@@ -26,11 +26,13 @@ def chat_prompt(tokenizer, prompt: str) -> str:
     try:
         return _rendered(tokenizer, messages)
     except TemplateError as error:  # such as Gemma's, which takes no system message
-        with contextlib.suppress(TemplateError, IndexError):
-            return _rendered(tokenizer, _without_system(messages))
-        roles = ", ".join(message["role"] for message in messages)
+        roles = [message["role"] for message in messages]
+        if roles[:2] == ["system", "user"]:
+            with contextlib.suppress(TemplateError):
+                return _rendered(tokenizer, _without_system(messages))
         raise ModelError(
-            f"The model's chat template refuses a conversation of these roles: {roles} ({error}). "
+            "The model's chat template refuses a conversation of these roles: "
+            f"{', '.join(roles)} ({error}). "
             f"It begins {messages[0]['content'][:60]!r}: leave it out, or take another model."
         ) from None
 
@@ -87,8 +89,6 @@ def _rendered(tokenizer, messages: list[dict]) -> str:
 def _without_system(messages: list[dict]) -> list[dict]:
     """The messages with the system message written at the head of the user's first turn."""
     system, user, *rest = messages
-    if system["role"] != "system" or user["role"] != "user":
-        raise IndexError("nothing to fold")
     content = f"{system['content']}\n\n{user['content']}"
     return [{"role": "user", "content": content}, *rest]
 

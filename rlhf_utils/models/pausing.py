@@ -1,8 +1,10 @@
 """Trains in a thread that pauses between two steps, so that an interrupted cell can go on."""
 
+import random
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
@@ -19,7 +21,8 @@ class PausingTraining:
     def __init__(self, trainer):
         self.trainer = trainer
         self.may_go = threading.Event()  # cleared: pause at the next step's end
-        self.idle = threading.Event()  # set while it waits, and after its end
+        self.idle = threading.Event()  # set while it waits
+        self.ended = threading.Event()  # not thread.is_alive(): an interrupted join() breaks that
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
         trainer.add_callback(_Pause(self))
@@ -36,14 +39,8 @@ class PausingTraining:
         on_log: called here, in the caller's thread, with the log history and the step. Raises
         RunError after an interrupt, and whatever the training raises.
         """
-        if self.thread is None:
-            self.thread = threading.Thread(
-                target=self._train, args=(torch.get_num_threads(),), daemon=True
-            )
-            self.thread.start()
-        self.idle.clear()
-        self.may_go.set()
         try:
+            self._go()
             self._follow(on_log)
         except KeyboardInterrupt:
             self._pause()
@@ -54,10 +51,18 @@ class PausingTraining:
         if self.error is not None:
             raise self.error
 
+    def _go(self) -> None:
+        self.idle.clear()
+        self.may_go.set()
+        if self.thread is None:
+            threads = torch.get_num_threads()
+            self.thread = threading.Thread(target=self._train, args=(threads,), daemon=True)
+            self.thread.start()
+
     def _follow(self, on_log) -> None:
         told = 0
-        while self.thread.is_alive():
-            self.thread.join(0.1)
+        while not self.ended.is_set() or told < len(self.trainer.state.log_history):
+            self.ended.wait(0.1)
             log = list(self.trainer.state.log_history)
             if len(log) > told:
                 told = len(log)
@@ -66,7 +71,7 @@ class PausingTraining:
     def _pause(self) -> None:
         """Waits until the step is done; more interrupts do not hurry it."""
         self.may_go.clear()
-        while self.thread.is_alive() and not self.idle.is_set():
+        while not (self.idle.is_set() or self.ended.is_set()):
             try:
                 self.idle.wait(0.1)
             except KeyboardInterrupt:
@@ -79,13 +84,28 @@ class PausingTraining:
         except BaseException as error:
             self.error = error
         finally:
-            self.idle.set()
+            self.ended.set()
 
     def wait_if_told(self) -> None:
         """Called in the training's thread between two steps."""
         if threading.current_thread() is self.thread and not self.may_go.is_set():
+            state = _random_state()  # a cell that runs meanwhile may draw
             self.idle.set()
             self.may_go.wait()
+            _set_random_state(*state)
+
+
+def _random_state() -> tuple:
+    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), gpu, np.random.get_state(), random.getstate()
+
+
+def _set_random_state(cpu, gpu, numpy_state, python_state) -> None:
+    torch.set_rng_state(cpu)
+    if gpu:
+        torch.cuda.set_rng_state_all(gpu)
+    np.random.set_state(numpy_state)
+    random.setstate(python_state)
 
 
 class _Pause(TrainerCallback):
