@@ -38,12 +38,13 @@ def lora_config(model, r: int, num_trainable_layers: int = 0) -> LoraConfig:
             f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them."
         )
     lowest = lowest_layer(model, num_trainable_layers)
-    targets = [
-        name
+    targets = {
+        name: module
         for name, module in model.named_modules()
         if _is_linear(module) and layer_of(name) >= lowest
-    ]
-    return LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets)
+    }
+    turned = any(isinstance(module, Conv1D) for module in targets.values())  # GPT-2's weights
+    return LoraConfig(r=r, lora_alpha=2 * r, target_modules=list(targets), fan_in_fan_out=turned)
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """from_pretrained with every failure in one sentence, and adapters merged into their base."""
 
+import warnings
 from pathlib import Path
 
 from peft import PeftModel
@@ -115,7 +116,8 @@ def _merged(auto_class, name: str, source: str, adapter: dict, options: dict):
     kind = AutoModelForCausalLM if causal else auto_class
     model, info = _base(kind, name, adapter, options)
     try:
-        merged = PeftModel.from_pretrained(model, source).merge_and_unload()
+        with warnings.catch_warnings(action="ignore"):  # on "meta" nothing is copied
+            merged = PeftModel.from_pretrained(model, source).merge_and_unload()
     except Exception as error:
         base = adapter.get("base_model_name_or_path")
         raise ModelError(
