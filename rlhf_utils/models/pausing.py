@@ -51,6 +51,13 @@ class PausingTraining:
         if self.error is not None:
             raise self.error
 
+    def must_be_done(self) -> None:
+        """Raises RunError for a training that waits, so that none is saved half trained."""
+        if self.error is not None:
+            raise self.error
+        if not self.ended.is_set():
+            raise RunError(f"Training is at {self.done}: run its cell again before this one.")
+
     def _go(self) -> None:
         self.idle.clear()
         self.may_go.set()

@@ -41,6 +41,8 @@ def test_a_paused_training_is_the_training_that_never_stopped(tmp_path):
         with pytest.raises(RunError, match="Run this cell again to go on") as caught:
             stopped.pausing.run()
         told.append(str(caught.value).partition(". ")[0])
+        with pytest.raises(RunError, match="Training is at step . of 8: run its cell again"):
+            stopped.pausing.must_be_done()
         torch.rand(3)  # what is drawn meanwhile is not drawn in training
     seen = []
     stopped.pausing.run(lambda log, step: seen.append((len(log), step, threading.current_thread())))
@@ -58,6 +60,7 @@ def test_a_cell_that_is_run_again_after_the_end_trains_no_more(tmp_path):
     made = trainer(tmp_path)
     made.pausing.run()
     before = losses(made)
+    made.pausing.must_be_done()
     made.pausing.run()
     assert losses(made) == before
 
@@ -66,6 +69,8 @@ def test_what_breaks_in_training_breaks_the_cell(tmp_path):
     made = trainer(tmp_path, learning_rate=1e30)
     with pytest.raises(ModelError, match=r"diverged: at step \d+ .*lower learning_rate=1e\+30"):
         made.pausing.run()
+    with pytest.raises(ModelError, match="diverged"):
+        made.pausing.must_be_done()
 
 
 def test_a_picture_that_fails_pauses_and_is_not_lost(tmp_path):
