@@ -126,7 +126,12 @@ def _check_loss(row: dict, step: int, words: int, settings: SFTSettings) -> None
     """
     for name in ("loss", "eval_loss"):
         loss = row.get(name, 0.0)
-        if not loss < 2 * math.log(words):
+        if step == 0 and not math.isfinite(loss):
+            raise ModelError(
+                f"The loss is {loss} before anything was learned: the model's weights are damaged, "
+                "so load it again or take another model."
+            )
+        if step and not loss < 2 * math.log(words):
             raise ModelError(
                 f"Training diverged: at step {step} the loss is {loss:.3g} nats a token, where one "
                 f"that knows nothing has {math.log(words):.1f}: lower "

@@ -158,3 +158,12 @@ def test_a_loss_far_above_that_of_knowing_nothing_is_divergence(row):
     with pytest.raises(ModelError, match="at step 7 the loss is .* knows nothing has 6.9"):
         sft._check_loss(row, 7, 1024, SETTINGS)
     sft._check_loss({"loss": 8.0, "learning_rate": 0.1}, 7, 1024, SETTINGS)
+
+
+def test_weights_that_are_no_numbers_are_told_before_training(tmp_path):
+    made = made_of(tmp_path, demonstrations(8), demonstrations(3))
+    with torch.no_grad():
+        made.model.get_input_embeddings().weight[:] = torch.nan
+    with pytest.raises(ModelError, match="loss is nan before anything was learned"):
+        made.train()
+    sft._check_loss({"eval_loss": 30.0}, 0, 1024, SETTINGS)  # bad, but it may learn
