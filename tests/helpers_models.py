@@ -1,7 +1,10 @@
 """Small models for the tests of models/ and fast/, and slow references for what they compute."""
 
+import copy
+
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
@@ -10,6 +13,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     OPTConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
@@ -17,7 +21,7 @@ from transformers import (
 from rlhf_utils.fast import Trunk
 from rlhf_utils.fast.plain import backbone
 from rlhf_utils.models import adapters
-from rlhf_utils.models.load import load_model
+from rlhf_utils.models.load import load_model, load_tokenizer
 
 SHORT = "Hi."
 LONG = "Explain in a few plain words why the sky is blue and the sunset is red."
@@ -132,3 +136,33 @@ def slow_logprobs(model, samples, row, temperature):
     answer = samples.answer_ids[row][samples.answer_mask[row]]
     logits = model(torch.cat([prompt, answer])[None]).logits[0].double()
     return (logits / temperature).log_softmax(-1)[len(prompt) - 1 : -1]
+
+
+def saved(folder, config=None, tokenizer=None, model=None):
+    """The name of a folder with a model, `small(config)`, and a tokenizer, the tiny one's."""
+    tokenizer = tokenizer or load_tokenizer("tiny")
+    (model or small(config or resized(LLAMA))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def resized(config, **changed):
+    """The config, with a row for each of the tiny tokenizer's 1,024 tokens and 256 positions."""
+    made = copy.deepcopy(config)
+    for name, value in ({"vocab_size": 1024, "max_position_embeddings": 256} | changed).items():
+        setattr(made, name, value)
+    return made
+
+
+def other_tokenizer(begins=False, **special):
+    """The tiny tokenizer's words without its chat template, and with these special tokens.
+
+    begins: it puts its BOS token before every text.
+    """
+    words = copy.deepcopy(load_tokenizer("tiny").backend_tokenizer)
+    if begins:
+        bos = special["bos_token"]
+        words.post_processor = TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, words.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)

@@ -14,9 +14,10 @@ from .matmul import linear
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + b + scaling · (x Aᵀ) Bᵀ of (…, I) inputs, in the dtype of x.
+    """x Wᵀ + b + scaling · (x Aᵀ) Bᵀ, (…, I) → (n, O), in the dtype of x.
 
-    Gradients go to x, A (r, I) and B (O, r); W is frozen.
+    The rows stay flat, because models like Falcon add to an output in place, which may be no view
+    made in here. Gradients go to x, A (r, I) and B (O, r); W is frozen.
     """
 
     @staticmethod
@@ -26,12 +27,11 @@ class _Product(torch.autograd.Function):
         out = linear(flat, weight, bias).addmm_(low, b.to(x.dtype).T, alpha=scaling)
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.scaling = scaling
-        return out.view(*x.shape[:-1], -1)
+        return out
 
     @staticmethod
     def backward(ctx, gradient):
         x, weight, a, b, low = ctx.saved_tensors
-        gradient = gradient.flatten(0, -2)
         low_gradient = gradient @ (ctx.scaling * b).to(x.dtype)
         for_x = None
         if ctx.needs_input_grad[0]:
@@ -59,7 +59,8 @@ class LeanLinear(Linear):
         as_made = len(self.active_adapters) == 1 and not base.weight.requires_grad
         if args or kwargs or base.weight.dtype != x.dtype or self.bare or not as_made:
             return super().forward(x, *args, **kwargs)
-        return _Product.apply(x, base.weight, base.bias, *self.adapter())
+        out = _Product.apply(x, base.weight, base.bias, *self.adapter())
+        return out.view(*x.shape[:-1], -1)
 
 
 def make_lean(model: nn.Module) -> nn.Module:

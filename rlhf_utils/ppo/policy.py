@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import ModelError, SettingError
 from ..models.adapters import add_lora, layer_of, load_lora, reference_of, unfreeze_top
 from ..models.export import save_merged
+from ..models.kinds import text_config
 from ..models.load import chat_prompt, load_model
 
 
@@ -80,7 +81,7 @@ def load_policy(model, directory: Path) -> Policy:
         )
     learned = load_file(directory / "top.safetensors")
     lowest = min(layer for name in learned if (layer := layer_of(name)) >= 0)
-    policy = Policy(unfreeze_top(model, model.config.num_hidden_layers - lowest))
+    policy = Policy(unfreeze_top(model, text_config(model.config).num_hidden_layers - lowest))
     if _trainable(model).keys() != learned.keys():
         raise ModelError(
             f"The top blocks in {directory.name}/ are not those of this model: "
@@ -98,7 +99,8 @@ def save_and_check(policy: Policy, tokenizer, start: str, folder: Path, prompt: 
     """
     policy.save(folder / "policy")
     device = policy.value_head.weight.device
-    ids = tokenizer(chat_prompt(tokenizer, prompt), return_tensors="pt").to(device)
+    asked = chat_prompt(tokenizer, prompt)
+    ids = tokenizer(asked, add_special_tokens=False, return_tensors="pt").to(device)
 
     saved = load_policy(load_model(start, torch.float32, device), folder / "policy").model
     expected = _logits(saved, ids)

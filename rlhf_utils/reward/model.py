@@ -42,8 +42,8 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.std
 
 
-def make_head(hidden_size: int, dropout: float) -> nn.Sequential:
-    """An MLP: (B, 3·H) states → WIDTH, ReLU → (B, 1) reward, with dropout before both layers.
+def make_head(size: int, dropout: float) -> nn.Sequential:
+    """An MLP: (B, size) states → WIDTH, ReLU → (B, 1) reward, with dropout before both layers.
 
     The last layer starts with std 1/√(WIDTH + 1) and bias 0 (Stiennon 2020, arXiv 2009.01325).
     """
@@ -51,9 +51,9 @@ def make_head(hidden_size: int, dropout: float) -> nn.Sequential:
     nn.init.normal_(last.weight, std=1 / (WIDTH + 1) ** 0.5)
     nn.init.zeros_(last.bias)
     return nn.Sequential(
-        Standardise(STATES * hidden_size),
+        Standardise(size),
         nn.Dropout(dropout),
-        nn.Linear(STATES * hidden_size, WIDTH),
+        nn.Linear(size, WIDTH),
         nn.ReLU(),
         nn.Dropout(dropout),
         last,
@@ -98,7 +98,7 @@ class RewardModel:
 
     def fresh_heads(self) -> Heads:
         """The model's heads as they are before training."""
-        size = self.backbone.config.hidden_size
+        size = self.reader.width()
         heads = [make_head(size, self.dropout) for _ in range(self.ensemble)]
         return Heads(heads).to(self.backbone.device)
 

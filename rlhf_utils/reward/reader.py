@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
-from ..models.load import chat_prompt
+from ..models.kinds import context_of, text_config
+from ..models.load import answer_end, chat_prompt
 
 STATES = 3  # states that the heads see of an answer
 MIDDLE = 0.6  # where the middle layer is, as a share of all layers
@@ -45,12 +46,21 @@ class PromptStates:
 class Reader:
     """Reads answers with a frozen transformer, a prompt only once for all of its answers.
 
-    max_length: in tokens, of prompt and answer together; a longer text loses its beginning.
+    max_length: in tokens, of prompt and answer together, at most the context of the transformer; a
+    longer text loses its beginning.
     """
 
     def __init__(self, backbone, tokenizer, max_length: int):
-        self.backbone, self.tokenizer, self.max_length = backbone, tokenizer, max_length
-        self.middle = round(MIDDLE * backbone.config.num_hidden_layers)
+        self.backbone, self.tokenizer = backbone, tokenizer
+        self.max_length = min(max_length, context_of(backbone.config) or max_length)
+        self.middle = round(MIDDLE * text_config(backbone.config).num_hidden_layers)
+
+    @torch.no_grad()
+    def width(self) -> int:
+        """How many numbers `read` gives of a text. A last layer may be narrower, as in OPT-350m."""
+        one = torch.ones(1, 1, dtype=torch.int64, device=self.backbone.device)
+        last, middle = self._run(one, one.bool(), DynamicCache(config=self.backbone.config))
+        return last.shape[-1] + (STATES - 1) * middle.shape[-1]
 
     @torch.no_grad()
     def read(self, texts: list[tuple[str, str]]) -> States:
@@ -74,7 +84,7 @@ class Reader:
         """
         if not texts:
             return []  # the tokenizer cannot take an empty list
-        end = self.tokenizer.eos_token
+        end = answer_end(self.tokenizer)
         openings = [chat_prompt(self.tokenizer, prompt) for prompt, _ in texts]
         wholes = [opening + answer + end for opening, (_, answer) in zip(openings, texts)]
         opening_ids = self.tokenizer(openings, add_special_tokens=False)["input_ids"]

@@ -43,6 +43,7 @@ WORDS = {
     "win_rate_reward": ("win rate by PPO's reward, ties half", ".0%"),
     "loss_before": ("held-out loss before, nats a token", ".2f"),
     "loss_heldout": ("held-out loss after, nats a token", ".2f"),
+    "left_out": ("demonstrations left out as too long", ""),
     "judgements": ("rankings", ""),
     "agreement": ("Krippendorff's alpha", ".2f"),
     "agreement_pairwise": ("annotators order a pair alike", ".0%"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers_models import adapted, close, each_family, padded_ids, seeded, small
 
-from rlhf_utils.errors import ModelError, SettingError
+from rlhf_utils.errors import SettingError
 from rlhf_utils.fast import Trunk
 from rlhf_utils.models import adapters
 from rlhf_utils.models.load import load_model
@@ -115,9 +115,15 @@ def test_what_learns_above_a_bfloat16_trunk_is_float32(layers):
 
 def test_impossible_numbers_of_layers_and_ranks_are_refused():
     model = load_model("tiny")
-    for layers in (-1, 3):
-        told = f"num_trainable_layers={layers}, but the model has 2 layers"
-        with pytest.raises(ModelError, match=told):
-            adapters.unfreeze_top(model, layers)
+    with pytest.raises(SettingError, match="num_trainable_layers=-1 must be 0"):
+        adapters.unfreeze_top(model, -1)
     with pytest.raises(SettingError, match="lora_r=0: adapters need a rank of at least 1"):
         adapters.add_lora(model, 0)
+
+
+def test_a_model_with_fewer_layers_learns_whole_and_one_line_tells(capsys):
+    """The default of 12 layers is made for a model of 30."""
+    learned = adapters.add_lora(load_model("tiny"), 2, num_trainable_layers=12)
+    numbers = {adapters.layer_of(name) for name, p in learned.named_parameters() if p.requires_grad}
+    assert numbers == {0, 1}
+    assert capsys.readouterr().out == ("num_trainable_layers=12: the model has 2, and all learn.\n")

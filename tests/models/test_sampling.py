@@ -89,7 +89,7 @@ def test_the_answer_mask_ends_with_the_eos_token(tokenizer):
 def test_rows_that_have_ended_are_sampled_no_further(tokenizer, monkeypatch):
     """One row after another ends. The loop drops them, and stops with the last."""
     sizes = []
-    draw = sampling._draw
+    draw = sampling.draw_tokens
 
     def one_ends(logits, generator):
         tokens, logprobs = draw(logits, generator)
@@ -98,7 +98,7 @@ def test_rows_that_have_ended_are_sampled_no_further(tokenizer, monkeypatch):
         sizes.append(len(logits))
         return tokens, logprobs
 
-    monkeypatch.setattr(sampling, "_draw", one_ends)
+    monkeypatch.setattr(sampling, "draw_tokens", one_ends)
     samples = sample(load_model("tiny"), tokenizer, PROMPTS * 2, 24, 1.0, seeded())
     assert samples.ended.all()
     assert len(sizes) < 24
@@ -169,7 +169,7 @@ def test_a_prompt_asked_several_times_is_read_once(tokenizer):
 def test_draws_and_their_logprobs_follow_the_logits(words):
     logits = 3 * torch.randn(1, words, generator=seeded(15))
     logits[0, :2] = -torch.inf  # never drawn
-    tokens, logprobs = sampling._draw(logits.expand(20000, -1), seeded(16))
+    tokens, logprobs = sampling.draw_tokens(logits.expand(20000, -1), seeded(16))
     close(logprobs, logits[0].log_softmax(0)[tokens], 1e-5)
     counts = torch.bincount(tokens, minlength=words).double()
     assert not counts[:2].any() and len(counts) == words
@@ -178,7 +178,7 @@ def test_draws_and_their_logprobs_follow_the_logits(words):
 
 def test_logits_that_are_nan_give_a_token_all_the_same():
     """So that `update` stops the run with a sentence, and no index out of range does."""
-    tokens, logprobs = sampling._draw(torch.full((2, 300), torch.nan), seeded())
+    tokens, logprobs = sampling.draw_tokens(torch.full((2, 300), torch.nan), seeded())
     assert ((tokens >= 0) & (tokens < 300)).all() and logprobs.isnan().all()
 
 
@@ -358,3 +358,58 @@ def test_between_checks_for_ended_rows_nothing_waits_for_the_device(
     for ids, mask, ended in zip(*(column.tolist() for column in columns)):
         length = ids.index(tokenizer.eos_token_id) + 1 if ended else 24
         assert sum(mask) == length and mask[:length] == [True] * length
+
+
+# --- an interrupt
+
+
+class Interrupted:
+    """Interrupts in the middle of one batch, or between two, as a kernel does."""
+
+    def __init__(self, monkeypatch, at):
+        self.count, self.at, self.draw = 0, at, sampling.draw_tokens
+        monkeypatch.setattr(sampling, "draw_tokens", self)
+
+    def __call__(self, logits, generator):
+        self.count += 1
+        if self.count == self.at:
+            raise KeyboardInterrupt
+        return self.draw(logits, generator)
+
+
+@pytest.mark.parametrize("at", [1, 7, 12, 20])
+def test_interrupted_sampling_goes_on_with_the_draws_of_one_that_never_stopped(
+    tokenizer, monkeypatch, at
+):
+    model, prompts = lively(tokenizer), [f"{i} {LONG[: 9 * i]}" for i in range(7)]
+
+    def answers(generator, done, track=iter):
+        how = Sampling(6, [0.8, 1.2], batch_size=4, answers=done)
+        return sampling.sample_several(model, tokenizer, prompts, how, True, generator, track)
+
+    whole = answers(seeded(9), None)
+    generator, done, counted = seeded(9), {}, []
+    Interrupted(monkeypatch, at)
+    with pytest.raises(KeyboardInterrupt):
+        answers(generator, done)
+    assert len(done) < 14 and len(done) % 4 == 0
+    before = dict(done)
+    assert answers(generator, done, lambda batches: counted.extend(batches) or batches) == whole
+    assert len(counted) == 4, "a progress bar counts those that were done, too"
+    assert len(done) == 14 and before.items() <= done.items()
+    assert answers(None, done) == whole, "nothing is left to draw"
+
+
+def test_an_interrupt_between_two_batches_loses_none(tokenizer):
+    model, prompts = lively(tokenizer), [SHORT, LONG, "Why?", "Who is it?"]
+    whole = sampling.sample_answers(model, tokenizer, prompts, Sampling(6, 1.0, 1), seeded(4))
+
+    def stops(batches):
+        yield from batches[:2]
+        raise KeyboardInterrupt
+
+    generator, how = seeded(4), Sampling(6, 1.0, 1, answers={})
+    with pytest.raises(KeyboardInterrupt):
+        sampling.sample_answers(model, tokenizer, prompts, how, generator, stops)
+    assert len(how.answers) == 2
+    assert sampling.sample_answers(model, tokenizer, prompts, how, generator) == whole

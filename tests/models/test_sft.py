@@ -8,6 +8,7 @@ from tokenizers.processors import TemplateProcessing
 from trl import SFTTrainer
 
 from rlhf_utils.data.rows import Demonstration, Prompt, load_demonstrations
+from rlhf_utils.errors import ModelError
 from rlhf_utils.models import sft
 from rlhf_utils.models.load import chat_prompt, load_model, load_tokenizer
 
@@ -100,3 +101,69 @@ def test_sft_learns_on_the_tokens_that_sampling_uses():
     assert tokenizer.bos_token_id not in row["input_ids"]
     assert row["completion_mask"] == [0] * len(asked) + [1] * answer
     assert row["input_ids"][-1] == tokenizer.eos_token_id
+
+
+# --- what is too long, and what diverges
+
+LONG = "The lake is deep and the boat is old. " * 20
+
+
+def made_of(folder, train, heldout, **changed):
+    settings = dataclasses.replace(SETTINGS, max_length=64, **changed)
+    model, tokenizer = load_model("tiny"), load_tokenizer("tiny")
+    return sft.make_trainer(model, tokenizer, train, heldout, folder, settings)
+
+
+def demonstrations(count, before="", after=""):
+    return [Demonstration(Prompt(f"{before}Say {i}."), f"{i}.{after}") for i in range(count)]
+
+
+@pytest.mark.parametrize("long", [{"before": LONG}, {"after": LONG}])
+def test_demonstrations_that_are_too_long_are_left_out_and_told(tmp_path, capsys, long):
+    short = demonstrations(12)
+    made = made_of(tmp_path, short + demonstrations(5, **long), short[:3])
+    assert len(made.train_dataset) == 12 and made.left_out == 5
+    told = capsys.readouterr().out
+    assert told.startswith("17 demonstrations, 5 of them left out")
+    assert "longer than max_length=64 tokens" in told and "more={'max_length': " in told
+    end = load_tokenizer("tiny").eos_token_id
+    assert all(row["input_ids"][-1] == end for row in made.train_dataset)
+    made.train()
+    assert all(p.isfinite().all() for p in made.model.parameters())
+    assert made.state.max_steps == dataclasses.replace(SETTINGS).num_steps(12)
+
+
+@pytest.mark.parametrize("side", ["demonstrations", "held-out demonstrations"])
+def test_nothing_left_to_learn_or_to_measure_is_one_sentence(tmp_path, side):
+    rows = [demonstrations(4), demonstrations(4, before=LONG)]
+    train, heldout = rows if side.startswith("held") else rows[::-1]
+    with pytest.raises(ModelError, match=f"^All 4 {side} are longer than max_length=64 tokens"):
+        made_of(tmp_path, train, heldout)
+
+
+def test_the_built_in_demonstrations_all_fit(tmp_path, capsys):
+    made = trainer(tmp_path)
+    assert made.left_out == 0 and not capsys.readouterr().out
+
+
+def test_training_that_diverged_stops_in_a_sentence(tmp_path):
+    made = made_of(tmp_path, demonstrations(16), demonstrations(3), learning_rate=1e30)
+    told = r"Training diverged: at step \d+ the loss is nan .* lower learning_rate=1e\+30"
+    with pytest.raises(ModelError, match=told):
+        made.train()
+
+
+@pytest.mark.parametrize("row", [{"loss": 45.0}, {"eval_loss": float("inf")}, {"loss": 13.9}])
+def test_a_loss_far_above_that_of_knowing_nothing_is_divergence(row):
+    with pytest.raises(ModelError, match="at step 7 the loss is .* knows nothing has 6.9"):
+        sft._check_loss(row, 7, 1024, SETTINGS)
+    sft._check_loss({"loss": 8.0, "learning_rate": 0.1}, 7, 1024, SETTINGS)
+
+
+def test_weights_that_are_no_numbers_are_told_before_training(tmp_path):
+    made = made_of(tmp_path, demonstrations(8), demonstrations(3))
+    with torch.no_grad():
+        made.model.get_input_embeddings().weight[:] = torch.nan
+    with pytest.raises(ModelError, match="loss is nan before anything was learned"):
+        made.train()
+    sft._check_loss({"eval_loss": 30.0}, 0, 1024, SETTINGS)  # bad, but it may learn

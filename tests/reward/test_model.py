@@ -98,7 +98,7 @@ def test_only_the_heads_learn():
 def test_head_layers_and_start():
     """The last layer starts with std 1/√65, so that an untrained reward spreads by about 1."""
     torch.manual_seed(0)
-    head = make_head(1024, dropout=0.3)
+    head = make_head(3072, dropout=0.3)
     kinds = ["Standardise", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
     assert [type(layer).__name__ for layer in head] == kinds
     assert head[1].p == head[4].p == 0.3
