@@ -94,7 +94,7 @@ def _with_labels_of_adapter(config, folder: Path):
     adapter = folder / "adapter_model.safetensors"
     if adapter.is_file() and not (folder / "config.json").is_file():
         with safe_open(adapter, "pt") as file:
-            heads = [key for key in file.keys() if re.search(r"(score|classifier).*\.weight$", key)]
+            heads = filter(re.compile(r"(score|classifier).*\.weight$").search, file.keys())
             sizes = [file.get_slice(key).get_shape()[0] for key in heads]
         if not sizes:
             raise ModelError(f"The adapter {str(folder)!r} brings no head that gives a score.")

@@ -177,7 +177,14 @@ def standardise_by(heads: Heads, states: States, groups: list[Group]) -> None:
 
 
 def make_optimizer(heads: Heads, learning_rate: float, steps: int) -> tuple:
-    """AdamW, and a schedule that lets the learning rate fall linearly to 0 over `steps` steps."""
+    """AdamW, and a schedule that lets the learning rate fall linearly to 0 over `steps` steps.
+
+    Raises SettingError.
+    """
+    if not 0 < learning_rate < math.inf:
+        raise SettingError(f"head_learning_rate={learning_rate} must be above 0, such as 0.001.")
+    if steps < 1:
+        raise SettingError("head_epochs must be at least 1.")
     optimizer = torch.optim.AdamW(
         heads.parameters(), lr=learning_rate, weight_decay=0.1, fused=True
     )
