@@ -6,12 +6,19 @@ import types
 import pytest
 import torch
 from helpers_reward import classifier, make_model
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from rlhf_utils.errors import ModelError, SettingError
+from rlhf_utils.models.load import load_model
 from rlhf_utils.reward import classifier as classifier_module
 from rlhf_utils.reward.classifier import ClassifierReward
 from rlhf_utils.reward.functions import digest_of, load_reward
@@ -84,6 +91,16 @@ def test_a_name_gives_the_model_or_the_function(mine, tmp_path):
     assert load_reward(str(tmp_path), trained=None)(**call) == own
     assert load_reward("mine:category", trained=None)(**call) == [1.0, 0.0, 1.0]
     assert load_reward("mine:length", trained=None)(**call) == [len(c) for c in COMPLETIONS]
+
+
+def test_a_saved_model_reads_on_as_before(tmp_path):
+    """Report cards are made after saving: in bfloat16, what is saved in float32 scores alike."""
+    model = make_model(load_model("tiny", torch.bfloat16, auto_class=AutoModel), ensemble=2)
+    before = model.raw(PROMPTS, COMPLETIONS)
+    model.save(tmp_path)
+    assert torch.equal(model.raw(PROMPTS, COMPLETIONS), before)
+    assert model.backbone.dtype == torch.bfloat16
+    assert load_file(tmp_path / "model.safetensors")["norm.weight"].dtype == torch.float32
 
 
 @pytest.mark.parametrize(
