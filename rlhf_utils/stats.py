@@ -35,9 +35,8 @@ def clustered_interval(
     """The 95% percentile interval of Σ successes / Σ counts, drawing whole items with replacement.
 
     Item i holds counts[i] pairs, which hang together. An item without pairs says nothing and is
-    left out. Fewer than two items give (0, 1). Where all draws agree (all right, or all wrong), it
-    is Wilson's interval with one case an item; with fewer than FEW items, whichever end of the two
-    is further out.
+    left out. Fewer than two items give (0, 1). Where all are right, all are wrong, or there
+    are fewer than FEW items, it reaches as far as Wilson's interval with one case an item.
     """
     successes, counts = np.asarray(successes, dtype=float), np.asarray(counts, dtype=float)
     successes, counts = successes[counts > 0], counts[counts > 0]
@@ -53,10 +52,11 @@ def clustered_interval(
         rng=np.random.default_rng(seed),
     )
     low, high = (float(end) for end in found.confidence_interval)
-    if low < high and len(counts) >= FEW:
+    share = successes.sum() / counts.sum()
+    if len(counts) >= FEW and 0 < share < 1:
         return low, high
-    by_items = wilson(successes.sum() / counts.sum() * len(counts), len(counts))
-    return (min(low, by_items[0]), max(high, by_items[1])) if low < high else by_items
+    by_items = wilson(share * len(counts), len(counts))
+    return min(low, by_items[0]), max(high, by_items[1])
 
 
 def bootstrap_by_prompt(
