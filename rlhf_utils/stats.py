@@ -9,6 +9,9 @@ from scipy.stats import bootstrap
 
 from .errors import PPOError
 
+FEW = 20  # items; the bootstrap of fewer is too narrow
+DRAWN_AT_ONCE = 2_000_000  # numbers; bounds the memory of a bootstrap of many items
+
 
 def wilson(successes: float, count: int) -> tuple[float, float]:
     """The 95% interval of a proportion (Wilson 1927); (0, 1) where nothing was counted.
@@ -22,7 +25,8 @@ def wilson(successes: float, count: int) -> tuple[float, float]:
     spread = z * z / count
     middle = share + spread / 2
     half = z * np.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return float((middle - half) / (1 + spread)), float((middle + half) / (1 + spread))
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return float(max(min(low, share), 0)), float(min(max(high, share), 1))  # rounding left out
 
 
 def clustered_interval(
@@ -31,30 +35,36 @@ def clustered_interval(
     """The 95% percentile interval of Σ successes / Σ counts, drawing whole items with replacement.
 
     Item i holds counts[i] pairs, which hang together. An item without pairs says nothing and is
-    left out. Fewer than two items give (0, 1).
+    left out. Fewer than two items give (0, 1). Where all are right, all are wrong, or there
+    are fewer than FEW items, it reaches as far as Wilson's interval with one case an item.
     """
-    counts = np.asarray(counts, dtype=float)
-    counted = counts > 0
-    if counted.sum() < 2:
+    successes, counts = np.asarray(successes, dtype=float), np.asarray(counts, dtype=float)
+    successes, counts = successes[counts > 0], counts[counts > 0]
+    if len(counts) < 2:
         return 0.0, 1.0
     found = bootstrap(
-        (np.asarray(successes, dtype=float)[counted], counts[counted]),
+        (successes, counts),
         lambda successes, counts, axis: successes.sum(axis) / counts.sum(axis),
         paired=True,
         method="percentile",
         n_resamples=draws,
-        batch=100,  # all draws at once would need draws × items numbers
+        batch=int(np.clip(DRAWN_AT_ONCE // len(counts), 1, 100)),
         rng=np.random.default_rng(seed),
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    low, high = (float(end) for end in found.confidence_interval)
+    share = successes.sum() / counts.sum()
+    if len(counts) >= FEW and 0 < share < 1:
+        return low, high
+    by_items = wilson(share * len(counts), len(counts))
+    return min(low, by_items[0]), max(high, by_items[1])
 
 
 def bootstrap_by_prompt(
     values, prompts: list[str], draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95% percentile interval of the mean of `values` (N,), drawing whole prompts.
+    """The 95% interval of the mean of `values` (N,) from 0 to 1, drawing whole prompts.
 
-    prompts: (N,) the prompt of each value. Fewer than two different prompts give (0, 1).
+    prompts: (N,) the prompt of each value. See clustered_interval for few prompts.
     """
     values = pd.Series(np.asarray(values, dtype=float))
     by_prompt = values.groupby(list(prompts), sort=False)
@@ -73,12 +83,12 @@ def finite_scores(found, count: int, who: str = "The reward") -> list[float]:
     """
     if hasattr(found, "tolist"):
         found = found.tolist()
-    if not isinstance(found, Iterable):
-        raise _no_scores(who, count, repr(found))
+    if not isinstance(found, Iterable) or isinstance(found, (dict, set, frozenset, str, bytes)):
+        raise _no_scores(who, count, _shown(found))
     scores = list(found)
     for number, score in enumerate(scores, 1):
         if not _is_finite(score):
-            raise _no_scores(who, count, f"{score!r} for answer {number}")
+            raise _no_scores(who, count, f"{_shown(score)} for answer {number}")
     if len(scores) != count:
         raise _no_scores(who, count, f"{len(scores)} of them")
     return [float(score) for score in scores]
@@ -90,8 +100,16 @@ def _no_scores(who: str, count: int, gave: str) -> PPOError:
     )
 
 
+def _shown(value) -> str:
+    """The value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}… ({type(value).__name__})"
+
+
 def _is_finite(score) -> bool:
-    """Whether float32 holds it; also for the scalars of numpy and torch."""
+    """Whether it is a number that float32 holds; also for the scalars of numpy and torch."""
+    if isinstance(score, (str, bytes)):  # float() would read "1"
+        return False
     try:
         return abs(float(score)) <= float(np.finfo(np.float32).max)
     except (TypeError, ValueError, OverflowError):

@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, LlamaConfig, LlamaForSequenceClassification
 
 from rlhf_utils.data.rows import Prompt
 from rlhf_utils.models.load import chat_prompt, load_model, load_tokenizer
@@ -100,3 +100,27 @@ def slow_members(model: RewardModel, prompts: list[str], answers: list[str]) -> 
         states = slow_states(model, prompt, answer)
         rows.append(torch.stack([head(states)[0] for head in model.heads]))
     return torch.stack(rows)
+
+
+def classifier(folder, labels, template: bool = True, **options) -> str:
+    """A random classifier on disk, with the built-in tokenizer under its own chat template.
+
+    labels: how many, or their names.
+    """
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+        if template
+        else None
+    )
+    named = {"num_labels": labels}
+    if not isinstance(labels, int):
+        named = {"id2label": dict(enumerate(labels)), "label2id": {}}
+    size = {"hidden_size": 16, "intermediate_size": 32, "vocab_size": len(tokenizer)}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.5}
+    padding = {"pad_token_id": tokenizer.pad_token_id}
+    config = LlamaConfig(**named | size | layers | padding | options)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

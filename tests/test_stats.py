@@ -121,6 +121,54 @@ def test_bootstrap_of_one_prompt_says_nothing():
     assert stats.bootstrap_by_prompt([1, 0, 1, 0], ["a"] * 4) == (0.0, 1.0)
 
 
+def test_all_right_is_not_surely_right():
+    """Seven prompts all right: Wilson's interval of 7 of 7; what hangs together counts once."""
+    prompts = [str(number) for number in range(7)]
+    found = stats.bootstrap_by_prompt([1.0] * 7, prompts)
+    assert found == stats.wilson(7, 7) and found == (pytest.approx(0.6457, abs=1e-4), 1)
+    assert stats.bootstrap_by_prompt([1.0] * 21, prompts * 3) == found
+    low, high = stats.bootstrap_by_prompt([0.0] * 7, prompts)
+    assert (low, high) == (0, pytest.approx(1 - found[0]))
+    low, high = stats.bootstrap_by_prompt([1.0, 0.0] * 7, [p for p in prompts for _ in range(2)])
+    assert low < 0.5 < high, "every draw of whole prompts would give one half"
+    assert stats.clustered_interval([1.0] * 5000, [1] * 5000)[0] > 0.999
+
+
+def test_few_prompts_have_wide_intervals():
+    """Of 400 samples of six prompts, nearly all intervals hold the truth of 0.7."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        low, high = stats.bootstrap_by_prompt(*simulated(rng, 6, 2), draws=200)
+        covered += low <= 0.7 <= high
+    assert covered / 400 > 0.93
+
+
+def test_a_bootstrap_of_many_items_draws_fewer_at_once(monkeypatch):
+    wins, counts = list(np.random.default_rng(0).integers(0, 2, 3000)), [1] * 3000
+    whole = stats.clustered_interval(wins, counts, draws=200)
+    monkeypatch.setattr(stats, "DRAWN_AT_ONCE", 10_000)
+    assert stats.clustered_interval(wins, counts, draws=200) == whole
+
+
+# --- lengths
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("Water, please.", 2),
+        ("Because.", 1),
+        ("", 0),
+        ("ねこがねる", 5),
+        ("我喝茶 tea", 4),
+        ("แมวนอน", 6),
+        ("물을 마셔요", 2),
+    ],
+)
+def test_answer_length(text, length):
+    assert stats.answer_length(text) == length
+
+
 # --- scores of a reward
 
 
@@ -151,6 +199,10 @@ def test_scores_come_as_floats(found):
         ([1.0, 2.0, 1e39], "1e+39 for answer 3"),  # float32 cannot hold it
         ([10**40, 1.0, 2.0], f"{10**40} for answer 1"),
         ([[1.0], 1.0, 2.0], "[1.0] for answer 1"),
+        (["1.0", 1.0, 2.0], "'1.0' for answer 1"),
+        ("123", "'123'"),
+        ({"a": 1.0, "b": 2.0, "c": 3.0}, "{'a': 1.0, 'b': 2.0, 'c': 3.0}"),
+        ("x" * 999, f"'{'x' * 199}… (str)"),
     ],
 )
 def test_what_is_no_score_is_named(found, told):

@@ -26,12 +26,12 @@ def calibration(margins, bins: int = 8) -> dict:
     """How sure the model is, σ(|margin|), and how often it is right, in bins of equal count.
 
     `ece` is the expected calibration error Σ_bins (share of pairs)·|mean confidence − accuracy|
-    (Naeini 2015; Guo 2017, arXiv 1706.04599).
+    (Naeini 2015; Guo 2017, arXiv 1706.04599); NaN without pairs.
     """
     margins = np.asarray(margins, dtype=float)
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
     right = correct(margins)
-    rows, ece = [], 0.0
+    rows, ece = [], 0.0 if len(margins) else float("nan")
     for few in np.array_split(np.argsort(confidence, kind="stable"), bins):
         if not len(few):
             continue

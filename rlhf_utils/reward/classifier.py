@@ -1,6 +1,6 @@
 """A sequence classifier as the reward model: it scores answers; TRL fine-tunes all its weights.
 
-Any classifier of one or two classes will do. What `train_classifier` makes loads in plain
+labels.py says which of several labels is paid for. What `train_classifier` makes loads in plain
 transformers.
 """
 
@@ -8,13 +8,15 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
 
-from ..data.rows import in_parts
+from ..data.rows import MARK, in_parts, messages_of
 from ..errors import ModelError
 from ..models.load import load_from, load_tokenizer, pick_device
 from ..preferences.pairs import Pair
 from ..stats import correct
+from .labels import log_odds, paid_label
 
 LONGEST = 1024  # tokens of prompt and answer that a classifier reads
 TEXTS_PER_PASS = 16
@@ -24,70 +26,87 @@ PAIRS_PER_STEP = 8
 class ClassifierReward:
     """A sequence classifier with its own tokenizer and chat template.
 
-    Its one logit is the score; of two logits, the second (good) less the first (bad).
+    label: the one that is paid for; may be empty where there is no doubt. Raises ModelError for a
+    model that is no classifier, and SettingError for a label that it does not have.
     """
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float32, device="cpu"):
+    def __init__(self, name: str, dtype: torch.dtype = torch.float32, device="cpu", label=""):
         self.tokenizer = load_from(AutoTokenizer, name)
         self.model, loaded = load_from(
             AutoModelForSequenceClassification, name, dtype=dtype, output_loading_info=True
         )
+        if loaded["missing_keys"]:  # transformers would go on with a random head
+            raise ModelError(
+                f"{name!r} is no sequence classifier: it has no weights for "
+                f"{', '.join(sorted(loaded['missing_keys']))}."
+            )
         self.model.to(device).eval()
-        config = self.model.config
-        if config.pad_token_id is None:
-            config.pad_token_id = self.tokenizer.pad_token_id
-        _check_classifier(name, config, loaded["missing_keys"])
-        self.tokenizer.pad_token_id = config.pad_token_id
+        self.label = paid_label(name, self.model.config, label)
         self.tokenizer.padding_side = "right"  # positions count from the left
-        positions = getattr(config, "max_position_embeddings", LONGEST)
-        longest = min(self.tokenizer.model_max_length, positions, LONGEST)
+        self.pads = _set_padding(self.model, self.tokenizer)
+        longest = min(self.tokenizer.model_max_length, positions_of(self.model), LONGEST)
         self.tokenizer.model_max_length = longest
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         scores = []
-        for few in in_parts(list(zip(prompts, completions)), TEXTS_PER_PASS):
+        at_once = TEXTS_PER_PASS if self.pads else 1
+        for few in in_parts(list(zip(prompts, completions)), at_once):
             encoded = encode_conversations(
-                self.tokenizer, *zip(*few), padding=True, return_tensors="pt"
+                self.tokenizer, *zip(*few), padding=self.pads, return_tensors="pt"
             )
             logits = self.model(**encoded.to(self.model.device)).logits.float()
-            bad = logits[:, 0] if logits.shape[1] == 2 else 0
-            scores += (logits[:, -1] - bad).tolist()
+            scores += log_odds(logits, self.label, self.model.config.problem_type).tolist()
         return scores
 
 
-def _check_classifier(name: str, config, missing_keys) -> None:
-    if missing_keys:  # transformers would go on with a random head
-        raise ModelError(
-            f"{name!r} is no sequence classifier: it has no weights for "
-            f"{', '.join(sorted(missing_keys))}."
-        )
-    if config.num_labels > 2:
-        raise ModelError(
-            f"{name!r} tells {config.num_labels} classes apart: a reward needs one logit, or two "
-            "(bad, good)."
-        )
-    if config.pad_token_id is None:
-        raise ModelError(
-            f"{name!r} has no padding token, so answers cannot be scored together: set "
-            "pad_token_id in its config."
-        )
+def _set_padding(model: nn.Module, tokenizer) -> bool:
+    """Gives both the same token for padding; False if none has an embedding."""
+    size = model.get_input_embeddings().num_embeddings
+    for pad in (model.config.pad_token_id, tokenizer.pad_token_id):
+        if pad is not None and 0 <= pad < size:
+            model.config.pad_token_id = tokenizer.pad_token_id = pad
+            return True
+    model.config.pad_token_id = None  # a model that pools at the last token then takes the last
+    return False
+
+
+def positions_of(model: nn.Module) -> int:
+    """How many tokens the model has positions for; LONGEST if any number will do.
+
+    RoBERTa and its kin begin to count after the padding token's row.
+    """
+    named = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
+    found = [named] if named > 0 else []  # XLNet says −1
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            before = 0 if module.padding_idx is None else module.padding_idx + 1
+            found.append(module.num_embeddings - before)
+    return min(found, default=LONGEST)
 
 
 def encode_conversations(tokenizer, prompts: list[str], answers: list[str], **options):
     """Each prompt and answer under the tokenizer's chat template; without one, as a pair of texts.
 
-    What is longer than `tokenizer.model_max_length` loses its beginning.
+    What is longer than `tokenizer.model_max_length` loses its beginning. Raises ModelError for a
+    template that cannot write a prompt.
     """
     tokenizer.truncation_side = "left"
     options["truncation"] = True
     if tokenizer.chat_template is None:
-        return tokenizer(list(prompts), list(answers), **options)
-    conversations = []
-    for prompt, answer in zip(prompts, answers):
-        asked = {"role": "user", "content": prompt}
-        conversations.append([asked, {"role": "assistant", "content": answer}])
-    texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+        plain = [prompt.replace(MARK, "") for prompt in prompts]
+        return tokenizer(plain, list(answers), **options)
+    conversations = [
+        [*messages_of(prompt), {"role": "assistant", "content": answer}]
+        for prompt, answer in zip(prompts, answers)
+    ]
+    try:
+        texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+    except Exception as error:  # whatever the template, which is a program, raises
+        raise ModelError(
+            f"The chat template of the classifier {tokenizer.name_or_path!r} cannot write a "
+            f"prompt such as {prompts[0][:80]!r}: {error}."
+        ) from error
     return tokenizer(texts, add_special_tokens=False, **options)
 
 
@@ -139,6 +158,8 @@ def train_classifier(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    if not all(weight.isfinite().all() for weight in trainer.model.parameters()):
+        raise ModelError("The classifier's training diverged: its weights are not finite.")
     trainer.model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

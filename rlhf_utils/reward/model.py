@@ -136,9 +136,19 @@ class RewardModel:
         raw = self._combined(members)
         self.mean, self.std = raw.mean().item(), max(raw.std().item(), 1e-6)
 
+    def _tensors(self) -> list[tuple[str, torch.Tensor]]:
+        return [*self.backbone.named_parameters(), *self.backbone.named_buffers()]
+
     def save(self, directory: Path) -> None:
-        """Writes the backbone as a plain transformers folder, with the heads and settings in it."""
-        save_merged(self.backbone, self.tokenizer, directory)
+        """Writes the backbone as a plain transformers folder, with the heads and settings in it.
+
+        The model reads on as before.
+        """
+        dtypes = {name: tensor.dtype for name, tensor in self._tensors()}
+        save_merged(self.backbone, self.tokenizer, directory)  # turns it into float32
+        for name, tensor in self._tensors():
+            tensor.data = tensor.data.to(dtypes[name])
+        self.backbone.config.use_cache = False
         save_file(self.heads.state_dict(), directory / "head.safetensors")
         settings = {
             "states": STATES,

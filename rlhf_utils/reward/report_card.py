@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..errors import DataError
+from ..errors import DataError, ExplainedError
 from ..preferences.filler import filler
 from ..preferences.pair_files import read_pairs
 from ..preferences.pairs import Item, Pair, usable_pairs
 from ..preferences.rubric import gold_score
-from ..stats import bootstrap_by_prompt, correct, wilson
+from ..stats import UNSPACED, answer_length, bootstrap_by_prompt, correct
 from .calibration import calibration, fit_temperature
 from .model import load_reward_model
 from .refusals import refusal_report
@@ -51,8 +51,8 @@ def margins(score, pairs: list[Pair]) -> torch.Tensor:
 
 
 def longer_of_pairs(pairs: list[Pair]) -> np.ndarray:
-    """(N,) words of chosen minus words of rejected: the margins of "the longer answer wins"."""
-    return np.array([len(pair.chosen.split()) - len(pair.rejected.split()) for pair in pairs])
+    """(N,) length of chosen minus length of rejected: the margins of "the longer answer wins"."""
+    return np.array([answer_length(pair.chosen) - answer_length(pair.rejected) for pair in pairs])
 
 
 def gold_of_pairs(pairs: list[Pair]) -> np.ndarray:
@@ -70,17 +70,27 @@ def gold_of_pairs(pairs: list[Pair]) -> np.ndarray:
 def bag_of_words(train: list[Pair], heldout: list[Pair]) -> np.ndarray:
     """(N,) held-out margins of a logistic regression on single words and word pairs.
 
-    What this reaches needs no language model: single words tell which answer people like.
+    What this reaches needs no language model: single words tell which answer people like. Where
+    a script has no spaces, a character is a word. NaN with one pair, or where no two answers share
+    a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    if len(train) < 2:
-        return np.zeros(len(heldout))
     words = TfidfVectorizer(
-        ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[?!]"
+        preprocessor=lambda answer: UNSPACED.sub(r" \g<0> ", answer.lower()),
+        ngram_range=(1, 2),
+        min_df=2,
+        sublinear_tf=True,
+        token_pattern=r"(?u)\b\w+\b|[?!]",
     )
-    words.fit([answer for pair in train for answer in (pair.chosen, pair.rejected)])
+    unknown = np.full(len(heldout), np.nan)
+    if len(train) < 2:
+        return unknown
+    try:
+        words.fit([answer for pair in train for answer in (pair.chosen, pair.rejected)])
+    except ValueError:  # no word is left
+        return unknown
 
     def difference(pairs: list[Pair]):
         chosen = words.transform([pair.chosen for pair in pairs])
@@ -96,18 +106,6 @@ def bag_of_words(train: list[Pair], heldout: list[Pair]) -> np.ndarray:
 # --- where it is right
 
 
-def interval(right, prompts: list[str], draws: int = 2000) -> tuple[float, float]:
-    """The 95% interval of the share of pairs that are right, drawing whole prompts.
-
-    Where every draw would be the same (all pairs right), it is Wilson's, with one case a prompt.
-    """
-    low, high = bootstrap_by_prompt(right, prompts, draws)
-    if low < high:
-        return low, high
-    count = len(set(prompts))
-    return wilson(float(np.mean(right)) * count, count)
-
-
 def accuracy_by(pairs: list[Pair], margins, name: Callable[[Pair], str]) -> list[dict]:
     """One row of `name`, `pairs`, `accuracy` and `ci` for each value of name(pair), sorted."""
     table = pd.DataFrame(
@@ -120,7 +118,7 @@ def accuracy_by(pairs: list[Pair], margins, name: Callable[[Pair], str]) -> list
     rows = []
     for value, few in table.groupby("name"):
         accuracy = float(few["right"].mean())
-        ci = interval(few["right"], few["prompt"], 500)
+        ci = bootstrap_by_prompt(few["right"], few["prompt"], 500)
         rows.append({"name": value, "pairs": len(few), "accuracy": accuracy, "ci": ci})
     return rows
 
@@ -131,7 +129,7 @@ def length_bin(pair: Pair) -> str:
 
 
 def length_correlation(pairs: list[Pair], chosen, rejected) -> float:
-    """Pearson's correlation of reward and words, each less its mean over the prompt's answers.
+    """Pearson's correlation of reward and length, each less its mean over the prompt's answers.
 
     NaN without spread.
     """
@@ -141,9 +139,9 @@ def length_correlation(pairs: list[Pair], chosen, rejected) -> float:
         rows.append((pair.prompt.text, pair.rejected, float(of_rejected)))
     table = pd.DataFrame(rows, columns=["prompt", "answer", "reward"])
     table = table.drop_duplicates(["prompt", "answer"])
-    table["words"] = table.pop("answer").str.split().str.len()
-    centred = table[["words", "reward"]] - table.groupby("prompt").transform("mean")
-    return float(centred["words"].corr(centred["reward"]))
+    table["length"] = table.pop("answer").map(answer_length).astype(int)
+    centred = table[["length", "reward"]] - table.groupby("prompt").transform("mean")
+    return float(centred["length"].corr(centred["reward"]))
 
 
 def directness(pairs: list[Pair], margins) -> dict:
@@ -187,15 +185,17 @@ def mistakes(pairs: list[Pair], margins) -> list[dict]:
 def report_of_pairs(heldout: list[Pair], chosen, rejected, temperature: float) -> dict:
     """The report card, but for what needs the rubric, other pairs or more training.
 
-    chosen, rejected: (N,) rewards. temperature: fitted on other pairs.
+    chosen, rejected: (N,) rewards. temperature: fitted on other pairs. Of fewer than FEWEST_PAIRS
+    pairs there is no calibration.
     """
     margins = np.asarray(chosen, dtype=float) - np.asarray(rejected, dtype=float)
     right, prompts = correct(margins), [pair.prompt.text for pair in heldout]
-    as_trained, scaled = calibration(margins), calibration(margins / temperature)
+    told = margins if len(heldout) >= FEWEST_PAIRS else margins[:0]
+    as_trained, scaled = calibration(told), calibration(told / temperature)
     report = {
         "pairs": len(heldout),
         "accuracy": float(right.mean()),
-        "accuracy_ci": interval(right, prompts),
+        "accuracy_ci": bootstrap_by_prompt(right, prompts),
         "longer": float(correct(longer_of_pairs(heldout)).mean()),
         "temperature": temperature,
         "calibration": as_trained,
@@ -250,7 +250,7 @@ def full_report(
         sides = pair_rewards(score, other)
         right = correct(sides[0] - sides[1])
         report["accuracy_ood"] = float(right.mean())
-        report["accuracy_ood_ci"] = interval(right, [pair.prompt.text for pair in other])
+        report["accuracy_ood_ci"] = bootstrap_by_prompt(right, [pair.prompt.text for pair in other])
         rewards["other categories"] = torch.cat(sides).tolist()
     return report, rewards
 
@@ -269,6 +269,8 @@ def main(arguments: list[str]) -> None:
         )
     folder, source = arguments
     pairs = [pair for pair in usable_pairs(read_pairs(source))[0] if not pair.tie]
+    if not pairs:
+        raise DataError(f"{source} holds no pair of which one answer is preferred.")
     leads = margins(load_reward_model(folder).raw, pairs)
     subsets = accuracy_by(pairs, leads, lambda pair: pair.subset or "all")
     for row in subsets:
@@ -281,4 +283,8 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except ExplainedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -46,7 +46,9 @@ def rows(report: dict) -> list[dict]:
     found = []
     for question, name, form, beside in questions:
         value = report[name]
-        if not math.isnan(value):
+        if name == "bag_of_words" and math.isnan(value):
+            found.append({"held out": question, "value": "–", "beside it": "too few shared words"})
+        elif not math.isnan(value):
             found.append({"held out": question, "value": f"{value:{form}}", "beside it": beside})
     value, beside = _calibration(report)
     return [*found, {"held out": "How sure minus how right", "value": value, "beside it": beside}]

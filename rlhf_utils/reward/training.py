@@ -5,6 +5,7 @@ arXiv 2009.01325). All pairs of a prompt go into one step (Ouyang 2022, arXiv 22
 Left out: the heads learning together with adapters, which gained nothing on these data.
 """
 
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from ..data.rows import in_parts, split_by_prompt
+from ..errors import DataError, RunError, SettingError
 from ..preferences.pairs import Pair, check_split
 from ..stats import correct
 from .model import Heads, RewardModel
@@ -34,15 +36,34 @@ def split_pairs(
 ) -> tuple[list[Pair], list[Pair], list[Pair], list[Pair]]:
     """(train, validation, held out, other categories); a prompt is on one side only.
 
-    A tie is neither right nor wrong: only `train` keeps it.
+    A tie is neither right nor wrong: only `train` keeps it. Too few prompts for a share of them
+    leave validation empty. Raises DataError where nothing is left to learn from or to judge by.
     """
     own = [pair for pair in pairs if pair.split != "other"]
     learned, heldout = split_by_prompt(own, heldout_fraction, seed)
-    train, validation = split_by_prompt(learned, validation_fraction, seed + 1)
+    train, validation = _split_validation(learned, validation_fraction, seed + 1)
     other = [pair for pair in pairs if pair.split == "other"]
     check_split(learned, heldout + other)
+    for name, few in (("to learn from", train), ("held out", heldout)):
+        if all(pair.tie for pair in few):
+            raise DataError(
+                f"All {len(few)} pairs {name} are ties: give pairs of which one answer is "
+                "preferred, or another seed, which draws other prompts."
+            )
     judged = [[pair for pair in few if not pair.tie] for few in (validation, heldout, other)]
     return train, *judged
+
+
+def _split_validation(pairs: list[Pair], fraction: float, seed: int) -> tuple[list, list]:
+    prompts = len({pair.prompt.text for pair in pairs})
+    if not fraction >= 0 or round(fraction * prompts) >= prompts:
+        raise SettingError(
+            f"validation_fraction={fraction} of {prompts} prompts leaves none to learn from: "
+            "give a share such as 0.05."
+        )
+    if round(fraction * prompts) == 0:
+        return pairs, []
+    return split_by_prompt(pairs, fraction, seed)
 
 
 @dataclass
@@ -54,14 +75,20 @@ class Group:
     pairs: list[tuple[int, int]] = field(default_factory=list)  # (chosen, rejected) in `answers`
     weights: list[float] = field(default_factory=list)  # of the pairs
     judged: int = 0  # judgements; a tie is one, but gives two pairs
+    places: dict[str, int] = field(default_factory=dict, repr=False)  # of answers in `answers`
 
     def add(self, pair: Pair) -> None:
-        """Its confidence is its weight, 1 if unknown. A tie counts half each way."""
-        for answer in (pair.chosen, pair.rejected):
-            if answer not in self.answers:
-                self.answers.append(answer)
-        chosen, rejected = self.answers.index(pair.chosen), self.answers.index(pair.rejected)
+        """Its confidence is its weight, 1 if unknown. A tie counts half each way.
+
+        Raises DataError for a confidence that is no weight.
+        """
+        chosen, rejected = self._place(pair.chosen), self._place(pair.rejected)
         weight = 1.0 if pair.confidence is None else pair.confidence
+        if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
+            raise DataError(
+                f"The confidence of a pair is {weight!r}, but must be a number from 0 to 1; its "
+                f"prompt is {pair.prompt.text[:80]!r}."
+            )
         if pair.tie:
             self.pairs += [(chosen, rejected), (rejected, chosen)]
             self.weights += [weight / 2, weight / 2]
@@ -69,6 +96,13 @@ class Group:
             self.pairs.append((chosen, rejected))
             self.weights.append(weight)
         self.judged += 1
+
+    def _place(self, answer: str) -> int:
+        """Where the answer stands in `answers`; a new one is added."""
+        if answer not in self.places:
+            self.places[answer] = len(self.answers)
+            self.answers.append(answer)
+        return self.places[answer]
 
     @property
     def texts(self) -> list[tuple[str, str]]:
@@ -143,12 +177,30 @@ def standardise_by(heads: Heads, states: States, groups: list[Group]) -> None:
 
 
 def make_optimizer(heads: Heads, learning_rate: float, steps: int) -> tuple:
-    """AdamW, and a schedule that lets the learning rate fall linearly to 0 over `steps` steps."""
+    """AdamW, and a schedule that lets the learning rate fall linearly to 0 over `steps` steps.
+
+    Raises SettingError.
+    """
+    if not 0 < learning_rate < math.inf:
+        raise SettingError(f"head_learning_rate={learning_rate} must be above 0, such as 0.001.")
+    if steps < 1:
+        raise SettingError("head_epochs must be at least 1.")
     optimizer = torch.optim.AdamW(
         heads.parameters(), lr=learning_rate, weight_decay=0.1, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     return optimizer, schedule
+
+
+def check_trained(heads: Heads, loss: float, learning_rate: float) -> None:
+    """Raises RunError if the loss or a weight of the heads is no finite number."""
+    if math.isfinite(loss) and all(weight.isfinite().all() for weight in heads.parameters()):
+        return
+    raise RunError(
+        f"Training diverged: the loss is {loss:.3g} or a weight is not finite with "
+        f"head_learning_rate={learning_rate:g}. Nothing was saved: take a smaller one, such as "
+        "0.001."
+    )
 
 
 def fit_heads(

@@ -12,6 +12,7 @@ from rlhf_utils.evaluation import compare
 from rlhf_utils.preferences.rubric import GOLD_WEIGHTS, gold_score, rubric
 from rlhf_utils.show.comparison import two_judges
 from rlhf_utils.show.text import headline
+from rlhf_utils.stats import wilson
 
 PROMPTS = [
     Prompt("h1", "harmful"),
@@ -49,8 +50,8 @@ def pair_of(prompt: Prompt, before: str, after: str, rewards=(0.0, 1.0)) -> comp
 def test_win_rate_ties_count_half():
     rate, (low, high) = compare.win_rate([2, -2, 0, 0], list("abcd"))
     assert rate == 0.5 and low < 0.5 < high
-    assert compare.win_rate([1, 1], ["a", "b"]) == (1.0, (1.0, 1.0))
-    assert compare.win_rate([0, 0], ["a", "b"]) == (0.5, (0.5, 0.5))
+    assert compare.win_rate([1, 1], ["a", "b"]) == (1.0, wilson(2, 2))
+    assert compare.win_rate([0, 0], ["a", "b"]) == (0.5, wilson(1, 2))
 
 
 def test_a_gain_of_rounding_alone_is_a_tie():

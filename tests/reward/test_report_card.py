@@ -19,7 +19,6 @@ from rlhf_utils.reward.report_card import (
     directness,
     full_report,
     gold_of_pairs,
-    interval,
     length_correlation,
     longer_of_pairs,
     margins,
@@ -27,6 +26,8 @@ from rlhf_utils.reward.report_card import (
     pair_rewards,
     report_of_pairs,
 )
+from rlhf_utils.show import figures
+from rlhf_utils.stats import wilson
 
 # --- rewards and margins
 
@@ -80,7 +81,32 @@ def test_bag_of_words_finds_the_word_that_tells():
     assert found.shape == (20,) and (found > 0).all()
     swapped = [make_pair(p.prompt.text, p.rejected, p.chosen) for p in heldout]
     assert bag_of_words(train, swapped) == pytest.approx(-found)
-    assert bag_of_words(train[:1], heldout).tolist() == [0] * 20
+    assert np.isnan(bag_of_words(train[:1], heldout)).all()
+
+
+def test_pairs_that_share_no_word_have_no_baseline_and_do_not_end_the_report():
+    apart = [make_pair(str(n), f"yes{n}", f"no{n}") for n in range(12)]
+    marks = [make_pair(str(n), "...", "—") for n in range(12)]
+    for pairs in (apart, marks):
+        card, _ = full_report(short, pairs, [], pairs, [], [], False)
+        assert math.isnan(card["bag_of_words"])
+        assert cells(card)["… by a rule on single words"] == ("–", "too few shared words")
+        assert "single words" not in [name for name, _, _ in summary.accuracies(card)]
+        figures.report_card(summary.accuracies(card), card, {"chosen": [1.0], "rejected": [0.0]})
+
+
+def test_length_is_counted_in_characters_where_a_script_has_no_spaces():
+    """Ten prompts in Japanese; the longer answer is preferred, and paid by its length."""
+    pairs, rewards = [], []
+    for number in range(10):
+        chosen = "ねこはさかなをたべます" + "そしてねます" * (number % 3)
+        pairs.append(make_pair(f"ねこ{number}", chosen, "さかな"))
+        rewards.append((float(len(chosen)), 3.0))
+    chosen, rejected = torch.tensor(rewards).T
+    report = report_of_pairs(pairs, chosen, rejected, 1.0)
+    assert report["longer"] == 1.0 and report["length_correlation"] == pytest.approx(1)
+    assert named(report["by_length"]) == [("d: 1–8 longer", 4, 1.0), ("e: over 8 longer", 6, 1.0)]
+    assert (bag_of_words(pairs, pairs) > 0).all(), "a character is a word"
 
 
 # --- where it is right
@@ -115,11 +141,13 @@ def test_the_report_by_hand():
     ]
     low, high = report["accuracy_ci"]
     assert low <= report["accuracy"] <= high
-    surest = report["calibration_scaled"]["bins"][-1]["confidence"]
-    assert surest == pytest.approx(1 / (1 + math.exp(-2)))  # margin −4, divided by 2
     assert report["temperature"] == 2.0
-    assert report["ece"] == report["calibration_scaled"]["ece"]
-    assert report["ece_raw"] == report["calibration"]["ece"]
+    assert math.isnan(report["ece"]) and report["calibration"]["bins"] == [], "of four pairs"
+    many = report_of_pairs(pairs * 20, chosen.repeat(20), rejected.repeat(20), 2.0)
+    surest = many["calibration_scaled"]["bins"][-1]["confidence"]
+    assert surest == pytest.approx(1 / (1 + math.exp(-2)))  # margin −4, divided by 2
+    assert many["ece"] == many["calibration_scaled"]["ece"] > 0
+    assert many["ece_raw"] == many["calibration"]["ece"] > 0
 
 
 def test_what_the_pairs_do_not_say_is_not_in_the_report():
@@ -145,16 +173,8 @@ def test_accuracy_by_has_intervals_of_whole_prompts():
 
 
 def test_all_right_is_not_surely_right():
-    """Ten prompts all right: Wilson's 72 to 100%; what hangs together counts once."""
-    prompts = [str(number) for number in range(10)]
-    low, high = interval([1.0] * 10, prompts)
-    assert (round(low, 2), high) == (0.72, pytest.approx(1))
-    assert interval([1.0] * 20, prompts * 2) == (low, high)
-    assert interval([0.0] * 10, prompts) == (pytest.approx(0), pytest.approx(1 - low))
-    low, high = interval([1.0, 0.0] * 10, prompts * 2)
-    assert low < 0.5 < high, "every draw of whole prompts would give one half"
-    (row,) = accuracy_by([make_pair(p) for p in prompts], [1.0] * 10, lambda pair: "all")
-    assert round(row["ci"][0], 2) == 0.72
+    (row,) = accuracy_by([make_pair(str(n)) for n in range(10)], [1.0] * 10, lambda pair: "all")
+    assert (round(row["ci"][0], 2), row["ci"][1]) == (0.72, 1)
 
 
 FILLED = "Great question! It is so."
@@ -272,7 +292,7 @@ def test_rewards_come_by_source():
 
 def test_few_validation_pairs_give_no_temperature():
     card = card_of(40)
-    assert card["temperature"] == 1.0 and card["ece"] == card["ece_raw"]
+    assert card["temperature"] == 1.0 and math.isnan(card["ece"]) and math.isnan(card["ece_raw"])
     assert cells(card)["How sure minus how right"] == (
         "too few to say",
         "40 held-out pairs; 50 are needed",
@@ -281,7 +301,7 @@ def test_few_validation_pairs_give_no_temperature():
 
 def test_the_summary_says_what_is_known_in_words():
     found = cells(card_of(by_rubric=True))
-    low, high = interval([1.0] * 60, [str(number) for number in range(60)])
+    low, high = wilson(60, 60)
     assert found["Pairs ordered as labelled"] == ("100.0%", f"95% interval {low:.1%} to 100.0%")
     assert found["The answer without filler preferred"] == (
         "100.0%",
@@ -302,6 +322,14 @@ def test_the_bars_are_what_is_known():
 
 
 # --- other people's preferences
+
+
+def test_pairs_that_are_all_ties_are_told(tmp_path):
+    (tmp_path / "even.jsonl").write_text(
+        json.dumps({"prompt": "Hi?", "chosen": "a", "rejected": "b", "tie": True}) + "\n"
+    )
+    with pytest.raises(DataError, match="even.jsonl holds no pair of which one"):
+        report_card.main([str(tmp_path / "none"), str(tmp_path / "even.jsonl")])
 
 
 def test_a_saved_model_judges_any_file_and_subsets_weigh_alike(tmp_path, capsys):

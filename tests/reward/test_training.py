@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from helpers_reward import (
 )
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_utils.errors import DataError
+from rlhf_utils.errors import DataError, RunError, SettingError
 from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.reward import classifier, training
 from rlhf_utils.reward.classifier import ClassifierReward, fine_tune, train_classifier
@@ -31,6 +32,7 @@ from rlhf_utils.reward.training import (
     accuracy_of_heads,
     batch_loss,
     batches,
+    check_trained,
     fit_heads,
     group_by_prompt,
     learning_curve,
@@ -145,6 +147,51 @@ def test_split_pairs_puts_a_prompt_on_one_side_and_ties_only_into_training():
         split_pairs([*pairs, make_pair("p1", split="other")], 0.25, 0.2, seed=0)
 
 
+@pytest.mark.parametrize("prompts", [3, 5, 10])
+def test_few_prompts_leave_no_validation_but_can_be_learned_from(prompts):
+    pairs = [make_pair(f"p{number}") for number in range(prompts)]
+    train, validation, heldout, _ = split_pairs(pairs, 0.2, 0.05, seed=0)
+    assert not validation and len(heldout) == round(0.2 * prompts)
+    assert len(train) + len(heldout) == prompts
+
+
+def test_too_few_prompts_and_a_share_that_leaves_none_are_told():
+    with pytest.raises(DataError, match="2 prompts cannot be split with heldout_fraction=0.2"):
+        split_pairs([make_pair("a"), make_pair("b")], 0.2, 0.05, seed=0)
+    pairs = [make_pair(f"p{number}") for number in range(10)]
+    for share in (1.0, -0.1, math.nan):
+        with pytest.raises(SettingError, match=f"validation_fraction={share} of 8 prompts"):
+            split_pairs(pairs, 0.2, share, seed=0)
+
+
+def test_ties_alone_are_told():
+    ties = [make_pair(f"p{number}", tie=True) for number in range(10)]
+    with pytest.raises(DataError, match="All 8 pairs to learn from are ties"):
+        split_pairs(ties, 0.2, 0.05, seed=0)
+    held = {
+        pair.prompt.text
+        for pair in split_pairs([make_pair(p.prompt.text) for p in ties], 0.2, 0.05, 0)[2]
+    }
+    mixed = [make_pair(p.prompt.text, tie=p.prompt.text in held) for p in ties]
+    with pytest.raises(DataError, match="All 2 pairs held out are ties"):
+        split_pairs(mixed, 0.2, 0.05, seed=0)
+
+
+@pytest.mark.parametrize("confidence", [math.nan, math.inf, -0.5, "sure"])
+def test_a_confidence_that_is_no_weight_is_told_with_its_prompt(confidence):
+    with pytest.raises(DataError, match="confidence of a pair is .*its prompt is 'Where to[?]'"):
+        group_by_prompt([make_pair("Where to?", confidence=confidence)])
+
+
+def test_many_pairs_of_one_prompt_are_grouped_in_time_and_in_order():
+    pairs = [make_pair("p", f"a{n}", f"b{n % 7}") for n in range(40_000)]
+    began = time.monotonic()
+    (group,) = group_by_prompt(pairs)
+    assert time.monotonic() - began < 5, "a search of the list for each pair takes minutes"
+    assert group.answers[:5] == ["a0", "b0", "a1", "b1", "a2"] and len(group.answers) == 40_007
+    assert all(group.answers[place] == pair.chosen for (place, _), pair in zip(group.pairs, pairs))
+
+
 def test_group_by_prompt():
     """The pairs of a prompt need not be neighbours, and what was judged twice stays twice."""
     short, long = group_by_prompt(PAIRS)
@@ -205,6 +252,25 @@ def test_equal_rewards_are_half_right(model):
     groups = group_by_prompt(PAIRS)
     states = dict.fromkeys(TEXTS, torch.zeros(192))
     assert accuracy_of_heads(model.heads, states, groups) == 0.5
+
+
+def test_heads_that_diverged_are_told_with_their_learning_rate():
+    model, groups = make_model(ensemble=2), group_by_prompt(separable())
+    states = states_of(model, groups)
+    check_trained(model.heads, 0.69, 1e30)
+    fit_heads(model.heads, states, groups, 2, seed=0, learning_rate=1e30)
+    for heads, loss in ((model.heads, 0.69), (make_model().heads, math.nan)):
+        with pytest.raises(RunError, match=r"diverged: .* head_learning_rate=1e\+30\. Nothing"):
+            check_trained(heads, loss, 1e30)
+
+
+def test_a_learning_rate_or_number_of_passes_that_cannot_be_is_told():
+    heads = make_model().heads
+    for rate in (0, -0.1, math.nan, math.inf):
+        with pytest.raises(SettingError, match=f"head_learning_rate={rate} must be above 0"):
+            training.make_optimizer(heads, rate, steps=4)
+    with pytest.raises(SettingError, match="head_epochs must be at least 1"):
+        training.make_optimizer(heads, 0.1, steps=0)
 
 
 def test_the_learning_rate_falls_to_zero(model):
