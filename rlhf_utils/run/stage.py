@@ -78,6 +78,18 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
+def calm_interrupts() -> None:
+    """From now on a cell that is interrupted ends in one sentence, whatever it does."""
+    from IPython import get_ipython
+
+    def tell(shell, kind, error, traceback, tb_offset=None) -> None:
+        told = "Stopped. Run this cell again, or the notebook from its top."
+        shell._showtraceback(kind, kind(told), [told])
+
+    if shell := get_ipython():
+        shell.set_custom_exc((KeyboardInterrupt,), tell)
+
+
 def peak_memory_gb() -> float:
     """The most memory that this process, or its GPU if that is more, has held, in GB."""
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
@@ -106,6 +118,7 @@ class Stage:
         self.data: dict[str, str] = {}
         self.filled: dict = {}
         quiet_libraries()
+        calm_interrupts()
         if holder := RunLock.holder(self.run):
             raise RunError(
                 f"Run {self.run.name!r} is being made by {holder}: "
