@@ -19,7 +19,7 @@ import torch
 from ..errors import RunError
 from ..files import digest, write_json
 from .cores import leave_cores, share_cores
-from .lock import RunLock
+from .lock import RunLock, make_folder
 from .manifest import (
     STAGES,
     check_output,
@@ -112,7 +112,7 @@ class Stage:
         self.parameters = check_parameters(notebook_path(name), namespace)
         self.run = run_dir(self.parameters.get("run"))
         self.dir = self.run / name
-        self.dir.mkdir(parents=True, exist_ok=True)
+        make_folder(self.dir)
         self.inputs: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         self.data: dict[str, str] = {}
