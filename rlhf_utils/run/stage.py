@@ -27,7 +27,7 @@ from .manifest import (
     notebook_to_run,
     outputs_of,
     read_manifest,
-    sealed,
+    seal,
 )
 from .manifest import collect_results as collect_results  # for notebooks
 from .parameters import check_parameters, fill_settings
@@ -229,7 +229,7 @@ class Stage:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        return manifest | {"sha256": sealed(manifest)["sha256"]}
+        return manifest | {"sha256": seal(manifest)}
 
     def finish(self, results: dict, manifest: dict | None = None) -> dict:
         """Writes the manifest, which says that the stage is finished: last. Returns it."""
