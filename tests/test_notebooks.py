@@ -38,7 +38,8 @@ def rlhf_run(folder, *options):
     result = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | {"RLHF_OUTPUTS": str(folder)},
+        # one thread, whatever else works on this machine: numbers are compared bit for bit
+        env=os.environ | {"RLHF_OUTPUTS": str(folder), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=900,

@@ -59,10 +59,10 @@ def _is_damaged(folder: Path) -> bool:
     Sizes are compared each time, digests once in a process. A cache of an earlier version has no
     list yet; it gets one if its weights are whole.
     """
+    if not (folder / DIGESTS).is_file():
+        return not _note_digests(folder)
     try:
         listed = read_json(folder / DIGESTS)
-    except FileNotFoundError:
-        return not _note_digests(folder)
     except (ValueError, OSError):
         return True
     return _differs(folder, json.dumps(listed), tuple(_sizes(folder).items()))

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.rows import in_parts
 from ..errors import SettingError
 from ..fast import Trunk, decoder
+from ..interrupts import stop as stop_if_interrupted
 from .chat import chat_prompt, check_room, end_ids
 from .drawing import draw_tokens
 from .kinds import context_of
@@ -163,6 +164,7 @@ def _sample_batch(model, tokenizer, prompts: list[str], settings: Sampling, gene
     with batch.trunk.mixed():
         hidden = batch.read_prompts()
         for step in range(settings.max_new_tokens):
+            stop_if_interrupted()
             tokens = batch.draw(hidden, step, generator)
             if step + 1 == settings.max_new_tokens:
                 break

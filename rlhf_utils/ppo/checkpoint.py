@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import threading
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import DataError, PPOError
 from ..files import JsonlLog, digest, read_file, read_json, strict, write_json
+from ..interrupts import at_stops, deferred
 from .config import PPOConfig
 from .loop import KLController
 from .policy import Policy
@@ -46,9 +45,12 @@ class TrainingState:
     generator: torch.Generator
     controller: KLController
 
+    def __post_init__(self):
+        self.learning = self.policy.trainable()
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights that learn, the optimizer's moments and the random states, by name."""
-        found = {f"weight/{name}": p for name, p in self.policy.trainable().items()}
+        found = {f"weight/{name}": p for name, p in self.learning.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             for name, value in moments.items():
                 found[f"optimizer/{index}/{name}"] = value
@@ -62,7 +64,7 @@ class TrainingState:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], kl_coef: float) -> None:
-        for name, parameter in self.policy.trainable().items():
+        for name, parameter in self.learning.items():
             parameter.copy_(tensors[f"weight/{name}"])
 
         moments = defaultdict(dict)
@@ -111,20 +113,22 @@ class Checkpoints:
     def guard(self, update: int, log: JsonlLog | None = None):
         """Around one update: if anything stops it, all is as it was before, and it can be repeated.
 
-        log: loses the update's row, too. A PPOError also names the update and the last good
-        checkpoint; the numbers of the failed step go to failed.json.
+        An interrupt waits for the next step of the update, a second one does not. A PPOError also
+        names the update and the last good checkpoint; the numbers of the failed step go to
+        failed.json. log: loses the update's row, too.
         """
-        before, kl_coef = self.state.copy(), self.state.controller.value
-        try:
-            yield
-        except BaseException as error:
-            with _uninterrupted():
-                self.state.restore(before, kl_coef)
-                if log:
-                    log.cut(update - 1)
-            if isinstance(error, PPOError):
-                raise self._explained(update, error) from None
-            raise
+        with at_stops():
+            before, kl_coef = self.state.copy(), self.state.controller.value
+            try:
+                yield
+            except BaseException as error:
+                with deferred():
+                    self.state.restore(before, kl_coef)
+                    if log:
+                        log.cut(update - 1)
+                if isinstance(error, PPOError):
+                    raise self._explained(update, error) from None
+                raise
 
     def _explained(self, update: int, error: PPOError) -> PPOError:
         failed = {"update": update, "error": str(error), "metrics": error.metrics}
@@ -246,19 +250,6 @@ def _damage(folder: Path) -> str:
 
 def _digest_of(content) -> str:
     return hashlib.sha256(json.dumps(strict(content), sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _uninterrupted():
-    """An interrupt within is dropped, such as the second of somebody impatient."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
 
 def _force_to_disk(*paths: Path) -> None:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..data.rows import Prompt, columns_of
 from ..errors import PPOError
+from ..interrupts import stop as stop_if_interrupted
 from ..models.sampling import Samples, sample
 from ..models.scoring import answer_logprobs, score_tokens
 from ..stats import finite_scores
@@ -104,6 +105,7 @@ def score(
     reward: called as reward(prompts=…, completions=…, **columns of the prompts); gives one number
     for each answer. Raises PPOError if it does not.
     """
+    stop_if_interrupted()
     mask = samples.answer_mask
     rows_at_once = config.per_device_train_batch_size
     tokens = score_tokens(policy.model, samples, config.temperature, policy.reference, rows_at_once)
@@ -237,6 +239,7 @@ def train_minibatch(
     loss: Callable = ppo_loss,
 ) -> dict[str, float]:
     """One optimizer step on the episodes `rows`; returns metrics, averaged over their tokens."""
+    stop_if_interrupted()
     optimizer.zero_grad()  # an interrupted step may have left gradients
     count = rollout.mask[rows].sum()
     means = defaultdict(float)

@@ -19,7 +19,7 @@ import torch
 from ..errors import RunError
 from ..files import digest, write_json
 from .cores import leave_cores, share_cores
-from .lock import RunLock
+from .lock import RunLock, make_folder
 from .manifest import (
     STAGES,
     check_output,
@@ -27,7 +27,7 @@ from .manifest import (
     notebook_to_run,
     outputs_of,
     read_manifest,
-    sealed,
+    seal,
 )
 from .manifest import collect_results as collect_results  # for notebooks
 from .parameters import check_parameters, fill_settings
@@ -78,6 +78,18 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
+def calm_interrupts() -> None:
+    """From now on a cell that is interrupted ends in one sentence, whatever it does."""
+    from IPython import get_ipython
+
+    def tell(shell, kind, error, traceback, tb_offset=None) -> None:
+        told = "Stopped. Run this cell again, or the notebook from its top."
+        shell._showtraceback(kind, kind(told), [told])
+
+    if shell := get_ipython():
+        shell.set_custom_exc((KeyboardInterrupt,), tell)
+
+
 def peak_memory_gb() -> float:
     """The most memory that this process, or its GPU if that is more, has held, in GB."""
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
@@ -100,12 +112,13 @@ class Stage:
         self.parameters = check_parameters(notebook_path(name), namespace)
         self.run = run_dir(self.parameters.get("run"))
         self.dir = self.run / name
-        self.dir.mkdir(parents=True, exist_ok=True)
+        make_folder(self.dir)
         self.inputs: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         self.data: dict[str, str] = {}
         self.filled: dict = {}
         quiet_libraries()
+        calm_interrupts()
         if holder := RunLock.holder(self.run):
             raise RunError(
                 f"Run {self.run.name!r} is being made by {holder}: "
@@ -216,7 +229,7 @@ class Stage:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        return manifest | {"sha256": sealed(manifest)["sha256"]}
+        return manifest | {"sha256": seal(manifest)}
 
     def finish(self, results: dict, manifest: dict | None = None) -> dict:
         """Writes the manifest, which says that the stage is finished: last. Returns it."""

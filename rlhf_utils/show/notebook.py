@@ -112,8 +112,8 @@ class LivePlot:
         if left and now - self.drawn < 2:
             return
         text = f"{self.what} {done} of {self.total}"
-        if left:
-            each = (now - self.started) / max(done - self.first, 1)
+        if left and done - self.first > 1:  # the first one tells little: it warms up
+            each = (now - self.started) / (done - self.first)
             text += f" · about {clock(each * left)} left"
         figure(self.draw(rows, text), live=True, static=False)
         self.drawn = now

@@ -73,7 +73,7 @@ class Painter:
 
 def kill_all(root: int, itself: bool = True) -> None:
     """Kills a process and all that it has started, whatever sessions they are in."""
-    import psutil
+    import psutil  # which peft needs, too
 
     found, left = [], [root]
     while left:

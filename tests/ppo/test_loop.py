@@ -6,6 +6,8 @@ It learns, it can be repeated bit for bit, and it stops when numbers break.
 import copy
 import dataclasses
 import json
+import subprocess
+import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,7 @@ from rlhf_utils.ppo import loop, record
 from rlhf_utils.ppo.checkpoint import Checkpoints
 from rlhf_utils.ppo.policy import Policy, make_policy
 from rlhf_utils.run.stage import Stage
+from rlhf_utils.show import notebook as show
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_ppo.ipynb"
 
@@ -472,6 +475,7 @@ def test_an_interrupted_loop_goes_on_where_its_log_ends(tmp_path):
 @pytest.mark.parametrize("place", ["sampling", "learning", "watching", "saving", "drawing"])
 def test_a_loop_that_was_interrupted_is_the_loop_that_never_was(tmp_path, place, monkeypatch):
     """Also where the optimizer has made some of an update's steps, and where the row was logged."""
+    monkeypatch.setattr(show, "static_picture", lambda fig: None)
     names = loop_names(tmp_path, letter_e)
     run_cells(names, *LOOP[:-1])
     module, name, when = {
@@ -479,7 +483,7 @@ def test_a_loop_that_was_interrupted_is_the_loop_that_never_was(tmp_path, place,
         "learning": (loop, "train_minibatch", 14),  # the second of the fourth update
         "watching": (names, "watch", 1),  # of the fourth update
         "saving": (Checkpoints, "save", 1),
-        "drawing": (names["show"], "LivePlot", 1),
+        "drawing": (show, "LivePlot", 1),
     }[place]
     calls = []
 
@@ -504,6 +508,59 @@ def test_a_loop_that_was_interrupted_is_the_loop_that_never_was(tmp_path, place,
     run_cells(names, "04-18")
     found = files.read_file(tmp_path / "metrics.jsonl")
     expected = train(fresh_run())
+    assert [{name: row[name] for name in expected[0]} for row in found] == expected
+    assert [row["update"] for row in files.read_file(tmp_path / "samples.jsonl")] == [0, 4, 6]
+
+
+INTERRUPTED = """
+import json, os, pathlib, random, signal, sys, threading, time
+sys.path.insert(0, {tests!r})
+import torch
+import test_loop as t
+torch.set_num_threads(1)
+t.show.static_picture = lambda fig: None
+names = t.loop_names(pathlib.Path({folder!r}), t.letter_e)
+t.run_cells(names, *t.LOOP[:-1])
+pick, stopped = random.Random(0), 0
+
+def press(number):
+    time.sleep(pick.uniform(0.05, 0.6))
+    for _ in range(number):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.02)
+
+while len(names["log"].rows) < 6:
+    presser = threading.Thread(target=press, args=(pick.choice([1, 1, 2]),))
+    try:
+        presser.start()
+        t.run_cells(names, "04-18")
+        presser.join()
+    except (t.RunError, KeyboardInterrupt):
+        stopped += 1
+        try:
+            presser.join()
+        except KeyboardInterrupt:
+            pass
+    presser.join()
+t.run_cells(names, "04-18")
+print(f"\\n{{stopped}}")
+"""
+
+
+def test_a_loop_interrupted_at_any_instant_is_the_loop_that_never_was(tmp_path):
+    """Real interrupts, which also fall between two lines of a library, now and then in pairs."""
+    code = INTERRUPTED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    code = code.replace("import torch", f"sys.path.insert(0, {str(Path(__file__).parent)!r})", 1)
+    ended = subprocess.run(
+        [sys.executable, "-c", "import torch\n" + code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert int(ended.stdout.splitlines()[-1]) >= 3
+    expected = train(fresh_run())
+    found = files.read_file(tmp_path / "metrics.jsonl")
     assert [{name: row[name] for name in expected[0]} for row in found] == expected
     assert [row["update"] for row in files.read_file(tmp_path / "samples.jsonl")] == [0, 4, 6]
 

@@ -134,6 +134,23 @@ def test_a_damaged_lock_still_locks(held):
             RunLock(folder).__enter__()
 
 
+def test_a_folder_that_cannot_be_written_is_one_sentence(project, tmp_path, monkeypatch):
+    (tmp_path / "mine").write_text("a file where the run's folder should be")
+    told = r"^Nothing can be written into .*mine.* \(.*\): make it writable, or set RLHF_OUTPUTS"
+    with pytest.raises(RunError, match=told):
+        Stage("sft", {"run": "mine"})
+    with pytest.raises(RunError, match=told):
+        RunLock(tmp_path / "mine").__enter__()
+    assert RunLock.holder(tmp_path / "mine") is None
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(lock.os, "open", refused)
+    with pytest.raises(RunError, match=r"Nothing can be written into .* \(Permission denied\)"):
+        RunLock(tmp_path / "other").__enter__()
+
+
 # --- threads
 
 

@@ -1,7 +1,10 @@
 """Runs stay inside outputs/, and leave a manifest that tells all but secrets."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -238,3 +241,24 @@ def test_collect_results(outputs):
         "memory.ppo_peak_gb",
     }
     assert results["sft.loss_heldout"] == 1.5 and results["ppo.kl"] == 3.0
+
+
+INTERRUPTED = """
+from IPython.core.interactiveshell import InteractiveShell
+from rlhf_utils.run.stage import calm_interrupts
+shell = InteractiveShell.instance()
+shell.run_cell("def deep(): raise KeyboardInterrupt")
+calm_interrupts()
+result = shell.run_cell("deep()")
+assert isinstance(result.error_in_exec, KeyboardInterrupt)
+shell.run_cell("1 / 0")
+"""
+
+
+def test_an_interrupted_cell_ends_in_one_sentence_and_other_errors_as_ever():
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", INTERRUPTED]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    first, rest = ended.stdout.split("\n", 1)
+    assert first == "Stopped. Run this cell again, or the notebook from its top."
+    assert "ZeroDivisionError" in rest and "KeyboardInterrupt" not in rest and not ended.stderr

@@ -186,7 +186,7 @@ def test_a_loop_is_redrawn_every_two_seconds_and_at_its_end(shown, monkeypatch):
         now[0] += 1
         live([], done)
     assert titles == [
-        "step 4 of 10 · about 6 s left",
+        "step 4 of 10",
         "step 6 of 10 · about 4 s left",
         "step 8 of 10 · about 2 s left",
         "step 10 of 10",
