@@ -186,7 +186,7 @@ def test_browser_two_answers(bench):
     b.press("Enter")  # dragged apart, they are no longer both bad
     b.settle(4)
     assert b.shown() == [[2, 1], [1, 2], [1, 1], [2, 1]]
-    assert [each.flags for each in b.judgements()] == [[], [], ["both_bad"], []]
+    assert [each.flags for each in b.judgements()] == [[], [], ["all_bad"], []]
     assert [each.strength for each in b.judgements()] == [None] * 4
 
 
@@ -303,7 +303,7 @@ def test_browser_500_labels_at_full_speed(bench):
     wanted = [[1, 2, 3, 4], [4, 3, 2, 1], [2, 1, 4, 3]]
     assert [each.item_id for each in b.judgements()] == [item.id for item in items]
     assert b.shown() == [wanted[n % 3] for n in range(500)]
-    assert "All 500 are judged" in b.page.inner_text(".rk-done")
+    assert "All 500 are ranked" in b.page.inner_text(".rk-done")
 
 
 HOSTILE = [

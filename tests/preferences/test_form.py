@@ -86,7 +86,7 @@ def test_the_form_goes_on_and_ends(store):
     assert "p1" in texts(box)[0]
     save(box).click()
     save(box).click()
-    assert "All 3 are judged" in texts(box)[0]
+    assert "All 3 are ranked" in texts(box)[0]
     assert [row.item_id for row in store.judgements()] == [item.id for item in items()]
     assert "0 of 3" in texts(form(store, "you"))[0]  # another person has all before them
 
