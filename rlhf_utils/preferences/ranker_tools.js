@@ -86,7 +86,7 @@ function carry(event, card) {
 // does a key for which `isOurs` is false. Returns what ends it, too.
 function holdFocus(root, isOurs) {
   const inFrame = window.parent !== window; // there the notebook's own clicks and keys are not seen
-  const until = performance.now() + (inFrame ? 600 : 10_000);
+  const until = performance.now() + (inFrame ? 600 : 30_000);
   const away = (event) => {
     const shift = ["Shift", "Control", "Alt", "Meta"].includes(event.key);
     if (event.type !== "keydown" || !(shift || (root.contains(event.target) && isOurs(event)))) {

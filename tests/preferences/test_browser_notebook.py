@@ -40,8 +40,7 @@ def lab(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLHF_OUTPUTS", environment["RLHF_OUTPUTS"])
         execute("01_sft", folder / "01.ipynb", parameters)
-    parameters |= {"annotator": "person", "num_prompts": 12}
-    parameters["more"] = {"num_other_prompts": 2, "repeat": 0.0}
+    parameters |= {"annotator": "person", "num_prompts": 14, "more": {"repeat": 0.0}}
     prepare(folder / "02.ipynb", parameters)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -109,8 +108,35 @@ class Notebook:
         self.menu("Run", "Run All Cells")
         self.page.wait_for_selector(".rk-card")
 
-    def focus(self):
-        self.page.locator(".rk").focus()
+    def run_to_widget(self):
+        """As a person does who reads: all above, then Shift+Enter on the widget's cell."""
+        cell = self.page.locator(".jp-CodeCell", has_text="widget.rank(queue")
+        cell.locator(".cm-content").click(position={"x": 5, "y": 5})
+        self.menu("Run", "Run All Above Selected Cell")
+        self.page.locator(".jp-OutputArea-output", has_text="answers each; one of").wait_for()
+        self.idle()
+        cell.locator(".cm-content").click(position={"x": 5, "y": 5})
+        self.press("Shift+Enter")
+        self.page.wait_for_selector(".rk-card")
+
+    def idle(self):
+        self.page.wait_for_selector("[data-status=idle]")
+
+    def widget_is_ready(self):
+        """The whole of its question can be seen, or its top half, and keys go to it."""
+        self.page.wait_for_function(
+            """() => {
+                const widget = document.querySelector(".rk");
+                const { top } = widget.getBoundingClientRect();
+                const frame = document.querySelector(".jp-WindowedPanel-outer");
+                const { top: upper, bottom } = frame.getBoundingClientRect();
+                const seen = top >= upper - 1 && top < (upper + bottom) / 2;
+                return seen && document.activeElement === widget;
+            }"""
+        )
+
+    def click_into_widget(self):
+        self.page.click(".rk-progress")
 
     def press(self, *keys):
         for key in keys:
@@ -138,7 +164,7 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     book = Notebook(context.new_page(), address)
     page = book.page
-    book.run_all()
+    book.run_to_widget()
     store = LabelStore(folder / "outputs" / "lab" / "preferences" / "labels.sqlite")
 
     def judgements():
@@ -152,7 +178,8 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     def places():
         return page.locator(".rk-place").all_text_contents()
 
-    book.focus()
+    book.widget_is_ready()  # nobody has clicked into it
+    assert page.text_content(".rk-progress span") == "0 of 14 · 14 prompts"
     book.press("2", "1", "4", "3", "Enter")  # keys
     book.done(1)
     for place in (0, 2, 1, 3):  # clicks
@@ -161,7 +188,6 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     book.done(2)
     for place in (3, 2, 1, 0):  # drags
         page.locator(".rk-head").nth(place).drag_to(page.locator(".rk-hint"))
-    book.focus()
     book.press("Enter")
     book.done(3)
     book.press("1", "2", "t", "3", "4", "f", "Enter")  # a tie, flagged
@@ -190,7 +216,9 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     page.reload()  # the page is new, the kernel is not: the question and the draft are there
     page.wait_for_selector(".rk-card")
     assert page.text_content(".rk-prompt") == prompt and places() == ["2nd", "", "1st", ""]
-    book.focus()
+    stolen = "document.activeElement.closest('.rk')"
+    assert page.evaluate(stolen) is None  # whoever opens a notebook may read it first
+    book.click_into_widget()
     book.press("2", "4", "Enter")
     book.done(6)
     assert shown()[-1] == [2, 3, 1, 4]
@@ -200,7 +228,7 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     first.locator(".cm-content").click()
     book.press("Control+Enter")
     page.wait_for_selector("[data-status=busy]")
-    book.focus()
+    book.click_into_widget()
     for count in (7, 8, 9):
         book.press("1", "2", "3", "4", "Enter")
         book.done(count)
@@ -210,7 +238,7 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     book.menu("Kernel", "Restart Kernel…")
     page.click(".jp-Dialog .jp-mod-warn, .jp-Dialog .jp-mod-accept")
     page.wait_for_selector("[data-status=idle]")
-    book.focus()
+    book.click_into_widget()
     # nobody is there to save it: that is said, and the ranking kept
     book.press("1", "2", "3", "4", "Enter")
     page.wait_for_selector("text=Waiting for the kernel")
@@ -219,7 +247,7 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     page.wait_for_function("document.querySelectorAll('.rk-alarm button').length === 0")
     book.done(9)
     assert places() == ["1st", "2nd", "3rd", "4th"]
-    book.focus()
+    book.widget_is_ready()
     book.press("Enter")
     book.done(10)
     found = judgements()
