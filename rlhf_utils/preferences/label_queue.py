@@ -57,6 +57,11 @@ class CollectionSettings:
         return self.annotator == "person"
 
     @property
+    def asks_reward(self) -> bool:
+        """Whether the annotator is the name of a reward, which is to be checked as such."""
+        return self.annotator not in ("simulated", "person") and not Path(self.annotator).is_file()
+
+    @property
     def temperatures(self) -> list[float]:
         """Of each answer to a prompt, warmer and warmer. For people they end at WARMEST."""
         step, last = self.temperature_step, self.answers_per_prompt - 1

@@ -307,7 +307,7 @@ function render({ model, el }) {
   function progress() {
     const { done, target, of, seconds } = state().progress;
     const left = Math.max(target - done, 0);
-    let text = `${done} of ${target}${of ? ` · ${of}` : ""}`;
+    let text = `${done} of ${target}${item() ? ` · ${of}` : ""}`;
     if (seconds && left) {
       const each = seconds < 10 ? seconds.toFixed(1) : Math.round(seconds);
       text += ` · ${each} s each · about ${duration(seconds * left)} left`;

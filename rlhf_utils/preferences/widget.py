@@ -61,7 +61,7 @@ class Desk:
         done, total = self.queue.done, self.queue.total
         target = min(self.target, total) if self.target else total
         pace = statistics.median_high(self.seconds[-20:]) if self.seconds else None
-        contents = self.queue.contents if target == total else f"{total} are there"
+        contents = f"the first {target} of " * (target < total) + self.queue.contents
         return {
             "turn": self.number,
             "item": self._shown() if self.turn and done < target else None,

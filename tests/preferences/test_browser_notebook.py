@@ -25,14 +25,15 @@ PATIENCE = 90_000  # ms; JupyterLab starts slowly on a busy machine
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab: (address, folder). Its folder has 02, parameterised for a person.
+    """A JupyterLab: (address, folder). Its folder has 02 twice, parameterised for two people.
 
-    The run's 01 is finished.
+    The run's 01 is finished. 02 is for "me", all.ipynb for "you", who ranks three.
     """
     folder = tmp_path_factory.mktemp("lab")
     environment = os.environ | {
         "RLHF_OUTPUTS": str(folder / "outputs"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
         "PYTHONWARNINGS": "ignore",
     }
     parameters = yaml.safe_load((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text())
@@ -42,6 +43,7 @@ def lab(tmp_path_factory):
         execute("01_sft", folder / "01.ipynb", parameters)
     parameters |= {"annotator": "person", "num_prompts": 14, "more": {"repeat": 0.0}}
     prepare(folder / "02.ipynb", parameters)
+    prepare(folder / "all.ipynb", parameters | {"annotator_name": "you", "num_rankings": 3})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,7 +65,7 @@ def lab(tmp_path_factory):
             break
         assert server.poll() is None, log.read_text()[-2000:]
         time.sleep(0.25)
-    yield f"http://127.0.0.1:{port}/lab/tree/02.ipynb", folder
+    yield f"http://127.0.0.1:{port}/lab/tree/", folder
     server.terminate()
     server.wait(30)
 
@@ -97,7 +99,7 @@ class Notebook:
         page.wait_for_selector(
             ".jp-NotebookPanel .jp-Toolbar-kernelName:not(:has-text('No Kernel'))"
         )
-        page.wait_for_selector("[data-status=idle]")
+        page.wait_for_selector("[data-status=idle] >> visible=true")
 
     def menu(self, *path):
         self.page.click(f".lm-MenuBar-itemLabel:text-is('{path[0]}')")
@@ -120,7 +122,7 @@ class Notebook:
         self.page.wait_for_selector(".rk-card")
 
     def idle(self):
-        self.page.wait_for_selector("[data-status=idle]")
+        self.page.wait_for_selector("[data-status=idle] >> visible=true")
 
     def widget_is_ready(self):
         """The whole of its question can be seen, or its top half, and keys go to it."""
@@ -159,10 +161,39 @@ def test_a_persons_run_without_anybody_there_ends_with_a_sentence(lab, monkeypat
         )
 
 
+def test_browser_after_run_all_the_widget_waits_for_keys_and_then_all_runs(lab, chromium):
+    address, folder = lab
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    book = Notebook(context.new_page(), address + "all.ipynb")
+    page = book.page
+    book.run_all()
+    stop = page.locator(".jp-RenderedText", has_text="No ranking is stored yet")
+    stop.wait_for()
+    page.wait_for_timeout(1000)  # JupyterLab scrolls to what failed
+    page.screenshot(path="/tmp/w/shots/runall.png")
+    book.widget_is_ready()
+    for number in range(3):
+        book.press("2", "1", "4", "3", "Enter")
+        book.done(number + 1)
+    page.wait_for_selector(".rk-done")
+    page.screenshot(path="/tmp/w/shots/end.png")
+    store = LabelStore(folder / "outputs" / "lab" / "preferences" / "labels.sqlite")
+    found = store.judgements()
+    assert [[each.ranks[i] for i in each.shown_order] for each in found] == [[2, 1, 4, 3]] * 3
+    book.menu("Run", "Run Selected Cell and All Below")
+    page.locator(".jp-OutputArea-output", has_text="judgements in preferences").wait_for()
+    book.idle()
+    page.wait_for_timeout(5000)
+    page.screenshot(path="/tmp/w/shots/after.png")
+    assert stop.count() == 0
+    assert page.evaluate("document.activeElement.closest('.rk')") is None
+    context.close()
+
+
 def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     address, folder = lab
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    book = Notebook(context.new_page(), address)
+    book = Notebook(context.new_page(), address + "02.ipynb")
     page = book.page
     book.run_to_widget()
     store = LabelStore(folder / "outputs" / "lab" / "preferences" / "labels.sqlite")
@@ -237,7 +268,7 @@ def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
 
     book.menu("Kernel", "Restart Kernel…")
     page.click(".jp-Dialog .jp-mod-warn, .jp-Dialog .jp-mod-accept")
-    page.wait_for_selector("[data-status=idle]")
+    page.wait_for_selector("[data-status=idle] >> visible=true")
     book.click_into_widget()
     # nobody is there to save it: that is said, and the ranking kept
     book.press("1", "2", "3", "4", "Enter")
