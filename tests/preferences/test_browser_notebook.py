@@ -73,7 +73,7 @@ def lab(tmp_path_factory):
             break
         assert server.poll() is None, log.read_text()[-2000:]
         time.sleep(0.25)
-    yield f"http://127.0.0.1:{port}/lab/tree/", folder
+    yield f"http://127.0.0.1:{port}/lab/workspaces/", folder
     server.terminate()
     server.wait(30)
 
@@ -172,7 +172,7 @@ def test_a_persons_run_without_anybody_there_ends_with_a_sentence(lab, monkeypat
 def test_browser_after_run_all_the_widget_waits_for_keys_and_then_all_runs(lab, chromium):
     address, folder = lab
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    book = Notebook(context.new_page(), address + "all.ipynb")
+    book = Notebook(context.new_page(), address + "you/tree/all.ipynb")
     page = book.page
     book.run_all()
     stop = page.locator(".jp-RenderedText", has_text="No ranking is stored yet")
@@ -202,13 +202,13 @@ def test_browser_after_run_all_the_widget_waits_for_keys_and_then_all_runs(lab, 
 def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     address, folder = lab
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    book = Notebook(context.new_page(), address + "02.ipynb")
+    book = Notebook(context.new_page(), address + "me/tree/02.ipynb")
     page = book.page
     book.run_to_widget()
     store = LabelStore(folder / "outputs" / "lab" / "preferences" / "labels.sqlite")
 
     def judgements():
-        return store.judgements(kinds=KINDS)
+        return [each for each in store.judgements(kinds=KINDS) if each.annotator == "me"]
 
     def shown():
         """The ranks of each ranking, as the annotator saw the answers."""
