@@ -4,11 +4,13 @@ Items come in the order given, which is random already. Left out: sharing a queu
 paying people; asking first where a model is unsure.
 """
 
+import difflib
 import hashlib
 import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import SettingError
 from .pairs import KINDS, Item, Judgement
@@ -16,18 +18,66 @@ from .store import LabelStore
 
 HEADLESS = "headless "  # how the sessions of annotators in code begin; people's do not
 REPEAT_AFTER = 10  # judgements before an item comes again, so that nobody simply remembers it
+LABEL_FILES = (".jsonl", ".json", ".parquet", ".csv")
+
+
+NOT_REWARDS = ("simulated", "person", "reward_model")  # annotators that are no name of a reward
+WARMEST = 1.0  # temperature: above it few answers are worth a person's time
 
 
 @dataclass
 class CollectionSettings:
-    """What few people change: the names that `more` may hold in 02."""
+    """02's parameters that are checked before anything is sampled, and what `more` may hold.
 
-    num_other_prompts: int = 60  # prompts of other categories, to test the reward model with
+    Raises SettingError for a value that cannot work.
+    """
+
+    annotator: str = "simulated"
+    answers_per_prompt: int = 4
+    temperature: float = 0.7
+    overlap: float = 1.0
+    num_other_prompts: int = None  # of other categories, to test the reward model; 60, for people 0
     temperature_step: float = 0.1  # added for each further answer, so that answers differ
     contrast: bool = True  # the last answer starts with another token than all others
     repeat: float = 0.05  # share of the items that each annotator ranks twice
     strength: bool = False  # with two answers, a person also says how much better one is
     batch_size: int = 192  # answers sampled at once
+
+    def __post_init__(self):
+        check_share("overlap", self.overlap)
+        check_share("repeat", self.repeat)
+        if not 2 <= self.answers_per_prompt <= 6:
+            raise SettingError(f"answers_per_prompt={self.answers_per_prompt} must be from 2 to 6.")
+        check_name(self.annotator)
+        if self.num_other_prompts is None:
+            self.num_other_prompts = 0 if self.by_person else 60
+
+    @property
+    def by_person(self) -> bool:
+        return self.annotator == "person"
+
+    @property
+    def asks_reward(self) -> bool:
+        """Whether the annotator is the name of a reward, which is to be checked as such."""
+        return self.annotator not in ("simulated", "person") and not Path(self.annotator).is_file()
+
+    @property
+    def temperatures(self) -> list[float]:
+        """Of each answer to a prompt, warmer and warmer. For people they end at WARMEST."""
+        step, last = self.temperature_step, self.answers_per_prompt - 1
+        if self.by_person:
+            step = min(step, max(WARMEST - self.temperature, 0.0) / last)
+        return [self.temperature + step * i for i in range(last + 1)]
+
+    def share_out(self, count: int) -> tuple[int, float]:
+        """(prompts, the share of them asked twice) that make `count` questions to a person.
+
+        Annotators in code rank all `count` prompts, and some of them twice.
+        """
+        if not self.by_person:
+            return count, self.repeat
+        prompts = int(count / (1 + self.repeat) + 0.5)
+        return prompts, (count - prompts) / max(prompts, 1)
 
 
 @dataclass
@@ -38,11 +88,28 @@ class Turn:
     shown_order: list[int]  # shown_order[p] is the number of the answer at place p
     kind: str  # "ranking", or "repeat" if this annotator has ranked the item before
     rng: random.Random  # for an annotator in code
+    before: int = 0  # this annotator's judgements of the item when it was asked
 
 
 def check_share(name: str, share: float) -> None:
     if not 0 <= share <= 1:
         raise SettingError(f"{name}={share} must be from 0 to 1.")
+
+
+def check_name(annotator: str) -> None:
+    """Refuses a slip of the pen, and a file that is not there. Rewards are checked elsewhere."""
+    path = Path(annotator).expanduser()
+    if annotator in NOT_REWARDS or path.exists():
+        return
+    if path.suffix in LABEL_FILES:
+        raise SettingError(f"annotator={annotator!r}: there is no file {str(path.absolute())!r}.")
+    alike = difflib.get_close_matches(annotator.lower(), NOT_REWARDS, 1)
+    if alike or not annotator.strip():
+        meant = f": did you mean {alike[0]!r}?" if alike else "."
+        raise SettingError(
+            f"annotator={annotator!r} is neither 'simulated', 'person', a label file nor a "
+            f"reward{meant}"
+        )
 
 
 @dataclass
@@ -70,12 +137,20 @@ class LabelQueue:
                 )
         self._items = {item.id: item for item in self.items}
         self._shared = {item.id for item in self.items[: round(self.overlap * len(self.items))]}
-        self._repeated = []
-        for item in self.items:
-            if random.Random(f"{self.seed}/repeat/{item.seed}").random() < self.repeat:
-                self._repeated.append(item)
+        self._repeated = self._asked_twice()
         self._taken_back: Item | None = None  # the item whose judgement was just undone
         self.refresh()
+
+    def _asked_twice(self) -> list[Item]:
+        """By lot. People are promised a number of questions, so theirs are exactly that share."""
+        lots = {}
+        for item in self.items:
+            lots[item.id] = random.Random(f"{self.seed}/repeat/{item.seed}").random()
+        limit = self.repeat
+        if not self.session.startswith(HEADLESS):
+            drawn = sorted(lots.values()) + [1.0]
+            limit = drawn[round(self.repeat * len(lots))]
+        return [item for item in self.items if lots[item.id] < limit]
 
     def refresh(self) -> None:
         """Reads what was judged meanwhile, by others too."""
@@ -113,6 +188,18 @@ class LabelQueue:
             again += item.id in fresh or self._mine.get(item.id) == ["ranking"]
         return self.done + len(fresh) + again
 
+    @property
+    def contents(self) -> str:
+        """What the questions in all are, in words."""
+        fresh = {item.id for item in self._fresh()}
+        asked = [item for item in self.items if item.id in fresh or item.id in self._mine]
+        other = sum(item.split == "other" for item in asked)
+        twice = self.total - len(asked)
+        words = f"{len(asked) - other} prompt{'s' * (len(asked) - other != 1)}"
+        if other:
+            words += f" and {other} of other categories"
+        return words + (f", {twice} of them twice" if twice else "")
+
     def next(self) -> Turn | None:
         """The next question, or None when all are answered."""
         if self._taken_back:
@@ -131,7 +218,17 @@ class LabelQueue:
         again = "/repeat" if kind == "repeat" else ""
         rng = random.Random(f"{self.seed}/{item.seed}/{self.annotator}{again}")
         order = rng.sample(range(len(item.answers)), len(item.answers))
-        return Turn(item, order, kind, rng)
+        return Turn(item, order, kind, rng, len(self._mine.get(item.id, ())))
+
+    def answered_elsewhere(self, turn: Turn) -> bool:
+        """Whether this annotator has judged the item in another window since it was asked here."""
+        self.refresh()
+        return len(self._mine.get(turn.item.id, ())) > turn.before
+
+    def drop(self, turn: Turn) -> None:
+        """Asks no more for it here."""
+        if self._taken_back is turn.item:
+            self._taken_back = None
 
     def submit(self, turn: Turn, ranks: list[int], **about) -> None:
         """Stores a judgement; no ranks mean a skip.

@@ -5,6 +5,7 @@
 // textContent: what a model wrote is shown, and never runs.
 
 const WAITING_MS = 1500; // then a warning says that no answer came, and keys count for nothing
+const NARROW = 900; // a window of so many pixels shows the guidelines only when asked
 const CONFIDENCE = [[null, "–"], [0.33, "low"], [0.67, "medium"], [1, "high"]];
 const LEVELS = [ // how much better: the strengths −3 … 3
   "much better", "better", "slightly better", "equal", "slightly better", "better", "much better",
@@ -24,7 +25,9 @@ function render({ model, el }) {
 
   let draft; // what the annotator has said about this question so far
   let draftKey; // the name under which it survives a reload of the page
+  const drafts = new Map(); // the same, where the front end has no storage
   let compared; // cards whose differences are marked, at most two
+  let release = () => {}; // ends the watch over the focus
   let turn, shownAt; // the question's number, and when it was shown
   let pending = null; // the message that waits for an answer
   let timer; // which tells that it waits
@@ -40,26 +43,34 @@ function render({ model, el }) {
   // --- a question comes
 
   function start() {
-    draft = { tiers: [], flagged: false, confidence: null, note: "", strength: 0, bothBad: false };
+    draft = { tiers: [], flagged: false, confidence: null, note: "", strength: 0, allBad: false };
     compared = [];
     turn = state().turn;
     shownAt = performance.now();
     if (!item()) return;
     draftKey = `rlhf-draft/${state().annotator}/${item().id}/${item().kind}`;
     if (item().ranks) takeBack(item());
-    Object.assign(draft, withStorage((storage) => JSON.parse(storage.getItem(draftKey))));
+    const kept = withStorage((storage) => storage.getItem(draftKey)) ?? drafts.get(draftKey);
+    if (kept) Object.assign(draft, JSON.parse(kept));
   }
 
   function takeBack({ ranks, strength, flags }) { // the judgement that was undone, as it was
     const levels = [...new Set(ranks)].sort((a, b) => a - b);
     draft.tiers = levels.map((rank) => [...ranks.keys()].filter((card) => ranks[card] === rank));
     draft.flagged = flags.includes("flagged");
-    draft.bothBad = flags.includes("both_bad");
+    draft.allBad = flags.includes("all_bad");
     draft.strength = (strength ?? 0) * Math.sign(ranks[0] - ranks[1]);
   }
 
-  const keep = () =>
-    withStorage((storage) => storage.setItem(draftKey, JSON.stringify(draft)));
+  function keep() {
+    drafts.set(draftKey, JSON.stringify(draft));
+    withStorage((storage) => storage.setItem(draftKey, drafts.get(draftKey)));
+  }
+
+  function forget() {
+    drafts.delete(draftKey);
+    withStorage((storage) => storage.removeItem(draftKey));
+  }
 
   function changed(words) {
     if (words) say(words);
@@ -73,8 +84,8 @@ function render({ model, el }) {
   const isTied = (card) => draft.tiers[tierOf(card)]?.length > 1;
   const rankOf = (card) => ranksOf(draft.tiers, count())[card];
   const ranked = () => draft.tiers.flat().length;
-  const rankAs = (tiers, strength = 0, bothBad = false) => // what was said of another ranking goes
-    Object.assign(draft, { tiers, strength, bothBad });
+  const rankAs = (tiers, strength = 0, allBad = false) => // what was said of another ranking goes
+    Object.assign(draft, { tiers, strength, allBad });
 
   // The next best. The same card again ties it with the one above, and once more unties it.
   function pick(card) {
@@ -142,7 +153,7 @@ function render({ model, el }) {
     seconds: (performance.now() - shownAt) / 1000,
     note: draft.note,
     confidence: draft.confidence,
-    flags: [draft.flagged && "flagged", draft.bothBad && "both_bad"].filter(Boolean),
+    flags: [draft.flagged && "flagged", draft.allBad && "all_bad"].filter(Boolean),
   });
 
   function send(message) {
@@ -176,7 +187,7 @@ function render({ model, el }) {
   }
 
   function received() { // a new state: what was sent is saved, or failed, or another view's was
-    const { saved, error } = state();
+    const { saved, error, told } = state();
     if (error) {
       if (error.uid !== pending?.uid) return;
       clearTimeout(timer);
@@ -186,8 +197,9 @@ function render({ model, el }) {
     if (pending && saved !== pending.uid) return;
     clearTimeout(timer);
     if (pending) {
-      withStorage((storage) => storage.removeItem(draftKey));
-      say({ undo: "Taken back: rank it again.", skip: "Skipped.", rank: "Saved." }[pending.type]);
+      if (pending.type !== "undo") forget(); // a half-made ranking is there when its turn comes
+      const words = { undo: "Taken back: rank it again.", skip: "Skipped.", rank: "Saved." };
+      say(told || words[pending.type]);
     }
     pending = null;
     root.removeAttribute("aria-busy");
@@ -203,14 +215,14 @@ function render({ model, el }) {
     Enter: submit,
     Backspace: back,
     t: tie,
-    b: bothBad,
+    b: allBad,
     f: flag,
     s: () => send({ type: "skip", ranks: [], ...about() }),
     u: () => send({ type: "undo", uid: uid() }),
     n: () => root.querySelector(".rk-note")?.focus(),
     g: () => root.querySelector("details summary")?.click(),
     c: nextConfidence,
-    Escape: () => root.blur(),
+    Escape: () => { release(); root.blur(); },
   };
 
   const commandOf = (key) => KEYS[key.length === 1 ? key.toLowerCase() : key];
@@ -231,10 +243,11 @@ function render({ model, el }) {
     pick(last());
   }
 
-  function bothBad() {
-    if (!pairwise()) return;
-    rankAs([[0, 1]], 0, true);
-    changed("Both are bad.");
+  function allBad() { // all tie, so the ranking makes no pair; the same key takes it back
+    const words = pairwise() ? "Both are bad" : "All are bad";
+    if (draft.allBad) rankAs([]);
+    else rankAs([[...item().answers.keys()]], 0, true);
+    changed(draft.allBad ? `${words}: Enter saves that.` : "One step back.");
   }
 
   function flag() {
@@ -292,9 +305,9 @@ function render({ model, el }) {
   }
 
   function progress() {
-    const { done, target, seconds } = state().progress;
+    const { done, target, of, seconds } = state().progress;
     const left = Math.max(target - done, 0);
-    let text = `${done} of ${target}`;
+    let text = `${done} of ${target}${item() ? ` · ${of}` : ""}`;
     if (seconds && left) {
       const each = seconds < 10 ? seconds.toFixed(1) : Math.round(seconds);
       text += ` · ${each} s each · about ${duration(seconds * left)} left`;
@@ -305,18 +318,21 @@ function render({ model, el }) {
   }
 
   function ending() {
-    const text = `All ${state().progress.done} are judged. Thank you! Run the next cell.`;
+    const lab = document.querySelector(".jp-Notebook");
     return [
-      make("div", { class: "rk-done" }, text),
+      make("div", { class: "rk-done" }, `All ${state().progress.done} are ranked. Thank you!`),
+      make("div", { class: "rk-next" }, "To see what they say, ", ...(lab
+        ? ["choose ", make("b", {}, "Run › Run Selected Cell and All Below"), "."]
+        : ["run the cells below this one."])),
       make("div", { class: "rk-bar" }, undoButton()),
     ];
   }
 
   function question() {
-    const { prompt, answers } = item();
+    const { answers } = item();
     return [
       guidelines(),
-      make("div", { class: "rk-prompt", dir: "auto", tabindex: scrolls(prompt) }, prompt),
+      prompt(),
       make("ol", { class: "rk-cards", style: `--columns: ${count() % 2 ? 3 : 2}` },
         ...answers.map((_, place) => card(place))),
       pairwise() && state().asks_strength ? scale() : lane(),
@@ -327,8 +343,20 @@ function render({ model, el }) {
 
   const scrolls = (text) => (text.length > 600 ? "0" : null); // by keyboard, if it is focusable
 
+  function prompt() { // a question, or the turns of a conversation with who said them
+    const { turns } = item();
+    const length = turns.reduce((sum, { content }) => sum + content.length, 0);
+    const alone = turns.length === 1 && turns[0].role === "user";
+    const words = alone ? [turns[0].content] : turns.map(({ role, content }) =>
+      make("div", { class: "rk-turn" },
+        make("span", { class: "rk-role" }, role), make("div", { dir: "auto" }, content)));
+    return make("div", { class: "rk-prompt", dir: "auto", tabindex: scrolls({ length }) },
+      ...words);
+  }
+
   function guidelines() {
-    const open = root.querySelector("details")?.open ?? state().progress.done === 0;
+    const open = root.querySelector("details")?.open ??
+      (state().progress.done === 0 && window.innerWidth > NARROW);
     const rules = Object.entries(model.get("guidelines"));
     return make("details", { open },
       make("summary", {}, "Guidelines"),
@@ -339,8 +367,9 @@ function render({ model, el }) {
   function card(place) {
     const { answers } = item();
     const rank = rankOf(place);
-    const label = rank ? `${ordinal(rank)}${isTied(place) ? " =" : ""}` : "";
-    const spoken = rank ? `ranked ${label.replace("=", "tied")}` : "not ranked";
+    let label = rank ? `${ordinal(rank)}${isTied(place) ? " =" : ""}` : "";
+    let spoken = rank ? `ranked ${label.replace("=", "tied")}` : "not ranked";
+    if (draft.allBad) label = spoken = "bad";
     const choose = () => { focus(); press({ key: String(place + 1), code: "" }); };
     let words = [answers[place]];
     if (compared.length === 2 && compared.includes(place)) {
@@ -365,7 +394,7 @@ function render({ model, el }) {
       title: "Compare with another answer (Shift and its number)",
     }, "≠"));
     return make("li", {
-      class: `rk-card${rank ? " rk-ranked" : ""}${rank === 1 ? " rk-best" : ""}`,
+      class: `rk-card${rank ? " rk-ranked" : ""}${rank === 1 && !draft.allBad ? " rk-best" : ""}`,
       onclick: (event) => {
         if (!event.target.closest("button") && !String(getSelection())) choose();
       },
@@ -404,16 +433,18 @@ function render({ model, el }) {
     const chip = (card) => make("span", {
       class: "rk-chip", draggable: "true", ondragstart: (event) => carry(event, card),
     }, String(card + 1));
-    const hint = ranked() < count() ? "press, click or drag the next best here" : "worst";
+    const hint = ranked() < count()
+      ? `press, click or drag the ${ranked() ? "next best" : "best"} here` : "worst";
+    const [left, right] = draft.allBad ? ["all bad", "makes no pair"] : ["best", hint];
     return make("ol", { class: "rk-lane", "aria-label": "Your ranking, best first", ...target(-1) },
-      make("li", { class: "rk-end", "aria-hidden": "true" }, "best"),
+      make("li", { class: "rk-end", "aria-hidden": "true" }, left),
       ...draft.tiers.map((tier, index) =>
         make("li", { class: "rk-tier", ...target(index) }, ...tier.map(chip))),
-      make("li", { class: "rk-hint", "aria-hidden": "true" }, hint));
+      make("li", { class: "rk-hint", "aria-hidden": "true" }, right));
   }
 
   function scale() { // seven points, from "1 is much better" to "2 is much better"
-    const said = draft.strength !== 0 || (isTied(0) && !draft.bothBad);
+    const said = draft.strength !== 0 || (isTied(0) && !draft.allBad);
     const point = (level, i) => make("button", {
       type: "button", role: "radio", "aria-checked": String(said && draft.strength === i - 3),
       "aria-label": i === 3 ? "equal" : `Answer ${i < 3 ? 1 : 2} ${level}`,
@@ -431,7 +462,8 @@ function render({ model, el }) {
       button("t", "tie", tie),
       button("s", "skip", KEYS.s),
       button("f", "flag", flag, { "aria-pressed": String(draft.flagged) }),
-      pairwise() && button("b", "both bad", bothBad, { "aria-pressed": String(draft.bothBad) }),
+      button("b", pairwise() ? "both bad" : "all bad", allBad,
+        { "aria-pressed": String(draft.allBad) }),
       undoButton());
   }
 
@@ -471,94 +503,13 @@ function render({ model, el }) {
   model.on("change:guidelines", draw);
   start();
   draw();
+  // Only where it is new: a notebook that is opened again stays where it is.
+  if (item() && !model.get("seen")) release = holdFocus(root, isOurs);
   model.send({ type: "hello" });
-  if (state().progress.done === state().progress.begun) focus();
   return () => {
     clearTimeout(timer);
+    release();
     model.off("change:state", received);
     model.off("change:guidelines", draw);
   };
-}
-
-// --- what needs no state
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    const absent = value === null || value === false;
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (!absent) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== false));
-  return node;
-}
-
-// tiers: cards, best first, ties together. [[2], [0, 3], [1]] gives each card's rank: [2, 4, 1, 2]
-function ranksOf(tiers, count) {
-  const ranks = Array(count).fill(0);
-  let better = 0;
-  for (const tier of tiers) {
-    for (const card of tier) ranks[card] = better + 1;
-    better += tier.length;
-  }
-  return ranks;
-}
-
-function without(tiers, card) {
-  return tiers.map((tier) => tier.filter((other) => other !== card)).filter((tier) => tier.length);
-}
-
-// [word or space, whether it differs]: words of `text` that are not in its longest common
-// subsequence with `other`.
-export function differences(text, other) {
-  const parts = text.split(/(\s+)/);
-  const words = parts.filter((part) => part.trim());
-  const others = other.split(/\s+/).filter(Boolean);
-  if (words.length * others.length > 4e6) { // too long to compare while somebody waits
-    return parts.map((part) => [part, false]);
-  }
-  const common = Array.from({ length: words.length + 1 }, () => new Uint32Array(others.length + 1));
-  for (let i = words.length - 1; i >= 0; i--) {
-    for (let j = others.length - 1; j >= 0; j--) {
-      common[i][j] = words[i] === others[j]
-        ? common[i + 1][j + 1] + 1
-        : Math.max(common[i + 1][j], common[i][j + 1]);
-    }
-  }
-  const differs = [];
-  for (let i = 0, j = 0; i < words.length; i++) {
-    while (j < others.length && words[i] !== others[j] && common[i][j + 1] >= common[i + 1][j]) j++;
-    differs.push(!(j < others.length && words[i] === others[j]));
-    if (!differs[i]) j++;
-  }
-  let next = 0;
-  return parts.map((part) => [part, part.trim() ? differs[next++] : false]);
-}
-
-function withStorage(use) { // some front ends have none
-  try {
-    return use(sessionStorage);
-  } catch {
-    return null;
-  }
-}
-
-function duration(seconds) {
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
-}
-
-function ordinal(n) {
-  const teen = n % 100 > 10 && n % 100 < 14;
-  return `${n}${["th", "st", "nd", "rd"][teen ? 0 : n % 10] ?? "th"}`;
-}
-
-function uid() {
-  const bytes = Array.from(crypto.getRandomValues(new Uint8Array(16)));
-  return bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function carry(event, card) {
-  event.dataTransfer.setData("text/plain", `rank:${card}`);
 }

@@ -17,13 +17,18 @@ import anywidget
 import ipywidgets as widgets
 import traitlets
 
+from ..data.rows import messages_of
 from ..show.notebook import table
 from .agreement import by_annotator, readout
 from .label_queue import LabelQueue, Turn, of_people
 from .pairs import KINDS, Judgement
 
-MODULE = Path(__file__).with_name("ranker.js").read_text(encoding="utf-8")
-STYLE = Path(__file__).with_name("ranker.css").read_text(encoding="utf-8")
+HERE = Path(__file__).parent
+MODULE = "\n".join(  # one module, because a front end gets no file beside it
+    (HERE / name).read_text(encoding="utf-8") for name in ("ranker.js", "ranker_tools.js")
+)
+STYLE = (HERE / "ranker.css").read_text(encoding="utf-8")
+ELSEWHERE = "You have ranked this already in another window. "
 TEXT = (
     "<div dir='auto' style='white-space:pre-wrap;line-height:1.45;border-radius:6px;"
     "border:1px solid rgba(128,128,128,.4);padding:6px 12px;margin:2px 0'>{}</div>"
@@ -39,28 +44,32 @@ class Desk:
     def __init__(self, queue: LabelQueue, target: int = 0, strength: bool = False):
         self.queue, self.target, self.strength = queue, target, strength
         self.turn: Turn | None = queue.next()
-        self.number, self.begun, self.seconds = 0, queue.done, []
+        self.number, self.seconds = 0, []
         self.past: dict[int, Turn] = {}  # questions answered, by number
         self.answered: set[str] = set()  # uids of messages
         self.undone: Judgement | None = None  # just taken back: its ranking is shown again
+        self.told = ""  # what the annotator should know about the last message
         self.on_saved = []  # called without arguments after each label
         self.lock = threading.Lock()  # JupyterLab delivers messages on another thread than cells'
 
     def state(self, **about) -> dict:
         """What the front end shows.
 
-        `turn` counts the questions; `saved` and `error` name the message that they answer.
+        `turn` counts the questions; `saved` and `error` name the message that they answer, and
+        `told` is what there is to say about it.
         """
         done, total = self.queue.done, self.queue.total
         target = min(self.target, total) if self.target else total
         pace = statistics.median_high(self.seconds[-20:]) if self.seconds else None
+        contents = f"the first {target} of " * (target < total) + self.queue.contents
         return {
             "turn": self.number,
             "item": self._shown() if self.turn and done < target else None,
-            "progress": {"done": done, "target": target, "begun": self.begun, "seconds": pace},
+            "progress": {"done": done, "target": target, "of": contents, "seconds": pace},
             "annotator": self.queue.annotator,
             "asks_strength": self.strength,
             "saved": None,
+            "told": self.told,
             "error": None,
         } | about
 
@@ -69,7 +78,7 @@ class Desk:
         shown = {
             "id": item.id,
             "kind": self.turn.kind,
-            "prompt": item.prompt.text,
+            "turns": messages_of(item.prompt.text),
             "answers": [item.answers[i] for i in order],
         }
         if self.undone and self.undone.ranks:
@@ -88,6 +97,7 @@ class Desk:
         with self.lock:
             try:
                 if message["uid"] not in self.answered:  # else sent again while the kernel was busy
+                    self.told = ""
                     if message["type"] == "undo":
                         self.undone, late = self.queue.undo(), False
                     else:
@@ -102,7 +112,8 @@ class Desk:
     def _store(self, message: dict) -> bool:
         """Stores a ranking or a skip. Returns whether it was late: not for the current question.
 
-        A late one comes from a second view of the same widget.
+        A late one comes from a second view of the same widget. It is a repetition, as is one of
+        an item that was judged in another kernel meanwhile.
         """
         late, ranks = message["turn"] != self.number, message["ranks"]
         if late and message["type"] == "skip":
@@ -110,6 +121,11 @@ class Desk:
         turn = self.past.get(message["turn"]) if late else self.turn
         if turn is None:
             raise ValueError("There is no such question here: run the cell again.")
+        elsewhere = not late and self.queue.answered_elsewhere(turn)
+        if elsewhere and message["type"] == "skip":
+            self.told = ELSEWHERE
+            self.queue.drop(turn)
+            return late
         count = len(turn.shown_order)
         if message["type"] == "rank" and len(ranks) != count:
             raise ValueError(f"{len(ranks)} ranks came for {count} answers.")
@@ -119,7 +135,7 @@ class Desk:
             if message.get(name) is not None:
                 about[name] = float(message[name])
         self.queue.submit(
-            replace(turn, kind="repeat") if late else turn,
+            replace(turn, kind="repeat") if late or elsewhere else turn,
             ranks,
             session=message.get("session", "widget"),
             uid=message["uid"],
@@ -131,6 +147,8 @@ class Desk:
         self.seconds.append(message["seconds"])
         self.queue.refresh()  # others label too
         self.undone = None
+        if elsewhere:
+            self.told = f"{ELSEWHERE}This ranking is kept as a repetition."
         return late
 
     def _advance(self) -> None:
@@ -155,6 +173,7 @@ class RankingWidget(anywidget.AnyWidget):
 
     _esm, _css = MODULE, STYLE
     state = traitlets.Dict().tag(sync=True)
+    seen = traitlets.Bool(False).tag(sync=True)  # a view was there: another takes no focus
     guidelines = traitlets.Dict().tag(sync=True)
 
     def __init__(self, desk: Desk, guidelines: dict[str, str]):
@@ -165,6 +184,7 @@ class RankingWidget(anywidget.AnyWidget):
     def _received(self, _, message: dict, buffers) -> None:
         if message.get("type") == "hello":
             self.shown.set()
+            self.seen = True
         else:  # the time makes two equal failures two states
             self.state = self.desk.receive(message) | {"at": time.time()}
 
@@ -182,7 +202,7 @@ class RankingForm(widgets.VBox):
             text = html.escape(state["error"]["text"])
             self.told.value = f"<b>Not saved:</b> {text} Your ranking is kept; try again."
             return
-        self.shown_at, self.told.value = time.time(), ""
+        self.shown_at, self.told.value = time.time(), html.escape(state["told"])
         # These buttons' uid: however often they are clicked, they make one judgement.
         about = {"session": "form", "uid": uuid.uuid4().hex, "turn": state["turn"]}
         buttons = [self._button("Undo the last", about | {"type": "undo"})]
@@ -202,11 +222,17 @@ class RankingForm(widgets.VBox):
     def _head(self, state: dict) -> str:
         done, target = state["progress"]["done"], state["progress"]["target"]
         if not state["item"]:
-            return f"<b>All {done} are judged. Thank you!</b> Run the next cell."
-        lines = [f"{done} of {target} · 1 is best, equal numbers are ties"]
+            return f"<b>All {done} are ranked. Thank you!</b> Now run the cells below this one."
+        contents = state["progress"]["of"]
+        lines = [f"{done} of {target} · {contents} · 1 is best, equal numbers are ties"]
         for name, text in self.guidelines.items():
             lines.append(f"<b>{html.escape(name)}</b>: {html.escape(text)}")
-        prompt = TEXT.format(html.escape(state["item"]["prompt"]))
+        turns = state["item"]["turns"]
+        if len(turns) == 1 and turns[0]["role"] == "user":
+            said = [turns[0]["content"]]
+        else:
+            said = [f"{turn['role']}: {turn['content']}" for turn in turns]
+        prompt = "".join(TEXT.format(html.escape(text)) for text in said)
         return f"{'<br>'.join(lines)}<b>{prompt}</b>"
 
     def _button(self, text: str, message: dict, choices: list = ()) -> widgets.Button:
@@ -253,14 +279,15 @@ def rank(
 
 
 def live_readout(box: widgets.VBox, every: int = 5) -> widgets.HTML:
-    """The read-out of what `rank` returned, drawn again after every few labels given in it."""
+    """The read-out of what `rank` returned, from so many labels on and again after as many."""
     view, queue = widgets.HTML(), box.desk.queue
 
     def draw() -> None:
         if box.desk.number % every:
             return
         try:
-            view.value = readout_html(of_people(queue.store.judgements(queue.items, KINDS)))
+            judged = of_people(queue.store.judgements(queue.items, KINDS))
+            view.value = readout_html(judged if len(judged) >= every else [])
         except Exception as error:  # the label is saved, so the widget must not say otherwise
             told = f"The read-out could not be drawn: {type(error).__name__}: {error}"
             view.value = html.escape(told)
@@ -273,7 +300,7 @@ def live_readout(box: widgets.VBox, every: int = 5) -> widgets.HTML:
 def readout_html(judgements: list[Judgement]) -> str:
     """The read-out and the annotators' table as HTML: what has a value, every text escaped."""
     if not judgements:
-        return "Agreement, time and biases will show here."
+        return "Agreement, time and biases show here after a few rankings."
     measures, people = readout(judgements), by_annotator(judgements)
     known = [measures[measures["value"].notna()], people.dropna(axis="columns", how="all")]
     tables = "<br>".join(table(frame).data for frame in known)

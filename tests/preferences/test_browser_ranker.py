@@ -6,8 +6,9 @@ Anywidget's model is a mock, whose kernel is this file's Python.
 import json
 
 import pytest
-from judged import make_item
+from judged import make_item, said
 
+from rlhf_utils.data.rows import conversation
 from rlhf_utils.preferences.label_queue import LabelQueue
 from rlhf_utils.preferences.pairs import KINDS
 from rlhf_utils.preferences.store import LabelStore
@@ -15,9 +16,9 @@ from rlhf_utils.preferences.widget import MODULE, STYLE, Desk
 
 GUIDELINES = {"Helpful": "Answers what was asked.", "Honest": "Makes nothing up."}
 PAGE = """<!doctype html><meta charset="utf-8"><style>%s</style>
-<body><input id="before"><div id="el"></div><script type="module">
+<body><input id="before"><div style="height: %dpx"></div><div id="el"></div><script type="module">
 const listeners = {};
-const traits = {state: %s, guidelines: %s};
+const traits = {state: %s, guidelines: %s, seen: %s};
 window.model = {
   get: (name) => traits[name],
   send: (message) => window.toKernel(JSON.stringify(message)),
@@ -54,10 +55,12 @@ class Bench:
         self.page.expose_function("toKernel", self.receive)
         self.load()
 
-    def load(self):
+    def load(self, above=0, seen=False):
+        """The page, with so many pixels above the widget, which a view has shown before or not."""
         state = json.dumps(self.desk.state()).replace("<", "\\u003c")
         module = json.dumps(MODULE).replace("</", "<\\/")
-        self.page.set_content(PAGE % (STYLE, state, json.dumps(GUIDELINES), module))
+        traits = (state, json.dumps(GUIDELINES), json.dumps(seen))
+        self.page.set_content(PAGE % (STYLE, above, *traits, module))
         self.page.wait_for_function("window.ready")
 
     def receive(self, text):
@@ -84,6 +87,9 @@ class Bench:
         self.page.wait_for_function(
             f"n => window.model.get('state').turn === n && {idle}", arg=number
         )
+
+    def has_focus(self):
+        return self.page.evaluate("document.activeElement.matches('.rk')")
 
     def judgements(self):
         return self.queue.store.judgements(kinds=KINDS)
@@ -186,8 +192,125 @@ def test_browser_two_answers(bench):
     b.press("Enter")  # dragged apart, they are no longer both bad
     b.settle(4)
     assert b.shown() == [[2, 1], [1, 2], [1, 1], [2, 1]]
-    assert [each.flags for each in b.judgements()] == [[], [], ["both_bad"], []]
+    assert [each.flags for each in b.judgements()] == [[], [], ["all_bad"], []]
     assert [each.strength for each in b.judgements()] == [None] * 4
+
+
+def test_browser_all_bad(bench):
+    b = bench(make_items(3, 6))
+    b.press("3", "b")
+    assert b.places() == ["bad"] * 6
+    b.press("b")  # the same key takes it back
+    assert b.places() == [""] * 6
+    b.page.click("text=all bad")
+    b.press("Enter")
+    b.settle(1)
+    b.press("u")
+    b.settle(2)
+    assert b.places() == ["bad"] * 6  # as it was
+    b.press("Enter")
+    b.settle(3)
+    b.press("b", *["Backspace"] * 6, *"123456", "Enter")  # another ranking is not all bad
+    b.settle(4)
+    assert b.shown() == [[1] * 6, [1, 2, 3, 4, 5, 6]]
+    assert [each.flags for each in b.judgements()] == [["all_bad"], []]
+
+
+def test_browser_a_half_made_ranking_survives_an_undo(bench):
+    b = bench()
+    b.press("1", "2", "3", "4", "Enter")
+    b.settle(1)
+    b.press("4", "2", "f", "c", "u")
+    b.settle(2)
+    assert b.places() == ["1st", "2nd", "3rd", "4th"]
+    b.press("Backspace", "Backspace", "4", "3", "Enter")
+    b.settle(3)
+    assert b.places() == ["", "2nd", "", "1st"]  # the question that was on the table
+    b.press("1", "3", "Enter")
+    b.settle(4)
+    assert b.shown() == [[1, 2, 4, 3], [3, 2, 4, 1]]
+    assert b.judgements()[1].flags == ["flagged"] and b.judgements()[1].confidence == 0.33
+    assert b.places() == [""] * 4
+
+
+def test_browser_another_window_is_told(bench):
+    b = bench(make_items(3))
+    item = b.queue.items[0]
+    b.queue.store.add(said(item, [4, 3, 2, 1], "me", session="widget"))
+    b.press("1", "2", "3", "4", "Enter")
+    b.settle(1)
+    assert "already in another window" in b.page.inner_text(".rk-status")
+    assert b.page.inner_text(".rk-prompt") == "Question 1?"
+    assert [each.kind for each in b.judgements()] == ["ranking", "repeat"]
+
+
+def test_browser_a_conversation_is_shown_by_its_turns(bench):
+    said_before = [
+        {"role": "system", "content": "Be <b>brief</b>."},
+        {"role": "user", "content": "How do plants drink?"},
+        {"role": "assistant", "content": "Through roots."},
+        {"role": "user", "content": "And moss?"},
+    ]
+    b = bench([make_item(conversation(said_before)), make_item("Alone?")])
+    roles = b.page.locator(".rk-role").all_inner_texts()
+    assert roles == ["system", "user", "assistant", "user"]
+    turns = b.page.locator(".rk-turn > div").all_text_contents()
+    assert turns == [turn["content"] for turn in said_before]
+    b.press("1", "2", "Enter")
+    b.settle(1)
+    assert b.page.locator(".rk-role").count() == 0
+    assert b.page.inner_text(".rk-prompt") == "Alone?"
+
+
+def test_browser_the_end_says_what_to_do(bench):
+    b = bench(make_items(1))
+    b.press("1", "2", "3", "4", "Enter")
+    b.settle(1)
+    assert "All 1 are ranked" in b.page.inner_text(".rk-done")
+    assert "run the cells below" in b.page.inner_text(".rk-next")
+    b.load()
+    b.page.wait_for_timeout(200)
+    assert not b.has_focus()  # nothing to press
+
+
+# --- the focus
+
+
+def test_browser_a_new_widget_comes_into_view_and_gets_the_focus_back(bench):
+    b = bench()
+    b.load(above=3000)
+    b.page.wait_for_function("document.activeElement.matches('.rk')")
+    assert 0 <= b.page.locator(".rk").bounding_box()["y"] < 400
+    b.page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
+    b.page.wait_for_function("document.activeElement.matches('.rk')")  # as a notebook takes it
+    assert 0 <= b.page.locator(".rk").bounding_box()["y"] < 400
+    b.press("3", "1", "4", "2", "Enter")
+    b.settle(1)
+    assert b.shown() == [[2, 4, 1, 3]]
+
+
+@pytest.mark.parametrize("act", ["click", "wheel", "Escape", "PageUp"])
+def test_browser_whatever_a_person_does_elsewhere_ends_the_hold(bench, act):
+    b = bench()
+    b.load(above=3000)
+    b.page.wait_for_function("document.activeElement.matches('.rk')")
+    if act == "click":
+        b.page.mouse.click(5, 5)
+    elif act == "wheel":
+        b.page.mouse.wheel(0, -2000)
+    else:
+        b.press(act)
+    b.page.wait_for_timeout(150)
+    b.page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
+    b.page.wait_for_timeout(400)
+    assert not b.has_focus() and b.page.evaluate("window.scrollY") == 0
+
+
+def test_browser_a_widget_that_was_seen_leaves_the_page_as_it_is(bench):
+    b = bench()
+    b.load(above=3000, seen=True)
+    b.page.wait_for_timeout(400)
+    assert not b.has_focus() and b.page.evaluate("window.scrollY") == 0
 
 
 def test_browser_strength(bench):
@@ -303,7 +426,7 @@ def test_browser_500_labels_at_full_speed(bench):
     wanted = [[1, 2, 3, 4], [4, 3, 2, 1], [2, 1, 4, 3]]
     assert [each.item_id for each in b.judgements()] == [item.id for item in items]
     assert b.shown() == [wanted[n % 3] for n in range(500)]
-    assert "All 500 are judged" in b.page.inner_text(".rk-done")
+    assert "All 500 are ranked" in b.page.inner_text(".rk-done")
 
 
 HOSTILE = [
@@ -343,6 +466,10 @@ def test_browser_hostile_text_is_text(bench):
     assert [each.answers for each in b.judgements()] == [item.answers for item in items]
 
 
+def test_browser_the_guidelines_are_open_where_there_is_room(bench):
+    assert bench().page.evaluate("document.querySelector('details').open")
+
+
 def test_browser_is_usable_by_a_screen_reader_and_at_200_percent(bench):
     b = bench()
     tree = b.page.locator(".rk").aria_snapshot()
@@ -363,6 +490,12 @@ def test_browser_is_usable_by_a_screen_reader_and_at_200_percent(bench):
     cards = [box.bounding_box() for box in b.page.locator(".rk-card").all()]
     assert b.page.evaluate("document.documentElement.scrollWidth") <= 640
     assert cards[1]["y"] > cards[0]["y"]  # one below the other
+    b.load()
+    assert not b.page.evaluate("document.querySelector('details').open")  # room for the answers
+    b.page.evaluate("document.getElementById('el').style.width = '270px'")  # beside a side bar
+    for part in b.page.locator(".rk *").all():
+        box = part.bounding_box()
+        assert box is None or box["x"] + box["width"] <= 280, part.get_attribute("class")
     b.page.keyboard.press("Tab")
     assert b.page.evaluate("document.activeElement.closest('.rk') !== null")
     outline = "getComputedStyle(document.activeElement).outlineStyle"

@@ -7,6 +7,7 @@ import ipywidgets
 import pytest
 from judged import make_item
 
+from rlhf_utils.data.rows import conversation
 from rlhf_utils.preferences.label_queue import LabelQueue
 from rlhf_utils.preferences.pairs import KINDS
 from rlhf_utils.preferences.store import LabelStore
@@ -57,6 +58,24 @@ def test_the_form_escapes(store, hostile):
     assert shown.count(html.escape(hostile)) == 1 + 1 + 3
 
 
+def test_the_form_says_who_said_what(store):
+    turns = [{"role": "user", "content": SCRIPT}, {"role": "assistant", "content": "b"}]
+    item = make_item(conversation([*turns, {"role": "user", "content": "c?"}]), ["x", "y"])
+    head = texts(RankingForm(Desk(LabelQueue([item], store, "me")), {}))[0]
+    for line in (f"user: {html.escape(SCRIPT)}<", "assistant: b<", "user: c?<", "1 prompt "):
+        assert line in head
+    assert SCRIPT not in head and "\u2063" not in head
+
+
+def test_the_form_tells_what_was_ranked_in_another_window(store):
+    box, other = form(store), form(store)
+    save(box).click()
+    save(other).click()
+    assert "already in another window" in texts(other)[-1] and "p1" in texts(other)[0]
+    save(other).click()
+    assert texts(other)[-1] == "" and len(store.judgements()) == 2
+
+
 def test_the_form_stores_what_was_chosen(store):
     """The numbers belong to the answers as shown; what is stored, to the answers as given."""
     box = form(store)
@@ -86,7 +105,7 @@ def test_the_form_goes_on_and_ends(store):
     assert "p1" in texts(box)[0]
     save(box).click()
     save(box).click()
-    assert "All 3 are judged" in texts(box)[0]
+    assert "All 3 are ranked" in texts(box)[0]
     assert [row.item_id for row in store.judgements()] == [item.id for item in items()]
     assert "0 of 3" in texts(form(store, "you"))[0]  # another person has all before them
 

@@ -8,6 +8,7 @@ from judged import make_item, said
 from rlhf_utils.errors import SettingError
 from rlhf_utils.preferences.annotators import Annotator
 from rlhf_utils.preferences.label_queue import (
+    CollectionSettings,
     LabelQueue,
     collect_judgements,
     of_annotators,
@@ -206,3 +207,79 @@ def test_settings_that_cannot_work(store, options, told):
 def test_annotators_in_code_refuse_an_overlap_that_cannot_work(store):
     with pytest.raises(SettingError, match="overlap=50"):
         collect_judgements(ITEMS, [Person("ada")], store, overlap=50)
+
+
+# --- the settings
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"answers_per_prompt": 7}, "answers_per_prompt=7 must be from 2 to 6"),
+        ({"answers_per_prompt": 1}, "answers_per_prompt=1 must be from 2 to 6"),
+        ({"repeat": 2.0}, "repeat=2.0 must be from 0 to 1"),
+        ({"overlap": 50.0}, "overlap=50.0 must be from 0 to 1"),
+        ({"annotator": "persom"}, "'persom' .* did you mean 'person'"),
+        ({"annotator": "Simulated"}, "did you mean 'simulated'"),
+        ({"annotator": "reward-model"}, "did you mean 'reward_model'"),
+        ({"annotator": " "}, "annotator=' ' is neither"),
+        ({"annotator": "labels/mine.jsonl"}, "there is no file '/.*labels/mine.jsonl'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_sampled(options, told):
+    with pytest.raises(SettingError, match=told):
+        CollectionSettings(**options)
+
+
+def test_annotators_that_can_work_are_taken(tmp_path):
+    file = tmp_path / "simulatd"  # a file may have any name
+    file.touch()
+    rewards = ["simulated", "person", "reward_model", "my_rewards:polite", "owner/classifier"]
+    assert not any(CollectionSettings(name).asks_reward for name in ["person", str(file)])
+    assert [CollectionSettings(name).asks_reward for name in rewards] == [False, False] + [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("annotator", "count", "temperatures"),
+    [
+        ("simulated", 4, [0.7, 0.7 + 0.1, 0.7 + 0.1 * 2, 0.7 + 0.1 * 3]),  # to the last bit
+        ("simulated", 6, [0.7 + 0.1 * i for i in range(6)]),
+        ("person", 4, [0.7, 0.8, 0.9, 1.0]),
+        ("person", 2, [0.7, 0.8]),
+        ("person", 6, [0.7, 0.76, 0.82, 0.88, 0.94, 1.0]),
+    ],
+)
+def test_people_get_no_answer_warmer_than_one(annotator, count, temperatures):
+    found = CollectionSettings(annotator, count).temperatures
+    exactly = pytest.approx(temperatures, abs=0 if annotator == "simulated" else 1e-9)
+    assert found == exactly and len(found) == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 20, 21, 100])
+@pytest.mark.parametrize("repeat", [0.0, 0.05, 0.5, 1.0])
+def test_twenty_prompts_for_a_person_are_twenty_questions(tmp_path, count, repeat):
+    settings = CollectionSettings("person", repeat=repeat)
+    prompts, share = settings.share_out(count)
+    items = make_items(prompts)
+    queue = LabelQueue(items, LabelStore(tmp_path / "s.sqlite"), "me", repeat=share)
+    assert queue.total == count and settings.num_other_prompts == 0
+    if (count, repeat) == (20, 0.05):
+        assert queue.contents == "19 prompts, 1 of them twice"
+        assert len(answer(queue)) == 20 and queue.contents == "19 prompts, 1 of them twice"
+
+
+def test_annotators_in_code_are_asked_as_many_as_ever():
+    settings = CollectionSettings("simulated", repeat=0.05)
+    assert settings.share_out(2000) == (2000, 0.05) and settings.num_other_prompts == 60
+    assert CollectionSettings("person", num_other_prompts=3).num_other_prompts == 3
+
+
+def test_the_questions_are_named(store):
+    items = make_items(3)
+    items[2].split = "other"
+    assert LabelQueue(items, store, "me").contents == "2 prompts and 1 of other categories"
+    assert LabelQueue(items[:1], store, "me").contents == "1 prompt"
+    with_me = LabelQueue(items, store, "me")
+    answer(with_me, 1)
+    you = LabelQueue(items, store, "you", overlap=0.0)  # what I have ranked is none of yours
+    assert you.contents == "1 prompt and 1 of other categories"

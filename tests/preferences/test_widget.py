@@ -3,9 +3,10 @@
 import pytest
 from judged import make_item
 
+from rlhf_utils.data.rows import conversation
 from rlhf_utils.preferences import widget
 from rlhf_utils.preferences.label_queue import LabelQueue
-from rlhf_utils.preferences.pairs import KINDS
+from rlhf_utils.preferences.pairs import KINDS, pairs_of_judgements
 from rlhf_utils.preferences.store import LabelStore
 from rlhf_utils.preferences.widget import Desk, RankingWidget, live_readout, rank
 
@@ -109,12 +110,78 @@ def test_an_undo_sent_twice_takes_one_judgement_back(queue):
     assert [found.item_id for found in queue.store.judgements()] == [ITEMS[0].id]
 
 
+def from_another_kernel(queue, ranks=(3, 2, 1)) -> None:
+    """The same person ranks the first item somewhere else."""
+    other = LabelQueue(queue.items, LabelStore(queue.store.path), "me")
+    Desk(other).receive(ranking("other", ranks=ranks))
+
+
+def test_who_ranks_in_two_kernels_is_told_and_loses_nothing(queue):
+    desk = Desk(queue)
+    from_another_kernel(queue)
+    state = desk.receive(ranking(ranks=[1, 2, 3]))
+    assert "already in another window" in state["told"] and state["error"] is None
+    assert state["item"]["id"] == ITEMS[1].id and state["progress"]["done"] == 2
+    first, second = queue.store.judgements(kinds=KINDS)
+    assert (first.kind, shown(first)) == ("ranking", [3, 2, 1])
+    assert (second.kind, shown(second)) == ("repeat", [1, 2, 3])
+    state = desk.receive(ranking("next", turn=1))
+    assert state["told"] == "" and queue.store.judgements()[-1].item_id == ITEMS[1].id
+
+
+def test_a_skip_of_what_was_ranked_in_another_kernel_adds_nothing(queue):
+    desk = Desk(queue)
+    from_another_kernel(queue)
+    state = desk.receive(ranking(ranks=[], type="skip"))
+    assert "already in another window" in state["told"] and state["turn"] == 1
+    assert state["item"]["id"] == ITEMS[1].id
+    assert [found.kind for found in queue.store.judgements(kinds=KINDS)] == ["ranking"]
+
+
+def test_a_question_that_comes_twice_is_no_other_window(tmp_path):
+    queue = LabelQueue(ITEMS, LabelStore(tmp_path / "labels.sqlite"), "me", repeat=1.0)
+    desk = Desk(queue)
+    states = [desk.receive(ranking(f"u{turn}", turn)) for turn in range(8)]
+    assert [state["told"] for state in states] == [""] * 8 and states[-1]["item"] is None
+    kinds = [found.kind for found in queue.store.judgements(kinds=KINDS)]
+    assert kinds == ["ranking"] * 4 + ["repeat"] * 4
+
+
+def test_all_bad_makes_no_pair_and_comes_back_with_an_undo(queue):
+    desk = Desk(queue)
+    desk.receive(ranking(ranks=[1, 1, 1], flags=["all_bad"]))
+    (found,) = queue.store.judgements()
+    assert (found.ranks, found.flags) == ([1, 1, 1], ["all_bad"])
+    assert pairs_of_judgements([found], ITEMS) == []
+    item = desk.receive({"type": "undo", "uid": "v"})["item"]
+    assert (item["ranks"], item["flags"]) == ([1, 1, 1], ["all_bad"])
+
+
+def test_a_conversation_comes_as_its_turns(tmp_path):
+    turns = [{"role": "user", "content": "a: b\n\nc"}, {"role": "assistant", "content": "d"}]
+    turns += [{"role": "user", "content": "e?"}]
+    items = [make_item(conversation(turns), ["x", "y"])]
+    queue = LabelQueue(items, LabelStore(tmp_path / "labels.sqlite"), "me")
+    assert Desk(queue).state()["item"]["turns"] == turns
+    assert Desk(LabelQueue(ITEMS, queue.store, "me")).state()["item"]["turns"] == [
+        {"role": "user", "content": "p0 <b>"}
+    ]
+
+
+def test_only_the_first_view_of_a_widget_takes_the_focus(queue):
+    ranker = RankingWidget(Desk(queue), {})
+    assert not ranker.seen
+    ranker._received(None, {"type": "hello"}, [])
+    assert ranker.seen
+
+
 def test_target_and_end(queue):
     desk = Desk(queue, target=2)
     for turn in range(2):
         assert desk.state()["item"] is not None
         state = desk.receive(ranking(f"u{turn}", turn, ranks=[], type="skip"))
     assert state["item"] is None and state["progress"]["target"] == 2
+    assert state["progress"]["of"] == "the first 2 of 4 prompts"
     assert [found.kind for found in queue.store.judgements(kinds=KINDS)] == ["skip", "skip"]
 
 
@@ -134,6 +201,21 @@ def test_the_readout_follows(queue):
     for number in range(2):
         box.ranker._received(None, ranking(f"u{number}", number, seconds=4), [])
     assert view.value != before and ">me</td>" in view.value
+
+
+def test_the_readout_waits_for_five_rankings_and_shows_no_empty_row(queue):
+    Desk(queue).receive(ranking("before"))
+    box = rank(queue, {})
+    view = live_readout(box)
+    assert "after a few rankings" in view.value and "<td" not in view.value
+    items = [make_item(f"q{n}", ["a", "b b", "c c c"]) for n in range(6)]
+    box = rank(LabelQueue(items, queue.store, "me"), {})
+    view = live_readout(box)
+    for number in range(5):
+        assert "<td" not in view.value
+        box.ranker._received(None, ranking(f"u{number}", number, seconds=4), [])
+    assert "seconds a ranking" in view.value and "longer answer wins" in view.value
+    assert "alpha" not in view.value and ">–<" not in view.value  # one person: nobody to agree with
 
 
 def test_a_readout_that_fails_takes_no_label_for_unsaved(queue, monkeypatch):
