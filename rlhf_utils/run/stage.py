@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import sys
 import time
 import warnings
@@ -21,41 +20,9 @@ import torch
 from ..errors import RunError
 from ..files import digest, read_json, write_json
 from .parameters import check_parameters, fill_settings
-
-# stage → notebook, and the minutes that it takes in the demo on 2 CPU cores: the first estimate
-STAGES = {
-    "sft": ("01_sft", 5.8),
-    "preferences": ("02_preferences", 3.9),
-    "reward_model": ("03_reward_model", 2.0),
-    "ppo": ("04_ppo", 5.1),
-    "evaluation": ("05_evaluation", 2.1),
-}
+from .paths import STAGES, notebook_path, run_dir
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
-
-
-def project_root() -> Path:
-    """The folder with notebooks/ and rlhf_utils/: here, above, or where this package lies."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
-        if (folder / "notebooks" / "01_sft.ipynb").is_file() and (folder / "rlhf_utils").is_dir():
-            return folder
-    return here
-
-
-def run_dir(name: str) -> Path:
-    """outputs/<name>. Raises RunError for any other path, so that no run leaves outputs/."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise RunError(
-            f"run={name!r} is no run name: use 1 to 64 letters, digits, '.', '_' or '-', "
-            "beginning with a letter or digit."
-        )
-    return Path(os.environ.get("RLHF_OUTPUTS") or project_root() / "outputs") / name
-
-
-def notebook_path(stage: str) -> Path:
-    name = STAGES[stage][0] if stage in STAGES else stage
-    return project_root() / "notebooks" / f"{name}.ipynb"
 
 
 def seed_everything(seed: int) -> torch.Generator:

@@ -1,0 +1,376 @@
+"""All that can be known is checked before the first notebook starts, for all stages of the run.
+
+The only module of the console that may know models, data, preferences, rewards and PPO. It imports
+them where it needs them: with built-in data and the defaults, no torch is loaded.
+"""
+
+import difflib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import DataError, ExplainedError, RunError, SettingError
+from .parameters import check_ranges, fill_settings, short
+from .paths import STAGES
+from .state import finished
+from .values import SOURCES, all_values, check_values
+
+BUILTIN_WEIGHTS = {"smollm2-135m": 134_515_008, "tiny": 100_000}
+NEEDED_DISK = 3e9  # bytes; a run of the demo keeps 2 GB
+LIBRARIES = 0.8e9  # bytes that torch and the rest take before any model
+SHOWN = 3  # rows of own data that are shown
+
+
+@dataclass
+class Found:
+    """What the checks have counted, for the plan."""
+
+    demonstrations: int = 0
+    prompts: int = 0
+    pairs: int = 0
+    heldout: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Job:
+    """What is to be run: `values` holds every parameter and setting of all five stages."""
+
+    run: Path
+    stages: list[str]
+    values: dict[str, dict]
+
+    def value(self, stage: str, name: str):
+        return self.values[stage].get(name)
+
+
+def make_job(run: Path, stages: list[str], given: dict[str, dict]) -> Job:
+    """Raises RunError or SettingError for a value that cannot work. given: stage → its values."""
+    for stage in stages:
+        check_values(stage, given[stage])
+        if stage == "ppo":
+            check_sizes(given[stage])
+    return Job(run, stages, {stage: all_values(stage, given[stage]) for stage in STAGES})
+
+
+def check_sizes(given: dict) -> None:
+    """PPO's own rules, such as that its batches divide."""
+    from ..ppo.config import PPOConfig
+
+    values = all_values("ppo", given)
+    settings = fill_settings(PPOConfig, {k: v for k, v in values.items() if k != "more"})
+    check_ranges(vars(settings))
+
+
+def check(job: Job, profile: str) -> Found:
+    """Raises an ExplainedError for the first thing that would stop a stage of the run."""
+    found = Found()
+    check_outputs(job)
+    check_folder(job.run)
+    check_disk(job.run, profile)
+    check_rows(job, found)
+    check_judges(job, found)
+    weights = check_models(job, found)
+    check_memory(job, weights)
+    check_new_prompts(job)
+    return found
+
+
+# --- the run's folder
+
+
+def check_outputs(job: Job) -> None:
+    """What the stages start from is there, or a stage of this call makes it."""
+    for stage in job.stages:
+        for relative in needed(job, stage):
+            maker = relative.split("/")[0]
+            if maker in job.stages:
+                continue
+            if not finished(job.run, maker) or not (job.run / relative).exists():
+                state = "unfinished" if (job.run / relative).exists() else "missing"
+                raise RunError(
+                    f"{STAGES[stage][0]} needs {relative}, which is {state} in run "
+                    f"{job.run.name!r}: run with --from {maker}."
+                )
+
+
+def needed(job: Job, stage: str) -> list[str]:
+    """The outputs of other stages that the stage starts from."""
+    judged = ["reward_model"] if job.value("ppo", "reward") == "reward_model" else []
+    if stage == "sft":
+        return []
+    if stage == "preferences":
+        own = job.value(stage, "annotator") == "reward_model"
+        return ["sft/policy", *(["reward_model"] if own else [])]
+    if stage == "reward_model":
+        own = job.value(stage, "preferences")
+        return ["sft/policy", *([] if own else ["preferences/pairs.jsonl"])]
+    if stage == "ppo":
+        own = job.value(stage, "prompts")
+        return ["sft/policy", *judged, *([] if own else ["preferences/items.jsonl"])]
+    return ["sft/policy", "ppo/policy", *judged]
+
+
+def check_folder(run: Path) -> None:
+    """Raises RunError if the run's folder cannot be made or written."""
+    for folder in (run, *run.parents):
+        if not folder.exists() and not folder.is_symlink():
+            continue
+        if not folder.is_dir():
+            raise RunError(f"{folder} is a file, not a folder: move it away, or give another run.")
+        if not os.access(folder, os.W_OK):
+            raise RunError(f"{folder} cannot be written: change its permissions.")
+        return
+
+
+def check_disk(run: Path, profile: str) -> None:
+    folder = next(folder for folder in (run, *run.parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_DISK and profile != "smoke":
+        raise RunError(
+            f"The disk is nearly full: {free / 1e9:.1f} GB are free below {folder}, and a run "
+            f"needs {NEEDED_DISK / 1e9:.0f} GB."
+        )
+
+
+# --- rows
+
+
+def check_rows(job: Job, found: Found) -> None:
+    """Counts the rows of every source, and splits them as the notebooks will."""
+    from ..data.rows import load_demonstrations, load_prompts, split_by_prompt
+
+    if "sft" in job.stages:
+        rows = _picked(job, "sft", "demonstrations", load_demonstrations)
+        split = job.value("sft", "heldout_fraction"), job.value("sft", "seed")
+        found.demonstrations = len(split_by_prompt(rows, *split)[0])
+        _note(job, found, "sft", "demonstrations", rows)
+    if "preferences" in job.stages:
+        rows = _picked(job, "preferences", "prompts", load_prompts)
+        found.prompts = len(rows)
+        _note(job, found, "preferences", "prompts", rows)
+    if "reward_model" in job.stages and job.value("reward_model", "preferences"):
+        rows = _own_pairs(job)
+        found.pairs = len(rows)
+        _note(job, found, "reward_model", "preferences", rows)
+    if "ppo" in job.stages and job.value("ppo", "prompts"):
+        _note(job, found, "ppo", "prompts", _load(job, "ppo", "prompts", load_prompts))
+    if "evaluation" in job.stages:
+        rows = _picked(
+            job, "evaluation", "heldout_prompts", lambda name: load_prompts(name, "heldout")
+        )
+        found.heldout = len(rows)
+        _note(job, found, "evaluation", "heldout_prompts", rows)
+
+
+def _load(job: Job, stage: str, parameter: str, load: Callable) -> list:
+    """The source's rows. A DataError names the parameter, too, if it does not name the source."""
+    source = job.value(stage, parameter)
+    try:
+        return load(source)
+    except DataError as error:
+        raise DataError(f"{parameter}={source!r}: {error}") from None
+
+
+def _picked(job: Job, stage: str, parameter: str, load: Callable) -> list:
+    """The rows that the notebook picks of its source."""
+    from ..data.rows import pick
+
+    rows = _load(job, stage, parameter, load)
+    name = "num_demonstrations" if stage == "sft" else "num_prompts"
+    return pick(rows, job.value(stage, name) or len(rows), job.value(stage, "seed"))
+
+
+def _own_pairs(job: Job) -> list:
+    from ..preferences.pair_files import read_pairs
+    from ..preferences.pairs import usable_pairs
+
+    source = job.value("reward_model", "preferences")
+    usable, findings = usable_pairs(_load(job, "reward_model", "preferences", read_pairs))
+    if not usable:
+        reasons = "; ".join(str(row["finding"]) for row in findings) or "it holds none"
+        raise DataError(f"preferences={source!r} holds no pair that can be used: {reasons}.")
+    return usable
+
+
+def _note(job: Job, found: Found, stage: str, parameter: str, rows: list) -> None:
+    """Says what own data looks like to the model: the count, and the first rows."""
+    source = job.value(stage, parameter)
+    if source in SOURCES[parameter]:
+        return
+    found.notes.append(f"{parameter} of {STAGES[stage][0]}: {len(rows):,} rows of {source}")
+    for row in rows[:SHOWN]:
+        prompt = getattr(row, "prompt", row)
+        seen = _as_seen(job, prompt.text)
+        answer = getattr(row, "answer", None) or getattr(row, "chosen", None)
+        shown = f"{seen} → {plain(answer, 60)}" if answer else seen
+        found.notes.append(f"    {shown}")
+
+
+def _as_seen(job: Job, text: str) -> str:
+    """The prompt with what the model's chat template puts around it, if the model is there."""
+    name = job.value("sft", "model")
+    if not _at_hand(name):
+        return plain(text, 100)
+    from ..models.load import chat_prompt, load_tokenizer
+
+    return plain(chat_prompt(load_tokenizer(name), text), 100)
+
+
+def plain(text: str, length: int) -> str:
+    """The text in one line that no terminal takes for commands, cut to the length."""
+    line = "".join(c if c.isprintable() else "⏎" if c == "\n" else "�" for c in str(text))
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+# --- models and rewards
+
+
+def _at_hand(name: str) -> bool:
+    """Whether the model can be looked at without fetching the built-in one, which takes minutes."""
+    cache = Path(os.environ.get("RLHF_CACHE") or Path.home() / ".cache" / "rlhf_utils")
+    return name != "smollm2-135m" or (cache / f"{name}-v1").is_dir()
+
+
+def check_models(job: Job, found: Found) -> int:
+    """Checks the model and its longest own prompts. Returns how many weights it has."""
+    name = job.value("sft", "model")
+    texts = _longest_own(job)
+    own = name not in BUILTIN_WEIGHTS
+    if not (own and "sft" in job.stages) and not texts or not _at_hand(name):
+        return BUILTIN_WEIGHTS.get(name, 0)
+    from ..models.check import check_lengths, check_model
+
+    facts = check_model(name)
+    if own:
+        found.notes.append(f"model: {plain(name, 200)}, {facts.parameters / 1e6:,.0f} M weights")
+    for stage, longest in texts.items():
+        length = job.value(stage, "response_length") or job.value("preferences", "response_length")
+        check_lengths(facts, longest, length)
+    return facts.parameters
+
+
+def _longest_own(job: Job) -> dict[str, list[str]]:
+    """Stage → the longest of the prompts that it asks, where they are the user's."""
+    from ..data.rows import load_prompts
+
+    longest = {}
+    for stage, parameter in (
+        ("preferences", "prompts"),
+        ("ppo", "prompts"),
+        ("evaluation", "heldout_prompts"),
+    ):
+        source = job.value(stage, parameter)
+        if stage in job.stages and source and source not in SOURCES[parameter]:
+            texts = [prompt.text for prompt in load_prompts(source)]
+            longest[stage] = sorted(texts, key=len)[-SHOWN:]
+    return longest
+
+
+def check_judges(job: Job, found: Found) -> None:
+    """The annotators of 02 and the reward of 04: that they exist and can be what they are for."""
+    if "preferences" in job.stages:
+        check_annotator(job, found)
+    name = job.value("ppo", "reward")
+    if "ppo" in job.stages and name != "reward_model":
+        _refuse_near("reward", name, SOURCES["reward"])
+        from ..reward.functions import check_reward
+
+        found.notes.append(f"reward: {plain(check_reward(name, lambda: job.run), 200)}")
+
+
+def check_annotator(job: Job, found: Found) -> None:
+    """Raises SettingError for an annotator that is neither simulated, a person, file nor reward."""
+    from ..data.rows import FILE_ENDINGS
+
+    name = job.value("preferences", "annotator")
+    if name in SOURCES["annotator"]:
+        return
+    if name.endswith(FILE_ENDINGS) or Path(name).is_file():
+        found.notes.append(_labels(name))
+        return
+    _refuse_near("annotator", name, SOURCES["annotator"])
+    from ..reward.functions import check_reward
+
+    try:
+        told = check_reward(name, lambda: job.run / "reward_model")
+    except ExplainedError as error:
+        raise SettingError(
+            f"annotator={short(name)} is neither 'simulated', 'person', a label file nor a reward: "
+            f"{error}"
+        ) from error
+    found.notes.append(f"annotator: {plain(told, 200)}")
+
+
+def _refuse_near(parameter: str, name: str, known: tuple[str, ...]) -> None:
+    """A name that is nearly one of ours is a slip, and no hub is asked about it."""
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
+    if close and not Path(name).exists():
+        raise SettingError(f"{parameter}={short(name)} is not known: did you mean {close[0]}?")
+
+
+def _labels(name: str) -> str:
+    from ..preferences.exchange import read_labels
+
+    judgements, bad = read_labels(Path(name))
+    if bad:
+        line, reason = bad[0]
+        raise SettingError(
+            f"annotator={name!r}: {len(bad)} rows cannot be read, the first in line {line}: "
+            f"{reason}."
+        )
+    rankings = [found for found in judgements if found.kind == "ranking"]
+    if not rankings:
+        raise SettingError(f"annotator={name!r} holds no ranking.")
+    people = {found.annotator for found in rankings}
+    return f"annotator: {len(rankings):,} rankings by {len(people)} annotators in {name}"
+
+
+def check_memory(job: Job, weights: int) -> None:
+    """Raises RunError where the free memory is clearly too small; a GPU has its own."""
+    import psutil
+
+    if shutil.which("nvidia-smi"):
+        return
+    whole = job.value("ppo", "lora_r") == 0 and job.value("ppo", "num_trainable_layers") == 0
+    a_weight = (
+        16 if whole and "ppo" in job.stages else 6
+    )  # bytes; Adam and gradients, or two copies
+    need, free = LIBRARIES + a_weight * weights, psutil.virtual_memory().available
+    if free < need:
+        raise RunError(
+            f"{free / 1e9:.1f} GB of memory are free, but a model of {weights / 1e6:,.0f} million "
+            f"weights needs about {need / 1e9:.1f} GB: close other programs or take a smaller one."
+        )
+
+
+# --- held-out prompts
+
+
+def check_new_prompts(job: Job) -> None:
+    """Raises RunError if a held-out prompt is among those that a stage will learn from."""
+    own = [
+        (stage, parameter)
+        for stage, parameter in (
+            ("sft", "demonstrations"),
+            ("preferences", "prompts"),
+            ("reward_model", "preferences"),
+            ("ppo", "prompts"),
+            ("evaluation", "heldout_prompts"),
+        )
+        if job.value(stage, parameter) not in ("", *SOURCES[parameter])
+    ]
+    if "evaluation" not in job.stages or not own:
+        return
+    from ..data.rows import load_prompts
+    from ..evaluation.heldout import check_heldout, learned_from
+
+    # what 02 asks is in its items only once it has run
+    fresh = "preferences" in job.stages
+    learned = learned_from(job.run / "nothing" if fresh else job.run, job.values)
+    if fresh:
+        learned["prompts of 02"] = _picked(job, "preferences", "prompts", load_prompts)
+    name = job.value("evaluation", "heldout_prompts")
+    check_heldout(load_prompts(name, "heldout"), learned)
