@@ -11,6 +11,7 @@ import argparse
 import difflib
 import importlib.metadata
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -63,6 +64,9 @@ def dispatch(options: argparse.Namespace) -> int:
 # --- the parser
 
 
+OPTIONS = ("--run", "--profile", "--from", "--only", "--overwrite", "--dry-run", "--debug", "-p")
+
+
 class Parser(argparse.ArgumentParser):
     """One sentence for a wrong call, with the nearest word where one is near."""
 
@@ -70,7 +74,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str):
-        raise RunError(f"{message}; `{self.prog} --help` tells more.")
+        unknown = re.search(r"unrecognized arguments: (-\S+)", message)
+        close = difflib.get_close_matches(unknown[1].partition("=")[0], OPTIONS) if unknown else []
+        told = f"did you mean {close[0]}?" if close else f"`{self.prog} --help` tells more."
+        raise RunError(f"{message}; {told}")
 
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:
@@ -171,6 +178,8 @@ def run_notebooks(options: argparse.Namespace) -> int:
     before = state.read_state(target) if goes_on else {}
     profile = options.profile or before.get("profile", "demo")
     earlier = state.without_unknown(before.get("parameters", {}), run)
+    if not any(name.rpartition(".")[2] in ("reward", "annotator") for name in now):
+        go_to_folder_of(before)
     parameters = state.merged(earlier, now, stages, bool(before))
     if before:
         told = "".join(f", {name}={value}" for name, value in parameters.items())
@@ -178,6 +187,12 @@ def run_notebooks(options: argparse.Namespace) -> int:
     if not (options.overwrite or options.dry_run):
         refuse_to_lose(target, stages, goes_on, now)
     return carry_out(target, profile, parameters, stages, options.dry_run, is_new=True)
+
+
+def go_to_folder_of(known: dict) -> None:
+    """A run's rewards are looked for in the folder that it was begun from."""
+    if os.path.isdir(str(known.get("cwd"))):
+        os.environ["RLHF_CWD"] = known["cwd"]
 
 
 def refuse_to_lose(run: Path, stages: list[str], goes_on: bool, now: dict) -> None:
@@ -215,6 +230,7 @@ def resume(options: argparse.Namespace) -> int:
             f"Run {name!r} has no parameters.json, as `rlhf run` did not begin it: give a stage, "
             f"as in rlhf run {name} --from ppo."
         )
+    go_to_folder_of(known)
     stages = state.left_to_do(target)
     if not stages:
         print(f"Run {name!r} is finished: nothing is left to do.\n{runs.closing(target)}")

@@ -6,6 +6,7 @@ The main thread waits for it, takes the signals, and ends the kernel.
 
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -127,6 +128,7 @@ def execute(notebook: Path, target: Path, parameters: dict) -> str:
     """Runs one notebook into `target`; returns "", or one sentence on what went wrong."""
     import papermill
 
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would tell, we do
     aside = target.with_name(f".{target.stem}.part.ipynb")
     try:
         papermill.execute_notebook(

@@ -26,6 +26,8 @@ MINUTES = {
     },
 }
 
+STARTUP = 8  # seconds in which a notebook imports and loads, whatever its sizes
+
 
 def work(stage: str, values: dict) -> float:
     """Rough measure of what the stage does: only its ratio between two settings counts."""
@@ -56,7 +58,8 @@ def expected_seconds(job: Job, stage: str, profile: str, sizes: dict) -> float:
     else:
         took = 60 * MINUTES.get(profile, {}).get(stage, STAGES[stage][1])
     try:
-        return took * max(work(stage, job.values[stage]) / work(stage, usual), 0.05)
+        ratio = work(stage, job.values[stage]) / work(stage, usual)
+        return min(took, STARTUP) + max(took - STARTUP, 1) * ratio
     except (KeyError, TypeError, ZeroDivisionError):  # of a manifest that is not ours
         return took
 

@@ -168,6 +168,10 @@ def check_rows(job: Job, found: Found) -> None:
 def _load(job: Job, stage: str, parameter: str, load: Callable) -> list:
     """The source's rows. A DataError names the parameter, too, if it does not name the source."""
     source = job.value(stage, parameter)
+    if source not in SOURCES[parameter] and not source.endswith((".jsonl", ".json", ".gz")):
+        import datasets
+
+        datasets.disable_progress_bars()
     try:
         return load(source)
     except DataError as error:
@@ -278,7 +282,7 @@ def check_judges(job: Job, found: Found) -> None:
         _refuse_near("reward", name, SOURCES["reward"])
         from ..reward.functions import check_reward
 
-        found.notes.append(f"reward: {plain(check_reward(name, lambda: job.run), 200)}")
+        found.notes.append(f"reward: {plain(check_reward(name, None), 200)}")
 
 
 def check_annotator(job: Job, found: Found) -> None:
@@ -295,7 +299,7 @@ def check_annotator(job: Job, found: Found) -> None:
     from ..reward.functions import check_reward
 
     try:
-        told = check_reward(name, lambda: job.run / "reward_model")
+        told = check_reward(name, None)
     except ExplainedError as error:
         raise SettingError(
             f"annotator={short(name)} is neither 'simulated', 'person', a label file nor a reward: "

@@ -1,8 +1,10 @@
 """What a run was asked, and how far it is: parameters.json, manifests, checkpoints.
 
-outputs/<run>/parameters.json    profile; all parameters ever given; stage → when it was asked
+outputs/<run>/parameters.json    profile; all parameters ever given; stage → when it was asked;
+                                 the shell's folder, where a reward's module lies
 """
 
+import os
 import time
 from pathlib import Path
 
@@ -43,10 +45,11 @@ def read_state(run: Path) -> dict:
 
 def write_state(run: Path, profile: str, parameters: dict, stages: list[str]) -> None:
     """Notes what is asked now; what earlier calls asked of other stages stays."""
+    cwd = os.environ.get("RLHF_CWD") or os.getcwd()
     asked = {} if len(stages) == len(STAGES) else read_state(run).get("asked", {})
     asked = asked | dict.fromkeys(stages, now())
     kept = {name: value for name, value in parameters.items() if not name.endswith("resume")}
-    content = {"profile": profile, "parameters": kept, "asked": asked}
+    content = {"profile": profile, "parameters": kept, "asked": asked, "cwd": cwd}
     try:
         write_json(run / "parameters.json", content)
     except OSError as error:

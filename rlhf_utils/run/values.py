@@ -161,14 +161,23 @@ def _as_yaml(name: str, text: str):
 
 
 def absolute(parameter: str, text: str) -> str:
-    """The text; a path from the shell's folder if something lies there."""
+    """The text; a path from the shell's folder if something lies there.
+
+    A classifier's label may stand behind its folder, as in toxic#neutral.
+    """
     if parameter not in SOURCES or text in SOURCES[parameter] or not text.strip():
         return text
+    place, sign, label = text, "", ""
+    if parameter in ("reward", "annotator") and not _exists(text):
+        place, sign, label = text.partition("#")
+    return f"{Path(place).expanduser().absolute()}{sign}{label}" if _exists(place) else text
+
+
+def _exists(text: str) -> bool:
     try:
-        path = Path(text).expanduser()
-        return str(path.absolute()) if path.exists() else text
+        return bool(text) and Path(text).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL, a link loop, ~nobody
-        return text
+        return False
 
 
 # --- profiles
@@ -219,9 +228,10 @@ def read_profile(path: Path) -> dict:
     values: dict = {}
     for key, node in top.value:
         where = f"{path.name}, line {key.start_mark.line + 1}"
+        value = _profile_value(where, key, node)
         if key.value in values:
             raise RunError(f"{where}: {key.value!r} stands there twice.")
-        values[key.value] = _profile_value(where, key, node)
+        values[key.value] = value
     return values
 
 
