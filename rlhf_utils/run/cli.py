@@ -22,7 +22,7 @@ from .execute import Stopped, execute_stages
 from .lock import RunLock
 from .paths import STAGES, run_dir
 from .plan import expected_seconds, plan, when
-from .values import check_values, load_profile, parse_parameters, values_of
+from .values import load_profile, parse_parameters, values_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -251,8 +251,6 @@ def carry_out(
     goes_on = ""
     if not is_new and stages[0] == "ppo" and state.has_checkpoints(run):
         given["ppo"]["resume"], goes_on = True, "ppo"
-    for stage in stages:
-        check_values(stage, given[stage])
     job = preflight.make_job(run, stages, given)
     found = preflight.check(job, profile)
     expected = {stage: expected_seconds(job, stage, profile, sizes) for stage in stages}

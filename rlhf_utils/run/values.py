@@ -267,20 +267,22 @@ def values_of(stage: str, layers: list[dict]) -> dict:
 
 
 def all_values(stage: str, given: dict) -> dict:
-    """Every parameter and setting of the stage: the default, or what is given."""
-    values = {name: default for name, (_, default) in parameters_of(stage).items()}
-    given = dict(given)
-    values |= given.pop("more", {})
-    return values | given
+    """Every parameter and setting of the stage, of its type: the default, or what is given.
+
+    Raises RunError for a wrong type.
+    """
+    kinds = parameters_of(stage)
+    values = {name: default for name, (_, default) in kinds.items() if name != "more"}
+    values |= given.get("more", {}) | {k: v for k, v in given.items() if k != "more"}
+    for name, value in values.items():
+        kind = TYPES.get(kinds[name][0])
+        if kind and value is not None:
+            values[name] = convert(name, value, kind)
+    return values
 
 
 def check_values(stage: str, given: dict) -> None:
-    """Raises RunError for a type or range of what is given, and for sizes that do not fit."""
-    kinds = parameters_of(stage)
-    flat = all_values(stage, given)
-    for name, value in flat.items():
-        kind = TYPES.get(kinds[name][0])
-        if kind and value is not None:
-            flat[name] = convert(name, value, kind)
-    check_ranges({name: value for name, value in flat.items() if value is not None})
-    check_texts(flat, {name: default for name, (_, default) in kinds.items()})
+    """Raises RunError for a type or a range of what is given."""
+    values = all_values(stage, given)
+    check_ranges({name: value for name, value in values.items() if value is not None})
+    check_texts(values, {name: default for name, (_, default) in parameters_of(stage).items()})

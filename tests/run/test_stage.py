@@ -137,7 +137,7 @@ def test_settings_are_filled_from_the_notebook(outputs):
     stage = Stage("ppo", notebook(more={"gamma": "0.9"}))
     assert stage.settings(Settings) == Settings(1e-3, 0.9)
     assert stage.finish({})["settings"] == {"learning_rate": 1e-3, "gamma": 0.9}
-    with pytest.raises(RunError, match="no setting 'gama'; it may have gamma"):
+    with pytest.raises(RunError, match="no setting 'gama': did you mean gamma"):
         Stage("ppo", notebook(more={"gama": 0.9})).settings(Settings)
 
 
