@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\nrlhf: {stopped}", file=sys.stderr)
         return stopped.status
     except KeyboardInterrupt:
-        print("\nrlhf: stopped before anything was begun.", file=sys.stderr)
+        print("\nrlhf: stopped.", file=sys.stderr)
         return 130
     except Exception as error:
         if "--debug" in arguments:

@@ -4,7 +4,9 @@ The only module of the console that may know models, data, preferences, rewards 
 them where it needs them: with built-in data and the defaults, no torch is loaded.
 """
 
+import contextlib
 import difflib
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,30 +80,45 @@ def check_rows(job: Job, found: Found) -> None:
         found.prompts = len(rows)
         _note(job, found, "preferences", "prompts", rows)
     if "reward_model" in job.stages and job.value("reward_model", "preferences"):
-        rows = _own_pairs(job)
+        rows = _load(job, "reward_model", "preferences", _load_pairs)
+        for share in ("heldout_fraction", "validation_fraction"):
+            split_by_prompt(rows, job.value("reward_model", share), 0)
         found.pairs = len(rows)
         _note(job, found, "reward_model", "preferences", rows)
     if "ppo" in job.stages and job.value("ppo", "prompts"):
         _note(job, found, "ppo", "prompts", _load(job, "ppo", "prompts", load_prompts))
     if "evaluation" in job.stages:
-        rows = _picked(
-            job, "evaluation", "heldout_prompts", lambda name: load_prompts(name, "heldout")
-        )
+        rows = _picked(job, "evaluation", "heldout_prompts", _load_heldout)
         found.heldout = len(rows)
         _note(job, found, "evaluation", "heldout_prompts", rows)
 
 
+def _load_heldout(source: str, **strict) -> list:
+    from ..data.rows import load_prompts
+
+    return load_prompts(source, "heldout", **strict)
+
+
 def _load(job: Job, stage: str, parameter: str, load: Callable) -> list:
-    """The source's rows. A DataError names the parameter, too, if it does not name the source."""
+    """The source's rows, read once. A DataError names the parameter, too."""
     source = job.value(stage, parameter)
+    strict = {"strict": True} if job.value(stage, "strict") else {}
+    key = (parameter, source, bool(strict))
+    if key not in job.rows:
+        _quiet(parameter, source)
+        try:
+            job.rows[key] = load(source, **strict)
+        except DataError as error:
+            raise DataError(f"{parameter}={source!r}: {error}") from None
+    return job.rows[key]
+
+
+def _quiet(parameter: str, source: str) -> None:
+    """No progress bars where rows are read by the library `datasets`."""
     if source not in SOURCES[parameter] and not source.endswith((".jsonl", ".json", ".gz")):
         import datasets
 
         datasets.disable_progress_bars()
-    try:
-        return load(source)
-    except DataError as error:
-        raise DataError(f"{parameter}={source!r}: {error}") from None
 
 
 def _picked(job: Job, stage: str, parameter: str, load: Callable) -> list:
@@ -113,16 +130,12 @@ def _picked(job: Job, stage: str, parameter: str, load: Callable) -> list:
     return pick(rows, job.value(stage, name) or len(rows), job.value(stage, "seed"))
 
 
-def _own_pairs(job: Job) -> list:
+def _load_pairs(source: str, **strict) -> list:
+    """The pairs that can be learned from. Raises DataError if there is none."""
     from ..preferences.pair_files import read_pairs
     from ..preferences.pairs import usable_pairs
 
-    source = job.value("reward_model", "preferences")
-    usable, findings = usable_pairs(_load(job, "reward_model", "preferences", read_pairs))
-    if not usable:
-        reasons = "; ".join(str(row["finding"]) for row in findings) or "it holds none"
-        raise DataError(f"preferences={source!r} holds no pair that can be used: {reasons}.")
-    return usable
+    return usable_pairs(read_pairs(source, **strict))[0]
 
 
 def _note(job: Job, found: Found, stage: str, parameter: str, rows: list) -> None:
@@ -194,7 +207,8 @@ def _longest_own(job: Job) -> dict[str, list[str]]:
     ):
         source = job.value(stage, parameter)
         if stage in job.stages and source and source not in SOURCES[parameter]:
-            texts = [prompt.text for prompt in load_prompts(source)]
+            load = _load_heldout if stage == "evaluation" else load_prompts
+            texts = [prompt.text for prompt in _load(job, stage, parameter, load)]
             longest[stage] = sorted(texts, key=len)[-SHOWN:]
     return longest
 
@@ -281,8 +295,9 @@ def check_new_prompts(job: Job) -> None:
 
     # what 02 asks is in its items only once it has run
     fresh = "preferences" in job.stages
-    learned = learned_from(job.run / "nothing" if fresh else job.run, job.values)
+    with contextlib.redirect_stdout(io.StringIO()):  # rows that cannot be used were told above
+        learned = learned_from(job.run / "nothing" if fresh else job.run, job.values)
     if fresh:
         learned["prompts of 02"] = _picked(job, "preferences", "prompts", load_prompts)
-    name = job.value("evaluation", "heldout_prompts")
-    check_heldout(load_prompts(name, "heldout"), learned)
+    heldout = _picked(job, "evaluation", "heldout_prompts", _load_heldout)
+    check_heldout(heldout, learned)

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import RunError
@@ -20,6 +20,7 @@ class Job:
     run: Path
     stages: list[str]
     values: dict[str, dict]
+    rows: dict = field(default_factory=dict)  # what was read already
 
     def value(self, stage: str, name: str):
         return self.values[stage].get(name)
