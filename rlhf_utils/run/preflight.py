@@ -81,8 +81,9 @@ def check_rows(job: Job, found: Found) -> None:
         _note(job, found, "preferences", "prompts", rows)
     if "reward_model" in job.stages and job.value("reward_model", "preferences"):
         rows = _load(job, "reward_model", "preferences", _load_pairs)
+        learned = [pair for pair in rows if pair.split != "other"]
         for share in ("heldout_fraction", "validation_fraction"):
-            split_by_prompt(rows, job.value("reward_model", share), 0)
+            learned, _ = split_by_prompt(learned, job.value("reward_model", share), 0)
         found.pairs = len(rows)
         _note(job, found, "reward_model", "preferences", rows)
     if "ppo" in job.stages and job.value("ppo", "prompts"):
