@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import RunError
 from ..files import digest, read_json, write_json
+from .manifest import read_manifest
 from .paths import STAGES
 from .values import takes
 
@@ -92,10 +93,9 @@ def without_unknown(before: dict, run: str) -> dict:
 def manifest_of(run: Path, stage: str) -> dict:
     """The stage's manifest; empty if there is none that can be read."""
     try:
-        manifest = read_json(run / stage / "manifest.json")
-    except (OSError, ValueError):
+        return read_manifest(run / stage)
+    except RunError:
         return {}
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def finished(run: Path, stage: str) -> bool:
@@ -114,9 +114,10 @@ def stages_done(run: Path) -> list[str]:
 
 
 def stale(run: Path, stage: str) -> bool:
-    """Whether an input of the stage has changed since."""
-    inputs = manifest_of(run, stage).get("inputs") or {}
-    return any(digest(run / source) != seen for source, seen in inputs.items())
+    """Whether an input or an output of the stage has changed since."""
+    manifest = manifest_of(run, stage)
+    seen = (manifest.get("inputs") or {}) | manifest["outputs"]
+    return any(digest(run / name) != known for name, known in seen.items())
 
 
 def left_to_do(run: Path) -> list[str]:
