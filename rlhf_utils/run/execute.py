@@ -20,7 +20,7 @@ from .. import errors
 from ..files import read_json, write_text
 from ..show.text import clock
 from .paths import notebook_path, project_root
-from .preflight import Job
+from .room import Job
 from .ticker import Ticker
 
 EXPLAINED = {
@@ -141,17 +141,17 @@ def execute(notebook: Path, target: Path, parameters: dict) -> str:
             extra_arguments=["--log-level=CRITICAL"],  # that it was interrupted is no error
         )
     except papermill.PapermillExecutionError as error:
-        told = plain(str(error.evalue))
+        told = printable(str(error.evalue))
         known = error.ename in EXPLAINED
         return told if known else f"cell {error.exec_count} raised {error.ename}: {told}"
     except Exception as error:  # a kernel that died, a full disk: whatever it is, one sentence
-        return f"{type(error).__name__}: {(plain(str(error)) or 'no message').splitlines()[0]}"
+        return f"{type(error).__name__}: {(printable(str(error)) or 'no message').splitlines()[0]}"
     finally:
         publish(aside, target)
     return ""
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """The text without colours and other commands to a terminal."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     return "".join(c for c in text if c.isprintable() or c in "\n\t")

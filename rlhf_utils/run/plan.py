@@ -4,7 +4,8 @@ from pathlib import Path
 
 from ..show.text import clock
 from .paths import STAGES
-from .preflight import Found, Job
+from .preflight import Found
+from .room import Job
 from .state import manifest_of
 from .values import all_values, values_of
 

@@ -19,6 +19,7 @@ from .room import Job, check_disk, check_folder, check_memory, check_outputs
 from .values import SOURCES, all_values, check_values
 
 BUILTIN_WEIGHTS = {"smollm2-135m": 134_515_008, "tiny": 100_000}
+LABEL_FILES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 SHOWN = 3  # rows of own data that are shown
 
 
@@ -228,12 +229,10 @@ def check_judges(job: Job, found: Found) -> None:
 
 def check_annotator(job: Job, found: Found) -> None:
     """Raises SettingError for an annotator that is neither simulated, a person, file nor reward."""
-    from ..data.rows import FILE_ENDINGS
-
     name = job.value("preferences", "annotator")
     if name in SOURCES["annotator"]:
         return
-    if name.endswith(FILE_ENDINGS) or Path(name).is_file():
+    if name.endswith(LABEL_FILES) or Path(name).is_file():
         found.notes.append(_labels(name))
         return
     _refuse_near("annotator", name, SOURCES["annotator"])

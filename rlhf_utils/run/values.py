@@ -163,14 +163,15 @@ def _as_yaml(name: str, text: str):
 def absolute(parameter: str, text: str) -> str:
     """The text; a path from the shell's folder if something lies there.
 
-    A classifier's label may stand behind its folder, as in toxic#neutral.
+    Behind a folder may stand a classifier's label or a data set's split: toxic#neutral, mine@test.
     """
     if parameter not in SOURCES or text in SOURCES[parameter] or not text.strip():
         return text
-    place, sign, label = text, "", ""
-    if parameter in ("reward", "annotator") and not _exists(text):
-        place, sign, label = text.partition("#")
-    return f"{Path(place).expanduser().absolute()}{sign}{label}" if _exists(place) else text
+    place, rest = text, ""
+    if not _exists(text):
+        place, sign, rest = text.rpartition("#" if parameter in ("reward", "annotator") else "@")
+        rest = sign + rest
+    return f"{Path(place).expanduser().absolute()}{rest}" if _exists(place) else text
 
 
 def _exists(text: str) -> bool:

@@ -391,6 +391,7 @@ def test_relative_paths_are_those_of_the_shell(tmp_path, monkeypatch):
             "model=tiny",  # a built-in name stays one
             "annotator=simulated",
             "reward=mine.jsonl#good",  # a classifier's folder and label
+            "heldout_prompts=mine.jsonl@test",  # a saved data set and its split
             "annotator_name=mine.jsonl",
         ],
         list(STAGES),
@@ -403,6 +404,7 @@ def test_relative_paths_are_those_of_the_shell(tmp_path, monkeypatch):
         "tiny",
         "simulated",
         f"{here}#good",
+        f"{here}@test",
         "mine.jsonl",
     ]
 
