@@ -159,6 +159,7 @@ def _as_seen(job: Job, text: str) -> str:
     name = job.value("sft", "model")
     if not _at_hand(name):
         return plain(text, 100)
+    _quiet_models()
     from ..models.load import chat_prompt, load_tokenizer
 
     return plain(chat_prompt(load_tokenizer(name), text), 100)
@@ -179,6 +180,13 @@ def _at_hand(name: str) -> bool:
     return name != "smollm2-135m" or (cache / f"{name}-v1").is_dir()
 
 
+def _quiet_models() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def check_models(job: Job, found: Found) -> int:
     """Checks the model and its longest own prompts. Returns how many weights it has."""
     name = job.value("sft", "model")
@@ -186,6 +194,7 @@ def check_models(job: Job, found: Found) -> int:
     own = name not in BUILTIN_WEIGHTS
     if not (own and "sft" in job.stages) and not texts or not _at_hand(name):
         return BUILTIN_WEIGHTS.get(name, 0)
+    _quiet_models()
     from ..models.check import check_lengths, check_model
 
     facts = check_model(name)
@@ -222,6 +231,7 @@ def check_judges(job: Job, found: Found) -> None:
     name = job.value("ppo", "reward")
     if "ppo" in job.stages and name != "reward_model":
         _refuse_near("reward", name, SOURCES["reward"])
+        _quiet_models()
         from ..reward.functions import check_reward
 
         found.notes.append(f"reward: {plain(check_reward(name, None), 200)}")
@@ -236,6 +246,7 @@ def check_annotator(job: Job, found: Found) -> None:
         found.notes.append(_labels(name))
         return
     _refuse_near("annotator", name, SOURCES["annotator"])
+    _quiet_models()
     from ..reward.functions import check_reward
 
     try:

@@ -31,7 +31,7 @@ def check_outputs(job: Job) -> None:
     for stage in job.stages:
         for relative in needed(job, stage):
             maker = relative.split("/")[0]
-            if maker in job.stages:
+            if maker in job.stages[: job.stages.index(stage)]:
                 continue
             if not finished(job.run, maker) or not (job.run / relative).exists():
                 state = "unfinished" if (job.run / relative).exists() else "missing"
