@@ -47,8 +47,11 @@ def read_state(run: Path) -> dict:
 def write_state(run: Path, profile: str, parameters: dict, stages: list[str]) -> None:
     """Notes what is asked now; what earlier calls asked of other stages stays."""
     cwd = os.environ.get("RLHF_CWD") or os.getcwd()
-    asked = {} if len(stages) == len(STAGES) else read_state(run).get("asked", {})
+    before = read_state(run).get("asked", {})
+    asked = {} if len(stages) == len(STAGES) else before
     asked = asked | dict.fromkeys(stages, now())
+    if any(value for name, value in parameters.items() if name.endswith("resume")):
+        asked["ppo"] = before.get("ppo", "")  # its checkpoints stay those of this asking
     kept = {name: value for name, value in parameters.items() if not name.endswith("resume")}
     content = {"profile": profile, "parameters": kept, "asked": asked, "cwd": cwd}
     try:

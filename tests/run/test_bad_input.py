@@ -245,6 +245,30 @@ BAD_LABELS = [
 ]
 
 
+# --- rewards: the name ----------------------------------------------------------------------------
+
+BAD_REWARDS = [
+    ("blank", " ", "is no reward"),
+    ("sum", "my:one + my:two", "is a sum"),
+    ("weighted", "2*my:one", "is a sum"),
+    ("no-module", "no_such_module:polite", "'no_such_module:polite' cannot be imported"),
+    ("no-function", "statistics:polite", "cannot be imported"),
+    ("no-name", "statistics:", "cannot be imported"),
+    ("number", "math:pi", "is no function but float"),
+    ("module", "os:path", "is no function but module"),
+]
+
+# --- models: (name or content of config.json in a folder) -----------------------------------------
+
+BAD_MODELS = [
+    ("nowhere", "nobody/no-such-model", "Could not load 'nobody/no-such-model'"),
+    ("one-word", "no-such-model", "Could not load 'no-such-model'"),
+    ("empty-folder", {}, "Could not load"),
+    ("no-json", {"config.json": "{"}, "Could not load"),
+    ("unknown-kind", {"config.json": '{"model_type": "abacus"}'}, "Could not load"),
+]
+
+
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """A shell's folder beside outputs/ with runs of all kinds. No notebook may start."""
@@ -326,3 +350,25 @@ def test_bad_input_labels(tmp_path, text, words):
         assert words in str(error)
     else:
         assert judgements == [] and words in bad[0][1]
+
+
+@pytest.mark.parametrize(("name", "words"), rows(BAD_REWARDS))
+def test_bad_input_reward(name, words):
+    from rlhf_utils.reward.functions import load_reward
+
+    with pytest.raises(ExplainedError) as error:
+        load_reward(name, lambda: None)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("model", "words"), rows(BAD_MODELS))
+def test_bad_input_model(tmp_path, model, words):
+    from rlhf_utils.models.load import load_tokenizer
+
+    if isinstance(model, dict):
+        for name, text in model.items():
+            (tmp_path / name).write_text(text)
+        model = str(tmp_path)
+    with pytest.raises(ExplainedError) as error:
+        load_tokenizer(model)
+    assert words in str(error.value) and "\n" not in str(error.value)

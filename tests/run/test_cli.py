@@ -416,3 +416,26 @@ def test_a_profile_may_be_a_file(executed, outputs, tmp_path, monkeypatch):
     given = dict(executed)
     assert given["04_ppo"] == {"run": "fast", "seed": 10}
     assert given["02_preferences"] == {"run": "fast", "annotator_name": "2024-01-01"}
+
+
+def test_checkpoints_outlive_a_second_stop(executed, outputs, capsys):
+    """A 04 that went on with `resume=true` and stopped at once goes on once more."""
+    run = outputs / "mine"
+    begin(run)
+    finish(run, "sft", "preferences", "reward_model")
+    checkpoint(run)
+    assert call(capsys, "run", "mine", "--from", "ppo", "-p", "resume=true")[0] == 0
+    executed.clear()
+    assert call(capsys, "resume", "mine")[0] == 0
+    assert executed[0] == ("04_ppo", {"run": "mine", "resume": True})
+
+
+def test_a_run_that_another_process_makes_is_left_alone(executed, outputs, capsys):
+    begin(outputs / "mine")
+    finish(outputs / "mine", "sft")
+    before = (outputs / "mine/parameters.json").read_text()
+    with cli.RunLock(outputs / "mine"):
+        status, _, err = call(capsys, "resume", "mine")
+        again = call(capsys, "run", "mine", "--only", "sft", "-p", "seed=3")
+    assert status == again[0] == 2 and "Run 'mine' is being made by another" in err
+    assert executed == [] and (outputs / "mine/parameters.json").read_text() == before
