@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError, ExplainedError, SettingError
+from ..errors import DataError, ExplainedError, RunError, SettingError
 from .parameters import fill_settings, short
 from .paths import STAGES
 from .room import Job, check_disk, check_folder, check_memory, check_outputs
@@ -240,6 +240,11 @@ def check_judges(job: Job, found: Found) -> None:
 def check_annotator(job: Job, found: Found) -> None:
     """Raises SettingError for an annotator that is neither simulated, a person, file nor reward."""
     name = job.value("preferences", "annotator")
+    if name == "person" and not (job.run / "preferences" / "labels.sqlite").is_file():
+        raise RunError(
+            f"annotator='person' ranks in JupyterLab: `rlhf run {job.run.name} --only sft`, open "
+            f"notebook 02 there with run={job.run.name!r}, and then --from reward_model."
+        )
     if name in SOURCES["annotator"]:
         return
     if name.endswith(LABEL_FILES) or Path(name).is_file():

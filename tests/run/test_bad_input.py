@@ -127,6 +127,7 @@ BAD_VALUES = [
     ("no-ppo-prompts", "ppo.prompts=nothing.jsonl.gz", "There is no file "),
     ("no-labels", "annotator=nothing.jsonl", "There is no file "),
     ("annotator-misspelt", "annotator=simulatd", "'simulatd' is not known: did you mean simulated"),
+    ("nobody-can-rank-here", "annotator=person", "annotator='person' ranks in JupyterLab"),
     ("annotator-plural", "annotator=persons", "did you mean person?"),
     ("annotator-in-capitals", "annotator=Simulated", "did you mean simulated?"),
     ("reward-misspelt", "reward=reward_modell", "did you mean reward_model?"),

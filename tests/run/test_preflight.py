@@ -141,6 +141,14 @@ def test_03s_model_ranks_in_02_only_where_it_is_made_before(outputs, seen):
     checked(outputs, ["preferences"], preferences__annotator="reward_model")
 
 
+def test_a_persons_rankings_are_read_where_there_are_some(outputs, seen):
+    finish(outputs / "mine", "sft", "preferences")
+    with pytest.raises(RunError, match="--only sft`, open notebook 02 there with run='mine'"):
+        checked(outputs, ["preferences"], preferences__annotator="person")
+    (outputs / "mine/preferences/labels.sqlite").write_text("")
+    checked(outputs, ["preferences"], preferences__annotator="person")
+
+
 # --- what a stage starts from
 
 
