@@ -31,8 +31,11 @@ class RunLock:
         self.folder, self.id = Path(folder), uuid.uuid4().hex
 
     def __enter__(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        make_folder(self.folder)
+        try:
+            self._file = os.open(self.folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
         for left in reversed(range(TRIES)):
             if _lock(self._file):
                 break
@@ -74,6 +77,21 @@ class RunLock:
         return None
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder of a run. Raises RunError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"Nothing can be written into {folder} ({error.strerror}): make it writable, or set "
+        "RLHF_OUTPUTS to another folder."
+    )
+
+
 def _myself(id: str) -> dict:
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     return {"process": os.getpid(), "host": platform.node(), "since": since, "id": id}
@@ -107,6 +125,8 @@ def _lock(file: int, shared: bool = False) -> bool:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:  # a file system without locks: better no lock than no run
+        return True
     return True
 
 

@@ -37,6 +37,7 @@ KINDS = {
     "wall_s": (int, float),
     "peak_memory_gb": (int, float, type(None)),
 }
+MEASURED = ("inputs", "outputs", "data", "results", "wall_s", "peak_memory_gb")
 # Results that are finite unless training diverged. Others may be NaN, where nothing was counted.
 LEARNED = ("sft.loss", "ppo.")
 
@@ -64,18 +65,17 @@ def read_manifest(folder: Path, *names: str) -> dict:
     manifest.setdefault("outputs", {})
     names = (*names, "outputs")
     wrong = [name for name in names if not isinstance(manifest.get(name), KINDS[name])]
-    if "sha256" in manifest and sealed(manifest) != manifest:
+    if manifest.get("sha256", seal(manifest)) != seal(manifest):
         wrong.append("sha256")
     if wrong:
         raise RunError(f"{where} ({wrong[0]!r} is missing or wrong): {notebook_to_run(folder)}.")
     return manifest
 
 
-def sealed(manifest: dict) -> dict:
-    """The manifest in strict JSON, with a digest of all the rest, which a flipped bit changes."""
-    rest = strict({name: value for name, value in manifest.items() if name != "sha256"})
-    text = json.dumps(rest, sort_keys=True)
-    return rest | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+def seal(manifest: dict) -> str:
+    """A digest of what the stage has measured, which a flipped bit changes."""
+    measured = strict({name: manifest.get(name) for name in MEASURED})
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
 def outputs_of(folder: Path) -> dict[str, str]:
