@@ -10,7 +10,7 @@ demo: setup  ## the whole of RLHF on the built-in model, into outputs/demo/
 	@$(BIN)/rlhf run --run demo --profile demo
 
 smoke: setup  ## the same path with a tiny random model, in minutes
-	@$(BIN)/rlhf run --run smoke --profile smoke
+	@$(BIN)/rlhf run --run smoke --profile smoke --overwrite
 
 test: setup
 	@$(BIN)/python -m pytest

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from ..data.rows import ROLES, conversation
+from ..data.conversations import ROLES, conversation
 from .pairs import IMPORTED, KINDS, Judgement, item_id
 from .store import FIELDS, judgement_row
 

@@ -11,7 +11,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
 
-from ..data.rows import MARK, in_parts, messages_of
+from ..data.conversations import MARK, messages_of
+from ..data.rows import in_parts
 from ..errors import ModelError
 from ..models.load import load_from, load_tokenizer, pick_device
 from ..preferences.pairs import Pair

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ..data.rows import MARK
+from ..data.conversations import MARK
 from ..errors import ExplainedError, RunError, SettingError
 from ..stats import finite_scores
 

@@ -1,67 +1,135 @@
 """The console command `rlhf`: runs the notebooks in order with papermill, and says how far it is.
 
-    rlhf run --run NAME --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
-    rlhf keep --run NAME
+    rlhf run NAME --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
+    rlhf resume NAME, list, compare A B, open NAME, keep NAME
 
+Exit status: 0; 1 for a stage that failed; 2 for what is refused; 130 and 143 for a stopped run.
 Left out: sweeps, several runs at once.
 """
 
 import argparse
-import ast
-import functools
+import difflib
+import importlib.metadata
+import os
 import re
-import shutil
 import sys
-import time
+import traceback
 from pathlib import Path
 
-import nbformat
-import papermill
-import yaml
-
 from ..errors import ExplainedError, RunError
-from ..files import read_json, write_json
-from ..show.text import clock
-from .parameters import parameter_types
-from .stage import STAGES, notebook_path, project_root, run_dir
-from .ticker import Ticker
-
-# What a notebook's `more` may hold: the fields of a dataclass, by file and name.
-SETTINGS = {
-    "sft": ("models/sft.py", "SFTSettings"),
-    "preferences": ("preferences/label_queue.py", "CollectionSettings"),
-    "ppo": ("ppo/config.py", "PPOConfig"),
-}
+from . import preflight, runs, state
+from .execute import Stopped, execute_stages
+from .lock import RunLock
+from .paths import STAGES, run_dir
+from .plan import expected_seconds, plan, when
+from .values import load_profile, parse_parameters, values_of
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = make_parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        if options.command == "keep":
-            return keep_outputs(options.run)
-        return run_notebooks(options)
-    except ExplainedError as error:
-        print(f"rlhf: {error}", file=sys.stderr)
-        return 1
+        return dispatch(make_parser().parse_args(arguments))
+    except Stopped as stopped:
+        print(f"\nrlhf: {stopped}", file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
-        print(
-            "\nrlhf: stopped; `--from STAGE` goes on from the stage that was not finished.",
-            file=sys.stderr,
-        )
+        print("\nrlhf: stopped.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        explained = isinstance(error, ExplainedError)
+        told = str(error) if explained else f"{type(error).__name__}: {error}; --debug shows where."
+        print(f"rlhf: {preflight.plain(told, 2000)}", file=sys.stderr)
+        return 2 if explained else 1
+
+
+def dispatch(options: argparse.Namespace) -> int:
+    os.environ["RLHF_CWD"] = os.getcwd()  # where a reward's module lies; notebooks run elsewhere
+    if options.command == "run":
+        return run_notebooks(options)
+    if options.command == "resume":
+        return resume(options)
+    if options.command == "list":
+        print(runs.list_runs())
+    elif options.command == "compare":
+        print(runs.compare_runs(options.one, options.other))
+    elif options.command == "open":
+        print(runs.open_report(options.name))
+    else:
+        print(runs.keep_outputs(name_of(options, "demo")))
+    return 0
+
+
+# --- the parser
+
+
+OPTIONS = ("--run", "--profile", "--from", "--only", "--overwrite", "--dry-run", "--debug", "-p")
+
+
+class Parser(argparse.ArgumentParser):
+    """One sentence for a wrong call, with the nearest word where one is near."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str):
+        unknown = re.search(r"unrecognized arguments: (-\S+)", message)
+        close = difflib.get_close_matches(unknown[1].partition("=")[0], OPTIONS) if unknown else []
+        told = f"did you mean {close[0]}?" if close else f"`{self.prog} --help` tells more."
+        raise RunError(f"{message}; {told}")
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            known = list(action.choices)
+            close = difflib.get_close_matches(str(value), known, n=1)
+            told = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
+            what = "/".join(action.option_strings) or "command"
+            raise RunError(f"There is no {what} {value!r}: {told}")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rlhf", description="Runs all of RLHF, in notebooks.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="execute the notebooks in order into outputs/<run>/")
-    run.add_argument(
-        "--run", metavar="NAME", help="folder below outputs/ (default: the profile's name)"
-    )
+    parser = Parser(prog="rlhf", description="Runs all of RLHF, in notebooks.")
+    version = f"rlhf {importlib.metadata.version('rlhf-utils')}"
+    parser.add_argument("--version", action="version", version=version)
+    common = Parser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help, parents=[common])
+
+    run = command("run", "execute the notebooks in order into outputs/<run>/")
+    add_name(run, "folder below outputs/ (default: the profile's name)")
+    add_run_options(run)
+    again = command("resume", "go on with a stopped run, with all its parameters")
+    add_name(again, "the run")
+    add_dry_run(again)
+    command("list", "all runs: when, profile, stages done, gold, time")
+    compare = command("compare", "results of two runs, and the parameters that differ")
+    compare.add_argument("one", metavar="A")
+    compare.add_argument("other", metavar="B")
+    report = command("open", "show a run's report in the browser")
+    report.add_argument("name", metavar="RUN")
+    keep = command("keep", "copy a run's executed notebooks over notebooks/, to commit them")
+    add_name(keep, "the run (default: demo)")
+    return parser
+
+
+def add_name(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("name", nargs="?", metavar="RUN", help=help)
+    parser.add_argument("--run", metavar="NAME", help="the same")
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="check all, print the plan and stop")
+
+
+def add_run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--profile",
         help="smoke (minutes, tiny model), quick (half of the demo), gpu, "
-        "or demo (the default: the notebooks as they are)",
+        "or demo (the default: the notebooks as they are); or a file that ends in .yaml",
     )
     run.add_argument(
         "-p",
@@ -70,7 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="a parameter, or a setting in `more`, for every notebook that has it; "
-        "STAGE.NAME=VALUE for one stage",
+        "STAGE.NAME=VALUE for one stage. Relative paths are those of this folder",
     )
     which = run.add_mutually_exclusive_group()
     which.add_argument(
@@ -80,236 +148,126 @@ def make_parser() -> argparse.ArgumentParser:
         help="begin with this stage; use what the run already holds, also its parameters",
     )
     which.add_argument("--only", choices=STAGES, help="run this stage alone")
-    keep = commands.add_parser(
-        "keep", help="copy a run's executed notebooks over notebooks/, to commit them"
-    )
-    keep.add_argument("--run", default="demo", metavar="NAME")
-    return parser
+    run.add_argument("--overwrite", action="store_true", help="write over a run that is there")
+    add_dry_run(run)
 
 
-# --- rlhf run
+def name_of(options: argparse.Namespace, default: str | None) -> str:
+    if options.run and options.name and options.run != options.name:
+        raise RunError(f"Two names for one run, {options.name!r} and {options.run!r}: give one.")
+    name = options.run or options.name
+    if name is None and default is None:
+        raise RunError("Which run? `rlhf list` shows those that there are.")
+    return default if name is None else name
+
+
+# --- rlhf run and resume
 
 
 def run_notebooks(options: argparse.Namespace) -> int:
-    """Executes the chosen stages. Returns 0, or 1 after it told which stage failed and why."""
-    run = options.run or options.profile or "demo"
+    """Checks all, prints the plan, and executes the chosen stages. Returns the exit status."""
+    run = name_of(options, Path(options.profile or "demo").stem)
     target = run_dir(run)
     stages = [options.only] if options.only else list(STAGES)
     if options.first:
         stages = stages[stages.index(options.first) :]
-    now = parse_parameters(options.parameters)
-    check_asked(now, stages)
-    began = target / "parameters.json"
-    goes_on = bool(options.first or options.only) and began.is_file()
-    before = read_json(began) if goes_on else {"profile": "demo", "parameters": {}}
-    profile = options.profile or before["profile"]
-    sizes = load_profile(profile)
-    earlier = without_unknown(before["parameters"], run)
-    if goes_on:
-        told = "".join(f", {name}={value}" for name, value in (earlier | now).items())
+    now = parse_parameters(options.parameters, stages)
+    load_profile(options.profile or "demo")
+    preflight.check_folder(target)
+    goes_on = bool(options.first or options.only) and target.is_dir()
+    before = state.read_state(target) if goes_on else {}
+    profile = options.profile or before.get("profile", "demo")
+    earlier = state.without_unknown(before.get("parameters", {}), run)
+    if not any(name.rpartition(".")[2] in ("reward", "annotator") for name in now):
+        go_to_folder_of(before)
+    parameters = state.merged(earlier, now, stages, bool(before))
+    if before:
+        told = "".join(f", {name}={value}" for name, value in parameters.items())
         print(f"Run {run!r} with profile {profile}{told}", flush=True)
-    else:
-        write_json(began, {"profile": profile, "parameters": now})
-    if shutil.disk_usage(target).free < 3e9 and profile != "smoke":
+    if not (options.overwrite or options.dry_run):
+        refuse_to_lose(target, stages, goes_on, now)
+    return carry_out(target, profile, parameters, stages, options.dry_run, is_new=True)
+
+
+def go_to_folder_of(known: dict) -> None:
+    """A run's rewards are looked for in the folder that it was begun from."""
+    if os.path.isdir(str(known.get("cwd"))):
+        os.environ["RLHF_CWD"] = known["cwd"]
+
+
+def refuse_to_lose(run: Path, stages: list[str], goes_on: bool, now: dict) -> None:
+    """Raises RunError where a run's work would be written over and nobody said so."""
+    resumes = bool(now.get("ppo.resume") or now.get("resume"))
+    begun = state.has_checkpoints(run)
+    if goes_on:
+        if "ppo" in stages and begun and not resumes:
+            raise RunError(
+                f"04_ppo of run {run.name!r} has stopped and has checkpoints, which would be "
+                f"deleted: `rlhf resume {run.name}` goes on with it, or give --overwrite."
+            )
+        return
+    done = state.stages_done(run)
+    if len(done) == len(STAGES):
+        made = when(state.manifest_of(run, "evaluation"))
         raise RunError(
-            f"The disk is nearly full: a run keeps about 2 GB below {target}; "
-            "free some space first."
+            f"{run} holds a finished run of {made}: give another --run NAME, or --overwrite; "
+            f"`rlhf open {run.name}` shows it."
         )
-    layers = [sizes, earlier, now]
-    if any(layers) or run != "demo":  # `keep` wants a demo run that nothing was injected into
-        layers.append({"run": run})
-    values = {stage: values_of(stage, layers) for stage in stages}
-    return execute_stages(target, values, profile)
+    if done or begun:
+        raise RunError(
+            f"{run} holds an unfinished run (done: {', '.join(done) or 'a part of ppo'}): "
+            f"`rlhf resume {run.name}` goes on with it; or give another --run NAME, or --overwrite."
+        )
 
 
-@functools.cache
-def parameters_of(stage: str) -> set[str]:
-    """The names of its notebook's parameters. Raises RunError if the notebook is missing."""
-    path = notebook_path(stage)
-    if not path.is_file():
-        raise RunError(f"There is no {path}: run rlhf inside the project's folder.")
-    return set(parameter_types(path))
+def resume(options: argparse.Namespace) -> int:
+    """Goes on with the first stage that is unfinished or stale, to the last that was asked."""
+    name = name_of(options, None)
+    target = runs.existing(name)
+    known = state.read_state(target)
+    if not known:
+        raise RunError(
+            f"Run {name!r} has no parameters.json, as `rlhf run` did not begin it: give a stage, "
+            f"as in rlhf run {name} --from ppo."
+        )
+    go_to_folder_of(known)
+    stages = state.left_to_do(target)
+    if not stages:
+        print(f"Run {name!r} is finished: nothing is left to do.\n{runs.closing(target)}")
+        return 0
+    parameters = state.without_unknown(known["parameters"], name)
+    return carry_out(target, known["profile"], parameters, stages, options.dry_run, is_new=False)
 
 
-def parse_parameters(pairs: list[str]) -> dict:
-    """{"ppo.seed": 1} from ["ppo.seed=1"]; values are read as YAML, as papermill does."""
-    form = rf"(({'|'.join(STAGES)})\.)?(?!more$)[^\W\d]\w*"
-    parsed = {}
-    for pair in pairs:
-        name, sign, text = pair.partition("=")
-        if not sign or not re.fullmatch(form, name):
-            raise RunError(
-                f"-p {pair!r} is not of the form name=value or stage.name=value, with one of the "
-                f"stages {', '.join(STAGES)}. A setting in `more` is given by its own name."
-            )
+def carry_out(
+    run: Path, profile: str, parameters: dict, stages: list[str], dry: bool, is_new: bool
+) -> int:
+    """Checks, plans and executes. is_new: the stages are asked now, not gone on with."""
+    sizes = load_profile(profile)
+    layers = [sizes, parameters]
+    if any(layers) or run.name != "demo":  # `keep` wants a demo run with nothing injected
+        layers.append({"run": run.name})
+    given = {stage: values_of(stage, layers) for stage in STAGES}
+    goes_on = ""
+    if not is_new and stages[0] == "ppo" and state.has_checkpoints(run):
+        given["ppo"]["resume"], goes_on = True, "ppo"
+    job = preflight.make_job(run, stages, given)
+    found = preflight.check(job, profile)
+    expected = {stage: expected_seconds(job, stage, profile, sizes) for stage in stages}
+    print(plan(job, found, expected, goes_on), flush=True)
+    if dry:
+        return 0
+    with RunLock(run):
+        if is_new:
+            state.write_state(run, profile, parameters, stages)
         try:
-            parsed[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            parsed[name] = {}
-        if isinstance(parsed[name], dict):  # to YAML, a text with a colon is a mapping
-            raise RunError(
-                f"-p {pair!r}: the value cannot be read; put quotation marks around it, "
-                f"as in -p '{name}=\"…\"'."
-            )
-    return parsed
-
-
-def takes(stage: str, name: str) -> bool:
-    """Whether the stage has this parameter, or this setting in `more`."""
-    own, _, parameter = name.rpartition(".")
-    return own in ("", stage) and parameter in parameters_of(stage) | settings_of(stage)
-
-
-def check_asked(asked: dict, stages: list[str]) -> None:
-    """Raises RunError for a parameter or a setting that none of the stages has."""
-    for name in asked:
-        if name.rpartition(".")[2] == "run":
-            raise RunError("-p run=… would split the run over two folders: use --run.")
-        if not any(takes(stage, name) for stage in stages):
-            names = set().union(*map(parameters_of, stages), *map(settings_of, stages))
-            raise RunError(
-                f"No notebook has a parameter {name!r}; there are {', '.join(sorted(names))}."
-            )
-
-
-@functools.cache
-def settings_of(stage: str) -> set[str]:
-    """The names that its `more` may hold, read from the source: to import it takes seconds."""
-    if stage not in SETTINGS:
-        return set()
-    file, kind = SETTINGS[stage]
-    source = Path(__file__).resolve().parents[1] / file
-    body = next(
-        node.body
-        for node in ast.parse(source.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and node.name == kind
-    )
-    return {node.target.id for node in body if isinstance(node, ast.AnnAssign)}
-
-
-def load_profile(profile: str) -> dict:
-    """The parameters in notebooks/profiles/<profile>.yaml; demo is the notebooks' defaults."""
-    folder = project_root() / "notebooks" / "profiles"
-    if profile == "demo":
-        return {}
-    path = folder / f"{profile}.yaml"
-    if not path.is_file():
-        known = ["demo", *sorted(p.stem for p in folder.glob("*.yaml"))]
-        raise RunError(f"There is no profile {profile!r}; there are {', '.join(known)}.")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def without_unknown(before: dict, run: str) -> dict:
-    """What a run began with, less what only older notebooks had, which it prints."""
-    known, gone = {}, []
-    for name, value in before.items():
-        if name.endswith("more") or not any(takes(stage, name) for stage in STAGES):
-            gone.append(f"{name}={value!r}")
-        else:
-            known[name] = value
-    if gone:
-        print(
-            f"Run {run!r} began with {', '.join(gone)}, which no notebook has now: it goes on "
-            "without. What an older `more` held is given one by one, as -p STAGE.NAME=VALUE."
-        )
-    return known
-
-
-def values_of(stage: str, layers: list[dict]) -> dict:
-    """What one notebook gets, settings in `more`.
-
-    A later layer goes over an earlier one; within one, the stage's own over everybody's.
-    """
-    values, more = {}, {}
-    for layer in layers:
-        for name in sorted(layer, key=lambda name: name.count(".")):
-            if takes(stage, name):
-                parameter = name.rpartition(".")[2]
-                place = values if parameter in parameters_of(stage) else more
-                place[parameter] = layer[name]
-    return values | {"more": more} if more else values
-
-
-def execute_stages(target: Path, values: dict[str, dict], profile: str) -> int:
-    """Runs the notebooks in order and says how long each took, and how long the rest may take."""
-    expected = {stage: expected_seconds(target, stage, profile) for stage in values}
-    later, scale = sum(expected.values()), 1.0  # scale: how slow this machine is
-    for number, stage in enumerate(values, 1):
-        later -= expected[stage]
-        notebook = notebook_path(stage)
-        label = f"[{number}/{len(values)}] {notebook.stem}"
-        executed = target / notebook.name
-        progress = target / stage / "progress.json"
-        started = time.time()
-        with Ticker(label, progress, expected[stage] * scale, later * scale):
-            failure = execute(notebook, executed, values[stage])
-        took = time.time() - started
-        if failure:
-            print(
-                f"{label} failed after {clock(took)}: {failure}\n"
-                f"The executed notebook is {executed}",
-                file=sys.stderr,
-            )
-            return 1
-        scale = 0.5 * scale + 0.5 * took / expected[stage]
-        print(f"{label} done in {clock(took)}", flush=True)
-    if "evaluation" in values:
-        print(f"Report: {target / 'evaluation' / 'report.html'}")
-    else:
-        print(f"Results: {target}")
-    return 0
-
-
-def expected_seconds(target: Path, stage: str, profile: str) -> float:
-    """What the stage took in this run before, else a share of what it takes in the demo."""
-    path = target / stage / "manifest.json"
-    if path.is_file():
-        return read_json(path)["wall_s"]
-    return STAGES[stage][1] * 60 / {"smoke": 20, "quick": 2}.get(profile, 1)
-
-
-def execute(notebook: Path, target: Path, parameters: dict) -> str:
-    """Runs one notebook into `target`; returns "", or one sentence on what went wrong."""
-    try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(target),
-            parameters=parameters,
-            progress_bar=False,
-            cwd=str(project_root()),
-            kernel_name="python3",
-            extra_arguments=["--log-level=ERROR"],
-        )
-    except papermill.PapermillExecutionError as error:
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error.evalue))
-        return f"cell {error.exec_count} raised {error.ename}: {plain}"
-    except Exception as error:  # a kernel that died, a full disk: whatever it is, one sentence
-        return f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
-    return ""
-
-
-# --- rlhf keep
-
-
-def keep_outputs(run: str) -> int:
-    """Copies executed notebooks over the originals, without papermill's notes; returns 0."""
-    for original in map(notebook_path, STAGES):
-        source = run_dir(run) / original.name
-        if not source.is_file():
-            raise RunError(f"There is no {source}: run all notebooks of {run!r} first.")
-        notebook = nbformat.read(source, 4)
-        if any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells):
-            raise RunError(
-                f"Run {run!r} was made with parameters of its own, which would stay in notebooks/: "
-                "keep a run made with the defaults."
-            )
-        notebook.metadata.pop("papermill", None)
-        for cell in notebook.cells:
-            is_parameters = "parameters" in cell.metadata.get("tags", [])
-            cell.metadata = {"tags": ["parameters"] if is_parameters else []}
-        nbformat.write(notebook, original)
-    print(f"notebooks/ now holds the outputs of run {run}.")
-    return 0
+            status = execute_stages(job, given, expected)
+        except Stopped as stopped:
+            told = f"Stopped in {stopped.where}. Go on with: rlhf resume {run.name}"
+            raise Stopped(stopped.number, told) from None
+    if status == 0:
+        print(runs.closing(run))
+    return status
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import sys
 import time
 import warnings
@@ -21,7 +20,6 @@ from ..files import digest, write_json
 from .cores import leave_cores, share_cores
 from .lock import RunLock, make_folder
 from .manifest import (
-    STAGES,
     check_output,
     check_results,
     notebook_to_run,
@@ -31,32 +29,9 @@ from .manifest import (
 )
 from .manifest import collect_results as collect_results  # for notebooks
 from .parameters import check_parameters, fill_settings
+from .paths import notebook_path, run_dir
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "plotly", "papermill")
-
-
-def project_root() -> Path:
-    """The folder with notebooks/ and rlhf_utils/: here, above, or where this package lies."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
-        if (folder / "notebooks" / "01_sft.ipynb").is_file() and (folder / "rlhf_utils").is_dir():
-            return folder
-    return here
-
-
-def run_dir(name: str) -> Path:
-    """outputs/<name>. Raises RunError for any other path, so that no run leaves outputs/."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise RunError(
-            f"run={name!r} is no run name: use 1 to 64 letters, digits, '.', '_' or '-', "
-            "beginning with a letter or digit."
-        )
-    return Path(os.environ.get("RLHF_OUTPUTS") or project_root() / "outputs") / name
-
-
-def notebook_path(stage: str) -> Path:
-    name = STAGES[stage][0] if stage in STAGES else stage
-    return project_root() / "notebooks" / f"{name}.ipynb"
 
 
 def seed_everything(seed: int) -> torch.Generator:

@@ -32,8 +32,12 @@ class Ticker(threading.Thread):
     def run(self) -> None:
         terminal = sys.stdout.isatty()
         clear, end = ("\r\x1b[2K", "") if terminal else ("", "\n")
-        while not self.done.wait(1 if terminal else 60):
-            print(clear + self.line(), end=end, flush=True)
+        told = time.time()
+        while not self.done.wait(1):
+            line = self.line()  # each second, so that the pace of a part is known early
+            if terminal or time.time() - told >= 60:
+                told = time.time()
+                print(clear + line, end=end, flush=True)
         print(clear, end="")
 
     def line(self) -> str:

@@ -9,7 +9,14 @@ from helpers_run import write_notebook
 from papermill.parameterize import parameterize_notebook
 
 from rlhf_utils.errors import RunError, SettingError
-from rlhf_utils.run.parameters import check_parameters, convert, fill_settings, parameter_types
+from rlhf_utils.run.parameters import (
+    check_parameters,
+    check_ranges,
+    convert,
+    declared,
+    fill_settings,
+    parameter_types,
+)
 
 PARAMETERS_CELL = """run: str = "demo"  # folder
 seed: int = 0  # of everything random
@@ -107,7 +114,7 @@ def test_convert_refuses_with_name_value_and_type(value, kind):
     with pytest.raises(RunError) as error:
         convert("my_parameter", value, kind)
     told = str(error.value)
-    assert f"my_parameter={value!r}" in told and "\n" not in told
+    assert f"my_parameter={value!r}"[:60] in told and "\n" not in told and len(told) < 250
     assert f"type {kind.__name__}" in told and type(value).__name__ in told
 
 
@@ -117,6 +124,7 @@ def test_convert_refuses_with_name_value_and_type(value, kind):
 def test_names_and_types_of_a_parameters_cell(notebook):
     kinds = ("str", "int", "float", "bool", "str", "dict")
     assert parameter_types(notebook) == dict(zip(DEFAULTS, kinds))
+    assert {name: default for name, (_, default) in declared(notebook).items()} == DEFAULTS
 
 
 def test_parameters_are_converted_in_the_namespace(notebook):
@@ -129,10 +137,16 @@ def test_parameters_are_converted_in_the_namespace(notebook):
     assert namespace["resume"] is True and namespace["other"] == "not a parameter"
 
 
-def test_a_name_that_nobody_knows_is_an_error(notebook):
-    names = "dtype, learning_rate, more, resume, run, seed"
-    with pytest.raises(RunError, match=f"'lerning_rate'.*{names}"):
-        check_parameters(notebook, executed({"seed": 1, "lerning_rate": 0.1}))
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("lerning_rate", "'lerning_rate' in this notebook: did you mean learning_rate?"),
+        ("zzz", "'zzz' in this notebook; there are dtype, learning_rate, more, resume, run, seed."),
+    ],
+)
+def test_a_name_that_nobody_knows_is_an_error(notebook, name, told):
+    with pytest.raises(RunError, match=re.escape(told)):
+        check_parameters(notebook, executed({"seed": 1, name: 0.1}))
 
 
 def test_a_profile_serves_all_notebooks(notebook):
@@ -149,7 +163,10 @@ def test_a_wrong_type_is_named(notebook):
     ("changes", "told"),
     [
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0"),
-        ({"seed": -1}, "seed=-1 must not be negative"),
+        ({"seed": -1}, "seed=-1 must be from 0 to 4294967295"),
+        ({"seed": 2**32}, "seed=4294967296 must be from 0 to 4294967295"),
+        ({"run": ""}, "run='' must not be empty"),
+        ({"run": "a\x1b[31m"}, "characters that do not print"),
         ({"dtype": "float16"}, "dtype='float16' must be 'auto', 'float32' or 'bfloat16'"),
     ],
 )
@@ -189,8 +206,8 @@ class Settings:
     temperature: float = 0.7
 
     def __post_init__(self):
-        if self.gamma > 1:
-            raise SettingError(f"gamma={self.gamma} must be at most 1.")
+        if self.kind not in ("k1", "k3"):
+            raise SettingError(f"kind={self.kind!r} must be 'k1' or 'k3'.")
 
 
 def test_settings_are_filled_from_parameters_and_from_more():
@@ -207,8 +224,12 @@ def test_settings_are_filled_from_parameters_and_from_more():
         (
             {"gama": 0.9},
             RunError,
-            "`more` has no setting 'gama'; "
-            "it may have gamma, kind, num_parts, temperature, whiten.",
+            "`more` has no setting 'gama': did you mean gamma?",
+        ),
+        (
+            {"zzz": 0.9},
+            RunError,
+            "`more` has no setting 'zzz'; there are gamma, kind, num_parts, temperature, whiten.",
         ),
         (
             {"learning_rate": 0.1},
@@ -220,9 +241,35 @@ def test_settings_are_filled_from_parameters_and_from_more():
         ({"num_parts": True}, RunError, "Parameter num_parts=True should be of type int"),
         ({"num_parts": -1}, RunError, "num_parts=-1 must not be negative"),
         ({"temperature": 0}, RunError, "temperature=0.0 must be above 0"),
-        ({"gamma": 1.5}, SettingError, "gamma=1.5 must be at most 1"),
+        ({"gamma": 1.5}, RunError, "gamma=1.5 must be from 0 to 1"),
+        ({"kind": "k2"}, SettingError, "kind='k2' must be 'k1' or 'k3'"),
     ],
 )
 def test_what_is_wrong_in_more_is_one_sentence(more, error, told):
     with pytest.raises(error, match=re.escape(told)):
         fill_settings(Settings, {"run": "demo", "learning_rate": 1e-3, "more": more})
+
+
+# --- ranges
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("seed", (0, 2**32 - 1), (-1, 2**32)),
+        ("answers_per_prompt", (2, 6), (1, 7)),
+        ("overlap", (0.0, 1.0), (-0.1, 1.1)),
+        ("heldout_fraction", (0.01, 0.99), (0.0, 1.0)),
+        ("dropout", (0.0, 0.99), (-0.01, 1.0)),
+        ("ensemble", (1, 8), (0, -1)),
+        ("temperature", (0.01, 5.0), (0.0, -1.0)),
+        ("num_prompts", (0, 10**6), (-1, 10**12)),
+        ("combine", ("mean", "min", "uncertainty"), ("max", "")),
+    ],
+)
+def test_the_ends_of_a_range(name, good, bad):
+    for value in good:
+        check_ranges({name: value})
+    for value in bad:
+        with pytest.raises(RunError, match=f"Parameter {name}={value!r} must"):
+            check_ranges({name: value})

@@ -15,7 +15,8 @@ from rlhf_utils import files
 from rlhf_utils.data.rows import load_prompts
 from rlhf_utils.errors import RunError
 from rlhf_utils.files import digest
-from rlhf_utils.run.stage import STAGES, Stage, collect_results, project_root, run_dir
+from rlhf_utils.run.paths import project_root
+from rlhf_utils.run.stage import STAGES, Stage, collect_results, run_dir
 
 PARAMETERS_CELL = """run: str = "demo"  # folder
 seed: int = 0  # of everything random
@@ -139,7 +140,7 @@ def test_settings_are_filled_from_the_notebook(outputs):
     stage = Stage("ppo", notebook(more={"gamma": "0.9"}))
     assert stage.settings(Settings) == Settings(1e-3, 0.9)
     assert stage.finish({})["settings"] == {"learning_rate": 1e-3, "gamma": 0.9}
-    with pytest.raises(RunError, match="no setting 'gama'; it may have gamma"):
+    with pytest.raises(RunError, match="no setting 'gama': did you mean gamma"):
         Stage("ppo", notebook(more={"gama": 0.9})).settings(Settings)
 
 

@@ -1,0 +1,32 @@
+"""Where things lie: the stages, their notebooks, and the folders of runs. Needs no torch."""
+
+import os
+import re
+from pathlib import Path
+
+from ..errors import RunError
+from .manifest import STAGES as STAGES  # for all of the console
+
+
+def project_root() -> Path:
+    """The folder with notebooks/ and rlhf_utils/: here, above, or where this package lies."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
+        if (folder / "notebooks" / "01_sft.ipynb").is_file() and (folder / "rlhf_utils").is_dir():
+            return folder
+    return here
+
+
+def run_dir(name: str) -> Path:
+    """outputs/<name>. Raises RunError for any other path, so that no run leaves outputs/."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise RunError(
+            f"run={name!r} is no run name: use 1 to 64 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit."
+        )
+    return Path(os.environ.get("RLHF_OUTPUTS") or project_root() / "outputs") / name
+
+
+def notebook_path(stage: str) -> Path:
+    name = STAGES[stage][0] if stage in STAGES else stage
+    return project_root() / "notebooks" / f"{name}.ipynb"
