@@ -523,25 +523,30 @@ names = t.loop_names(pathlib.Path({folder!r}), t.letter_e)
 t.run_cells(names, *t.LOOP[:-1])
 pick, stopped = random.Random(0), 0
 
-def press(number):
-    time.sleep(pick.uniform(0.05, 0.6))
+def press(number, pressed):
+    time.sleep(pick.uniform(0.02, 0.2 + 0.1 * stopped))  # ever later, so that it gets on
     for _ in range(number):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.02)
+    pressed.set()
 
-while len(names["log"].rows) < 6:
-    presser = threading.Thread(target=press, args=(pick.choice([1, 1, 2]),))
-    try:
-        presser.start()
-        t.run_cells(names, "04-18")
-        presser.join()
-    except (t.RunError, KeyboardInterrupt):
-        stopped += 1
+def settle(pressed):
+    while True:
         try:
-            presser.join()
+            while not pressed.is_set():
+                time.sleep(0.01)
+            return time.sleep(0.05)
         except KeyboardInterrupt:
             pass
-    presser.join()
+
+while len(names["log"].rows) < 6:
+    pressed = threading.Event()
+    threading.Thread(target=press, args=(pick.choice([1, 1, 2]), pressed)).start()
+    try:
+        t.run_cells(names, "04-18")
+    except (t.RunError, KeyboardInterrupt):
+        stopped += 1
+    settle(pressed)
 t.run_cells(names, "04-18")
 print(f"\\n{{stopped}}")
 """
@@ -558,7 +563,7 @@ def test_a_loop_interrupted_at_any_instant_is_the_loop_that_never_was(tmp_path):
         timeout=300,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert int(ended.stdout.splitlines()[-1]) >= 3
+    assert int(ended.stdout.splitlines()[-1]) >= 2
     expected = train(fresh_run())
     found = files.read_file(tmp_path / "metrics.jsonl")
     assert [{name: row[name] for name in expected[0]} for row in found] == expected
