@@ -24,8 +24,8 @@ from rlhf_utils.data.rows import UNSEEN_TOPICS, load_demonstrations, load_prompt
 from rlhf_utils.preferences.filler import filler
 from rlhf_utils.preferences.pair_files import read_items, read_pairs
 from rlhf_utils.preferences.rubric import gold_score, refuses
+from rlhf_utils.run.manifest import STAGES
 from rlhf_utils.run.parameters import TYPES, parameter_types
-from rlhf_utils.run.stage import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name, _ in STAGES.values()]

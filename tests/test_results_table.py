@@ -6,7 +6,7 @@ import sys
 import pytest
 from benchmarks import results_table as tables
 
-from rlhf_utils.run.stage import STAGES
+from rlhf_utils.run.manifest import STAGES
 
 CONTENT = json.loads((tables.ROOT / tables.NUMBERS).read_text(encoding="utf-8"))
 TWO = [{"eval.gold": 4.0, "eval.filler": 0.046}, {"eval.gold": 4.25, "eval.filler": 0.0}]

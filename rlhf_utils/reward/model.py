@@ -174,6 +174,8 @@ def load_reward_model(
             f"The reward model in {directory.name}/ was made by an earlier version, whose heads "
             "saw other states: run 03_reward_model again."
         )
+    with _damage_told(directory / "head.safetensors"):
+        weights = load_file(directory / "head.safetensors")
     backbone = load_model(str(directory), dtype, device, AutoModel)
     tokenizer = load_tokenizer(str(directory))
     with _damage_told(directory / "reward_config.json"):
@@ -187,7 +189,7 @@ def load_reward_model(
         model.mean, model.std = float(settings["mean"]), float(settings["std"])
         model.offsets = torch.tensor(settings["offsets"]).reshape(model.ensemble)
     with _damage_told(directory / "head.safetensors"):
-        model.heads.load_state_dict(load_file(directory / "head.safetensors"))
+        model.heads.load_state_dict(weights)
     return model
 
 

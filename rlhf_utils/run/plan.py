@@ -35,7 +35,7 @@ def work(stage: str, values: dict) -> float:
     if stage == "sft":
         return (values["num_demonstrations"] or 2416) * values["num_train_epochs"]
     if stage == "preferences":
-        prompts = (values["num_prompts"] or 3276) + values["num_other_prompts"]
+        prompts = (values["num_prompts"] or 3276) + _others(values)
         return prompts * values["answers_per_prompt"] * values["response_length"]
     if stage == "ppo":
         passes = 1 + values["num_ppo_epochs"]
@@ -43,6 +43,13 @@ def work(stage: str, values: dict) -> float:
     if stage == "evaluation":
         return (values["num_prompts"] or 460) * values["response_length"]
     return values["head_epochs"]
+
+
+def _others(values: dict) -> int:
+    """Prompts of other categories; what 02 takes unless it is told."""
+    given = values["num_other_prompts"]
+    usual = 0 if values["annotator"] == "person" else 60
+    return usual if given is None else given
 
 
 def expected_seconds(job: Job, stage: str, profile: str, sizes: dict) -> float:
@@ -71,7 +78,7 @@ def size_of(stage: str, job: Job, found: Found) -> str:
         passes = values["num_train_epochs"]
         return f"{found.demonstrations:,} demonstrations, {_count(passes, 'pass', 'passes')}"
     if stage == "preferences":
-        prompts = found.prompts + values["num_other_prompts"]
+        prompts = found.prompts + _others(values)
         return f"{prompts:,} prompts × {values['answers_per_prompt']} answers"
     if stage == "reward_model":
         return f"{found.pairs:,} pairs of your own" if found.pairs else "the pairs of 02"

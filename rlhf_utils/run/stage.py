@@ -27,7 +27,6 @@ from .manifest import (
     read_manifest,
     seal,
 )
-from .manifest import collect_results as collect_results  # for notebooks
 from .parameters import check_parameters, fill_settings
 from .paths import notebook_path, run_dir
 

@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from rlhf_utils.files import read_file
 from rlhf_utils.preferences.filler import filler
-from rlhf_utils.run.stage import run_dir
+from rlhf_utils.run.paths import run_dir
 from rlhf_utils.show import figures
 from rlhf_utils.show.text import marked
 

@@ -24,7 +24,8 @@ from rlhf_utils.ppo import loop
 from rlhf_utils.ppo.config import PPOConfig
 from rlhf_utils.ppo.policy import make_policy
 from rlhf_utils.reward.functions import load_reward
-from rlhf_utils.run.stage import quiet_libraries, run_dir, seed_everything
+from rlhf_utils.run.paths import run_dir
+from rlhf_utils.run.stage import quiet_libraries, seed_everything
 
 
 def train(folder: Path, k: int, seed: int, args) -> list[dict]:

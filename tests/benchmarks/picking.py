@@ -18,7 +18,7 @@ from rlhf_utils.preferences import rubric
 from rlhf_utils.preferences.pair_files import read_items, read_pairs
 from rlhf_utils.preferences.pairs import usable_pairs
 from rlhf_utils.reward.model import load_reward_model
-from rlhf_utils.run.stage import run_dir
+from rlhf_utils.run.paths import run_dir
 
 
 def wins(judged: np.ndarray, gold: np.ndarray) -> float:

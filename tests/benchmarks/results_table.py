@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from rlhf_utils.files import read_json, write_json, write_text
-from rlhf_utils.run.stage import STAGES, run_dir
+from rlhf_utils.run.paths import STAGES, run_dir
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = Path("notebooks/notes/results.json")

@@ -171,8 +171,8 @@ def test_a_resumed_run_goes_on_with_the_rows_that_its_checkpoint_knows(logged, t
 @pytest.mark.parametrize(
     "damage, told",
     [
-        ("cut", "line (8|3) is not JSON"),
-        ("flipped", "has other rows|is not JSON"),
+        ("cut", "line (8|3): not JSON"),
+        ("flipped", "has other rows|not JSON"),
         ("gone", "has 0 rows; the checkpoint of update 8 was made with (8|3)"),
     ],
 )

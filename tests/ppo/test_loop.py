@@ -167,7 +167,7 @@ def test_a_column_that_one_prompt_has_is_in_every_batch_and_in_the_watched_one(t
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "Hi."}\n{"prompt": "And you?", "level": 3}\n')
     stage = SimpleNamespace(note_data=lambda kind, prompts: prompts)
-    names = vars(rows) | {"prompts": str(path), "stage": stage, "seed": 0}
+    names = vars(rows) | {"prompts": str(path), "stage": stage, "seed": 0, "strict": False}
     names |= {"learning": [], "record": record}
     run_cells(names, "04-13b")
     assert len(names["watched"]) == 2

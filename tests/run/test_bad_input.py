@@ -264,8 +264,8 @@ BAD_REWARDS = [
 BAD_MODELS = [
     ("nowhere", "nobody/no-such-model", "Could not load 'nobody/no-such-model'"),
     ("one-word", "no-such-model", "Could not load 'no-such-model'"),
-    ("empty-folder", {}, "Could not load"),
-    ("no-json", {"config.json": "{"}, "Could not load"),
+    ("empty-folder", {}, "has no config.json"),
+    ("no-json", {"config.json": "{"}, "config.json is damaged"),
     ("unknown-kind", {"config.json": '{"model_type": "abacus"}'}, "Could not load"),
 ]
 

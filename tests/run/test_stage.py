@@ -15,8 +15,9 @@ from rlhf_utils import files
 from rlhf_utils.data.rows import load_prompts
 from rlhf_utils.errors import RunError
 from rlhf_utils.files import digest
-from rlhf_utils.run.paths import project_root
-from rlhf_utils.run.stage import STAGES, Stage, collect_results, run_dir
+from rlhf_utils.run.manifest import STAGES, collect_results
+from rlhf_utils.run.paths import project_root, run_dir
+from rlhf_utils.run.stage import Stage
 
 PARAMETERS_CELL = """run: str = "demo"  # folder
 seed: int = 0  # of everything random
