@@ -379,7 +379,7 @@ def test_browser_a_failed_save_keeps_the_judgement(bench):
     path, store = b.queue.store.path, b.queue.store
     store.path = path.parent / "gone" / "labels.sqlite"  # the folder vanished
     b.press("1", "2", "3", "4", "Enter")
-    b.page.wait_for_selector("text=Not saved: unable to open database file. Your answer is kept.")
+    b.page.wait_for_selector("text=cannot be opened")
     assert b.places() == ["1st", "2nd", "3rd", "4th"]
     store.path = path
     b.page.click("text=Try again")
