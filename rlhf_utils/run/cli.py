@@ -196,17 +196,12 @@ def refuse_to_lose(run: Path, stages: list[str], goes_on: bool, given: dict) -> 
             )
         return
     done = state.stages_done(run)
+    told = f"an unfinished run (done: {', '.join(done) or 'a part of ppo'}): {go_on}"
     if len(done) == len(STAGES):
         made = state.when(state.manifest_of(run, "evaluation"))
-        raise RunError(
-            f"{run} holds a finished run of {made}: give another --run NAME, or --overwrite; "
-            f"`rlhf open {run.name}` shows it."
-        )
+        told = f"a finished run of {made}: `rlhf open {run.name}` shows it"
     if done or begun:
-        raise RunError(
-            f"{run} holds an unfinished run (done: {', '.join(done) or 'a part of ppo'}): "
-            f"{go_on}; or give another --run NAME, or --overwrite."
-        )
+        raise RunError(f"{run} holds {told}; or give another --run NAME, or --overwrite.")
 
 
 def resume(options: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from .. import errors
 from ..files import printable, read_json, write_text
 from ..show.text import clock
@@ -84,40 +86,26 @@ def watched(work: Callable[[], str]) -> str:
     """What `work` returns, from a thread of its own. Raises Stopped once a signal ended it."""
     got, answer = [], []
     worker = threading.Thread(target=lambda: answer.append(work()), daemon=True)
-    before = {child.pid for child in children()}
-    main = threading.current_thread() is threading.main_thread()
-    names = (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = psutil.Process().children(recursive=True)
     handlers = {
-        name: signal.signal(name, lambda number, frame: got.append(number)) for name in names
+        number: signal.signal(number, lambda number, frame: got.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         worker.start()
         while worker.is_alive():
             worker.join(0.2)
             if got:  # again and again, as a kernel may just be starting
-                end(child for child in children() if child.pid not in before)
+                for child in psutil.Process().children(recursive=True):
+                    if child not in before:  # what it has written is whole at any moment
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            child.kill()
     finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if got:
         raise Stopped(got[0])
     return answer[0]
-
-
-def children() -> list:
-    """All processes below this one."""
-    import psutil
-
-    return psutil.Process().children(recursive=True)
-
-
-def end(processes) -> None:
-    """Kills them. What a stage has written is whole at any moment."""
-    import psutil
-
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 def execute(notebook: Path, target: Path, parameters: dict) -> str:

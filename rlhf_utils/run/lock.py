@@ -49,10 +49,10 @@ class RunLock:
                 "kernel, or give this run another name."
             )
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        me = {"process": os.getpid(), "host": platform.node(), "since": since, "id": self.id}
+        me = f"process {os.getpid()} on {platform.node()}, since {since}"
         with contextlib.suppress(OSError):  # a full disk; the lock holds without a name
             os.ftruncate(self._file, 0)
-            os.write(self._file, json.dumps(me).encode())
+            os.write(self._file, json.dumps({"id": self.id, "who": me}).encode())
         os.environ[VARIABLE] = self.id
         return self
 
@@ -75,12 +75,7 @@ class RunLock:
             except DataError:  # the holder has just begun
                 known = {}
             if not free and known.get("id") != os.environ.get(VARIABLE, ""):
-                if not {"process", "host", "since"} <= known.keys():
-                    return "another `rlhf run`"
-                return (
-                    f"another `rlhf run` (process {known['process']} on {known['host']}, "
-                    f"since {known['since']})"
-                )
+                return f"another `rlhf run` ({known.get('who', 'which has just begun')})"
         return None
 
 

@@ -9,6 +9,8 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from ..data.rows import load_demonstrations, load_prompts, pick, shown_rows, split_by_prompt
 from ..errors import DataError, ExplainedError, RunError, SettingError
 from ..evaluation.heldout import check_heldout
@@ -57,14 +59,15 @@ def check(run: Path, stages: list[str], given: dict[str, dict]) -> Job:
     job = Job(run, stages, {stage: all_values(stage, given[stage]) for stage in STAGES})
     for stage, kind in (("preferences", CollectionSettings), ("ppo", PPOConfig)):
         if stage in stages:  # rules of their own, such as that batches divide
-            fill_settings(kind, job.values[stage])
+            told = {name: v for name, v in job.values[stage].items() if v is not None}
+            fill_settings(kind, told)
     check_outputs(job)
     check_folder(run)
     check_disk(job)
     check_rows(job)
     check_annotator(job)
     check_reward_name(job)
-    check_memory(job, check_model(job))
+    check_memory(job, check_own_model(job))
     check_new_prompts(job)
     return job
 
@@ -123,8 +126,6 @@ def check_disk(job: Job) -> None:
 
 def check_memory(job: Job, weights: int) -> None:
     """Raises RunError where the free memory is clearly too small; a GPU has its own."""
-    import psutil
-
     if shutil.which("nvidia-smi"):
         return
     whole = job.value("ppo", "lora_r") == 0 and job.value("ppo", "num_trainable_layers") == 0
@@ -211,23 +212,26 @@ def check_new_prompts(job: Job) -> None:
 # --- models, annotators and rewards
 
 
-def check_model(job: Job) -> int:
+def check_own_model(job: Job) -> int:
     """Checks the model and its longest own prompts. Returns how many weights it has."""
     name = job.value("sft", "model")
     own = name not in BUILTIN_WEIGHTS and "sft" in job.stages
     asking = ("preferences", "ppo", "evaluation")
     asking = [stage for stage in asking if stage in job.stages and job.has_own(stage)]
-    if name == "smollm2-135m" or not (own or asking):  # it may have to be fetched, for minutes
+    if not (own or asking):
         return BUILTIN_WEIGHTS.get(name, 0)
-    from ..models import check
+    from ..models.builtin import cache_dir
+    from ..models.check import check_lengths, check_model
 
-    facts = check.check_model(name)
+    if name == "smollm2-135m" and not (cache_dir() / f"{name}-v1").is_dir():
+        return BUILTIN_WEIGHTS[name]  # to fetch it takes minutes
+    facts = check_model(name)
     if own:
         weights = f"{facts.parameters / 1e6:,.0f} M weights"
         job.notes.append(f"model: {printable(name, 200)}, {weights}")
     for stage in asking:
         texts = sorted((prompt.text for prompt in rows_of(job, stage)), key=len)
-        check.check_lengths(facts, texts[-3:], job.value(stage, "response_length"))
+        check_lengths(facts, texts[-3:], job.value(stage, "response_length"))
     return facts.parameters
 
 
@@ -264,11 +268,10 @@ def _labels(name: str) -> str:
     if bad:
         line, reason = bad[0]
         raise SettingError(f"annotator={name!r}: line {line} cannot be read: {reason}.")
-    rankings = [found for found in judgements if found.kind == "ranking"]
-    if not rankings:
+    count = sum(found.kind == "ranking" for found in judgements)
+    if not count:
         raise SettingError(f"annotator={name!r} holds no ranking.")
-    people = {found.annotator for found in rankings}
-    return f"annotator: {len(rankings):,} rankings by {len(people)} annotators in {name}"
+    return f"annotator: {count:,} rankings in {name}"
 
 
 def check_reward_name(job: Job) -> None:

@@ -70,7 +70,7 @@ def peak_memory_gb() -> float:
     try:
         import resource
     except ImportError:  # Windows does not tell
-        return peak / 1e9 or float("nan")
+        return peak / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 1e9
 
