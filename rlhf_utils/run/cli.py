@@ -160,20 +160,21 @@ def run_notebooks(options: argparse.Namespace) -> int:
     names = {name for name in (options.RUN, options.run) if name is not None}
     if len(names) > 1:
         raise RunError(f"Two names for one run, {options.RUN!r} and {options.run!r}: give one.")
-    run = run_dir(names.pop() if names else Path(options.profile or "demo").stem)
+    profile = "demo" if options.profile is None else options.profile
+    run = run_dir(names.pop() if names else Path(profile).stem)
     stages = list(STAGES)[list(STAGES).index(options.first or "sft") :]
     stages = [options.only] if options.only else stages
     given = parse_parameters(options.parameters, stages)
-    gave = load_profile(options.profile or "demo")
+    gave = load_profile(profile)
     preflight.check_folder(run)
     goes_on = bool(options.first or options.only) and run.is_dir()
-    asked = {"profile": options.profile or "demo", "profile_gave": gave, "asked": []}
+    asked = {"profile": profile, "profile_gave": gave, "asked": []}
     asked |= {"parameters": given, "cwd": os.environ["RLHF_CWD"]}
     before = state.read_state(run) if goes_on else {}
     if before:
         known = state.without_unknown(before["parameters"], run.name)
         asked |= {"parameters": state.merged(known, given, stages), "asked": before["asked"]}
-        if not options.profile:
+        if options.profile is None:
             asked |= {name: before[name] for name in ("profile", "profile_gave")}
         if not any(name.rpartition(".")[2] in ("reward", "annotator") for name in given):
             asked["cwd"] = before["cwd"]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BeforeValidator, FiniteFloat, StrictBool, TypeAdapter, ValidationError
 
 from ..errors import RunError
-from ..files import read_json
+from ..files import printable, read_json
 
 LARGEST = 2**31 - 1  # of a number that has no range of its own
 LONGEST = 4000  # characters of a text; no path is longer
@@ -119,7 +119,7 @@ def check_value(name: str, value, default=None) -> None:
     elif isinstance(value, str):
         if not value.strip() and default:
             told = "not be empty"
-        elif not value.isprintable():
+        elif printable(value) != value:
             told = "hold only characters that print"
         elif len(value) > LONGEST:
             told = f"have at most {LONGEST} characters"

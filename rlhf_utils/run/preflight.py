@@ -62,7 +62,8 @@ def check(run: Path, stages: list[str], given: dict[str, dict]) -> Job:
             told = {name: v for name, v in job.values[stage].items() if v is not None}
             fill_settings(kind, told)
     check_outputs(job)
-    check_folder(run)
+    for stage in stages:
+        check_folder(run / stage)
     check_disk(job)
     check_rows(job)
     check_annotator(job)
@@ -105,11 +106,11 @@ def needed(job: Job, stage: str) -> list[str]:
     return found
 
 
-def check_folder(run: Path) -> None:
-    """Raises RunError if the run's folder cannot be made or written."""
-    folder = next(folder for folder in (run, *run.parents) if os.path.lexists(folder))
+def check_folder(path: Path) -> None:
+    """Raises RunError if the folder cannot be made or written."""
+    folder = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     if not folder.is_dir():
-        raise RunError(f"{folder} is a file, not a folder: move it away, or give another run.")
+        raise RunError(f"{folder} is no folder: move it away, or give another run.")
     if not os.access(folder, os.W_OK):
         raise RunError(f"{folder} cannot be written: change its permissions.")
 

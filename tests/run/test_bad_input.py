@@ -68,6 +68,11 @@ BAD_VALUES = [
     ("one-for-true", "resume=1", "resume='1' should be of type bool"),
     ("true-for-a-number", "seed=true", "seed='true' should be of type int"),
     ("comma", "kl_coef=0,1", "kl_coef='0,1' should be of type float"),
+    ("power", "learning_rate=10^-4", "learning_rate='10^-4' should be of type float"),
+    ("unicode-minus", "kl_coef=−0.1", "kl_coef='−0.1' should be of type float"),
+    ("unit", "response_length=48 tokens", "response_length='48 tokens' should be of type int"),
+    ("thousands", "num_prompts=2k", "num_prompts='2k' should be of type int"),
+    ("two-signs", "seed==3", "seed='=3' should be of type int"),
     ("percent", "heldout_fraction=10%", "heldout_fraction='10%' should be of type float"),
     ("type-in-more", "gamma=much", "gamma='much' should be of type float"),
     ("bool-in-more", "whiten_rewards=maybe", "whiten_rewards='maybe' should be of type bool"),
@@ -117,6 +122,7 @@ BAD_VALUES = [
     ("nul", "model=a\0b", "hold only characters that print"),
     ("escape", "model=\x1b]0;x\x07", "hold only characters that print"),
     ("line-break", "demonstrations=a\nb", "hold only characters that print"),
+    ("right-to-left", "annotator_name=\u202eabc", "hold only characters that print"),
     ("half-a-surrogate", "annotator_name=\ud800", "hold only characters that print"),
     ("too-long", f"model={LONG}", "must have at most 4000 characters"),
     # sources
@@ -146,6 +152,13 @@ BAD_PROFILES = [
     ("list-for-a-value", "seed: [1, 2]\n", "line 1: seed must have one value"),
     ("table-for-a-value", "ppo:\n  seed: 1\n", "line 1: ppo must have one value"),
     ("no-value", "seed:\n", "line 1: seed has no value"),
+    ("null", "seed: 1\nmodel: null\n", "line 2: model has no value"),
+    ("tilde", "model: ~\n", "line 1: model has no value"),
+    ("toml", "[ppo]\nseed = 3\n", "mine.yaml, line 2 is not YAML"),
+    ("merge-key", "<<: {seed: 1}\n", "'<<' is not of the form"),
+    ("undefined-anchor", "seed: *mine\n", "line 1 is not YAML: found undefined alias"),
+    ("nested-too-deeply", "[" * 5000, "is not YAML"),
+    ("utf16", "seed: 3\n".encode("utf-16"), "it is not UTF-8 text"),
     ("list", "- seed\n- model\n", "must hold lines of the form `name: value`"),
     ("one-word", "seed\n", "must hold lines of the form `name: value`"),
     ("no-yaml", "seed: 1\nmodel: {tiny\n", "is not YAML"),
@@ -169,6 +182,9 @@ BAD_CALLS = [
     ("unknown-command", ["walk"], "There is no 'walk'; there are compare, keep, list"),
     ("command-misspelt", ["resum", "done"], "did you mean resume?"),
     ("unknown-option", ["run", "--form", "ppo"], "did you mean --from?"),
+    ("option-for-a-parameter", ["run", "--kl-coef=0.1"], "did you mean -p kl_coef=VALUE?"),
+    ("parameter-without-p", ["run", "new", "seed=1"], "did you mean -p seed=VALUE?"),
+    ("given-twice", ["run", "-p", "seed=1", "-p", "seed=2"], "gives seed twice, 1 and 2"),
     ("option-cut-short", ["run", "--prof", "smoke"], "did you mean --profile?"),
     ("stage-misspelt", ["run", "--only", "sfft"], "did you mean sft?"),
     ("unknown-stage", ["run", "--from", "x"], "there are sft, preferences, "),
@@ -180,6 +196,7 @@ BAD_CALLS = [
     ("unknown-profile", ["run", "--profile", "huge"], "there are demo, gpu, quick, smoke"),
     ("profile-misspelt", ["run", "--profile", "smok"], "did you mean smoke?"),
     ("profile-elsewhere", ["run", "--profile", "../smoke"], "There is no profile '../smoke'"),
+    ("profile-without-a-name", ["run", "--profile="], "There is no profile ''"),
     ("no-profile-file", ["run", "--profile", "nothing.yaml"], "There is no profile file "),
     ("profile-is-a-folder", ["run", "--profile", "folder.yaml"], "cannot be read"),
     ("run-outside", ["run", "../x"], "run='../x' is no run name"),
@@ -189,7 +206,7 @@ BAD_CALLS = [
     ("run-without-a-name", ["run", ""], "run='' is no run name"),
     ("run-too-long", ["run", "x" * 65], "is no run name"),
     ("run-with-an-escape", ["run", "\x1b[2J"], "is no run name"),
-    ("run-is-a-file", ["run", "afile"], "afile is a file, not a folder"),
+    ("run-is-a-file", ["run", "afile"], "afile is no folder"),
     ("finished", ["run", "done"], "holds a finished run of 2020-01-02 09:53"),
     ("finished-by-another-way", ["run", "--run", "done", "-p", "seed=3"], "--overwrite"),
     ("unfinished", ["run", "half"], "`rlhf resume half` goes on with it"),
@@ -198,6 +215,7 @@ BAD_CALLS = [
     ("nothing-to-go-on-from", ["run", "new", "--from", "ppo"], "04_ppo needs sft/policy"),
     ("a-stage-is-missing", ["run", "half", "--only", "evaluation"], "ppo/policy, which is missing"),
     ("of-another-stage", ["run", "new", "--only", "sft", "-p", "kl_coef=1"], "belongs to ppo"),
+    ("stage-is-a-file", ["run", "odd"], "odd/sft is no folder"),
     ("damaged-state", ["run", "broken", "--from", "ppo"], "parameters.json is damaged"),
     ("state-is-a-list", ["resume", "listed"], "parameters.json is damaged"),
     ("resume-what", ["resume"], "required: RUN"),
@@ -286,6 +304,8 @@ def world(tmp_path, monkeypatch):
     (outputs / "broken/parameters.json").write_text("{")
     write_json(outputs / "listed/parameters.json", [1])
     (outputs / "afile").write_text("")
+    (outputs / "odd").mkdir()
+    (outputs / "odd/sft").write_text("")
     monkeypatch.setenv("RLHF_OUTPUTS", str(outputs))
     monkeypatch.setenv("RLHF_CWD", str(shell))
     monkeypatch.chdir(shell)
