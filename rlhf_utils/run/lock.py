@@ -43,7 +43,8 @@ class RunLock:
                 time.sleep(0.1)
         else:
             os.close(self._file)
-            who = RunLock.holder(self.folder) or "a notebook that is at work or was interrupted"
+            known = _held(self.folder)
+            who = "a notebook that is at work or was interrupted" if known is None else _told(known)
             raise RunError(
                 f"Run {self.folder.name!r} is being made by {who}: wait until it is done, end its "
                 "kernel, or give this run another name."
@@ -64,19 +65,29 @@ class RunLock:
     @staticmethod
     def holder(folder: Path) -> str | None:
         """Which `rlhf run` holds the run, in words; None if none does, or the one that began us."""
-        with contextlib.suppress(OSError):
-            file = os.open(folder / NAME, os.O_RDONLY)
-            try:
-                free = _lock(file, shared=True)
-            finally:
-                os.close(file)
-            try:
-                known = read_json(folder / NAME)
-            except DataError:  # the holder has just begun
-                known = {}
-            if not free and known.get("id") != os.environ.get(VARIABLE, ""):
-                return f"another `rlhf run` ({known.get('who', 'which has just begun')})"
-        return None
+        known = _held(folder)
+        if known is None or known.get("id") == os.environ.get(VARIABLE, ""):
+            return None
+        return _told(known)
+
+
+def _held(folder: Path) -> dict | None:
+    """What the file says if a `rlhf run` holds the lock; else None."""
+    with contextlib.suppress(OSError):
+        file = os.open(folder / NAME, os.O_RDONLY)
+        try:
+            if _lock(file, shared=True):
+                return None
+        finally:
+            os.close(file)
+        with contextlib.suppress(DataError):  # the holder has just begun
+            return read_json(folder / NAME)
+        return {}
+    return None
+
+
+def _told(known: dict) -> str:
+    return f"another `rlhf run` ({known.get('who', 'which has just begun')})"
 
 
 def share_lock(folder: Path):

@@ -272,8 +272,6 @@ def test_a_stage_goes_on_in_a_finished_run_by_design(executed, outputs, capsys):
     finish(outputs / "mine")
     status, out, _ = call(capsys, "run", "mine", "--from", "ppo")
     assert status == 0 and out.count("writes over 2020-01-02 09:53") == 2
-    (outputs / "mine/ppo/manifest.json").unlink()
-    begin(outputs / "mine")
     checkpoint(outputs / "mine")
     executed.clear()
     status, _, err = call(capsys, "run", "mine", "--from", "ppo")

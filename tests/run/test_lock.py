@@ -120,9 +120,26 @@ def test_a_notebook_opened_by_hand_waits_for_the_run(held, project):
 
 
 def test_two_notebooks_of_a_person_are_not_refused(project):
-    Stage("sft", {"run": "mine"}).progress("step", 1, 2)
-    Stage("preferences", {"run": "mine"}).progress("step", 1, 2)
-    assert RunLock.holder(Path("mine")) is None
+    """But no `rlhf run` begins before both are finished."""
+    stages = [Stage("sft", {"run": "mine"}), Stage("preferences", {"run": "mine"})]
+    for stage in stages:
+        stage.progress("step", 1, 2)
+    for stage in stages:
+        assert RunLock.holder(Path("mine")) is None
+        told = "by a notebook that is at work or was interrupted"
+        with pytest.raises(RunError, match=told), RunLock(Path("mine")):
+            pass
+        stage.finish({})
+    with RunLock(Path("mine")):
+        stages[0].progress("step", 1, 2)  # as in a kernel that the holder began
+
+
+def test_a_notebook_that_waited_does_not_go_on_in_a_run_that_has_begun(held, project, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(lock, "_held", lambda folder: None)
+        stage = Stage("sft", {"run": "mine"})
+    with pytest.raises(RunError, match="is being made by another `rlhf run`"):
+        stage.progress("step", 1, 2)
 
 
 def test_a_damaged_lock_still_locks(held):
