@@ -161,11 +161,11 @@ def run_notebooks(options: argparse.Namespace) -> int:
     if len(names) > 1:
         raise RunError(f"Two names for one run, {options.RUN!r} and {options.run!r}: give one.")
     profile = "demo" if options.profile is None else options.profile
+    gave = load_profile(profile)
     run = run_dir(names.pop() if names else Path(profile).stem)
     stages = list(STAGES)[list(STAGES).index(options.first or "sft") :]
     stages = [options.only] if options.only else stages
     given = parse_parameters(options.parameters, stages)
-    gave = load_profile(profile)
     preflight.check_folder(run)
     goes_on = bool(options.first or options.only) and run.is_dir()
     asked = {"profile": profile, "profile_gave": gave, "asked": []}

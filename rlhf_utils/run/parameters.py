@@ -196,15 +196,18 @@ def _refuse_unknown(cells: list[str], kinds: dict, folder: Path) -> None:
             unknown -= declared(notebook).keys()
     if unknown:
         name = min(unknown)
-        raise RunError(f"There is no parameter {name!r} in this notebook{near(name, kinds)}")
+        raise RunError(
+            f"There is no parameter {name!r} in this notebook{near(name, sorted(kinds))}"
+        )
 
 
 def near(name: str, names: Iterable[str], otherwise: str = "") -> str:
-    """The end of a sentence about an unknown name: the nearest known ones, or all of them."""
-    close = difflib.get_close_matches(name.lower(), sorted(names), n=2)
+    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+    names = list(names)
+    close = difflib.get_close_matches(name.lower(), names, n=1)
     if close:
-        return f": did you mean {' or '.join(close)}?"
-    return otherwise or f"; there are {', '.join(sorted(names))}."
+        return f": did you mean {close[0]}?"
+    return otherwise or f"; there are {', '.join(names)}."
 
 
 # --- the parameter `more`
@@ -222,9 +225,8 @@ def fill_settings(kind: type, parameters: dict):
         if name in parameters:
             raise RunError(f"{name} is a parameter of its own: give it outside `more`.")
         if name not in types:
-            raise RunError(
-                f"`more` has no setting {name!r}{near(name, types.keys() - parameters.keys())}"
-            )
+            known = sorted(types.keys() - parameters.keys())
+            raise RunError(f"`more` has no setting {name!r}{near(name, known)}")
     given = parameters | more
     values = {name: convert(name, given[name], types[name]) for name in types if name in given}
     for name, value in values.items():

@@ -123,7 +123,7 @@ def _unknown(name: str, stages: list[str]) -> str:
         told = f": {parameter} belongs to {', '.join(others)}, not to {own or ', '.join(stages)}."
     else:
         names = set().union(*map(parameters_of, asked))
-        told = near(parameter, names - {"run", "more"})
+        told = near(parameter, sorted(names - {"run", "more"}))
     return f"No notebook has a parameter {name!r}{told}"
 
 
