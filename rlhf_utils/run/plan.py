@@ -15,7 +15,7 @@ STARTUP = 8  # seconds in which a notebook imports and loads, whatever its sizes
 SIZES = {
     "sft": (("num_demonstrations", "num_train_epochs"), 2416),
     "preferences": (("num_prompts", "answers_per_prompt", "response_length"), 3276),
-    "reward_model": (("head_epochs",), 1),
+    "reward_model": (("num_prompts", "head_epochs"), 3276),  # the prompts of 02
     "ppo": (("total_episodes", "response_length"), 1),
     "evaluation": (("num_prompts", "response_length"), 460),
 }
@@ -25,10 +25,13 @@ def expected_seconds(job: Job, stage: str) -> float:
     """What the stage took in this run before, else what it takes in the demo; by its sizes."""
     before = manifest_of(job.run, stage)
     took = before.get("wall_s") or 60 * STAGES[stage][1]
-    usual = all_values(stage, {}) | before.get("parameters", {})
+    values = job.values["preferences"] | job.values[stage]
+    usual = all_values("preferences", {}) | all_values(stage, {})
+    if before:
+        usual |= manifest_of(job.run, "preferences").get("parameters", {}) | before["parameters"]
     names, whole = SIZES[stage]
     try:
-        ratio = math.prod((job.value(stage, n) or whole) / (usual[n] or whole) for n in names)
+        ratio = math.prod((values[name] or whole) / (usual[name] or whole) for name in names)
     except (KeyError, TypeError):  # of a manifest that is not ours
         ratio = 1
     return min(took, STARTUP) + max(took - STARTUP, 1) * ratio

@@ -179,7 +179,7 @@ BAD_PROFILES = [
 
 BAD_CALLS = [
     ("no-command", [], "required: COMMAND"),
-    ("unknown-command", ["walk"], "There is no 'walk'; there are compare, keep, list"),
+    ("unknown-command", ["walk"], "There is no 'walk'; there are run, resume, list"),
     ("command-misspelt", ["resum", "done"], "did you mean resume?"),
     ("unknown-option", ["run", "--form", "ppo"], "did you mean --from?"),
     ("option-for-a-parameter", ["run", "--kl-coef=0.1"], "did you mean -p kl_coef=VALUE?"),
