@@ -30,14 +30,14 @@ def finish(run, *stages, at="2020-01-02T09:53:00Z", **manifest) -> None:
             path = run / stage / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("")
-        content = {"stage": stage, "inputs": {}, "results": {}, "wall_s": 60.0, "finished_at": at}
-        write_json(run / stage / "manifest.json", content | manifest)
+        content = {"stage": stage, "parameters": {}, "inputs": {}, "results": {}, "wall_s": 60.0}
+        write_json(run / stage / "manifest.json", content | {"finished_at": at} | manifest)
 
 
-def begin(run, profile="demo", asked="2020-01-02T09:00:00Z", **parameters) -> None:
+def begin(run, profile="demo", **parameters) -> None:
     """Leaves the parameters.json of a run of all stages; names with __ for a dot."""
     given = {name.replace("__", "."): value for name, value in parameters.items()}
-    content = {"profile": profile, "parameters": given, "asked": dict.fromkeys(STAGES, asked)}
+    content = {"profile": profile, "parameters": given, "asked": list(STAGES)}
     write_json(run / "parameters.json", content)
 
 

@@ -25,7 +25,7 @@ from rlhf_utils.preferences.filler import filler
 from rlhf_utils.preferences.pair_files import read_items, read_pairs
 from rlhf_utils.preferences.rubric import gold_score, refuses
 from rlhf_utils.run.manifest import STAGES
-from rlhf_utils.run.parameters import TYPES, parameter_types
+from rlhf_utils.run.parameters import TYPES, declared
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [ROOT / "notebooks" / f"{name}.ipynb" for name, _ in STAGES.values()]
@@ -360,4 +360,4 @@ def test_parameters_are_typed_and_documented(path):
         assert isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) in TYPES, source
         assert re.search(r"  # \S", source), source
     # papermill leaves out parameters whose comment has a "="
-    assert inspect_notebook(str(path)).keys() == parameter_types(path).keys()
+    assert inspect_notebook(str(path)).keys() == declared(path).keys()

@@ -1,39 +1,20 @@
 """Where the suite is public, written wherever it is needed: `make address URL=https://…`.
 
-The address stands in pyproject.toml, as Repository in [project.urls]. The notebooks' first cells,
-their badges, and the README's `git clone` are written from it. Without a URL they are written anew;
-`URL=none` takes the address back.
+The address stands in pyproject.toml, as Repository in [project.urls]; in the README's `git clone`;
+and in the first cells of the notebooks, which have a badge if it is on GitHub.
 """
 
-import json
 import re
 import sys
 import tomllib
 from pathlib import Path
 
-from ..errors import SettingError
-
 ROOT = Path(__file__).resolve().parents[2]
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-OPEN = "https://colab.research.google.com/github/{}/blob/main/notebooks/{}"
 NO_BADGE = "<!-- `make address URL=https://github.com/…` puts the badge “Open in Colab” here -->"
-MARKDOWN = """{}
-
-**Set-up.** Does nothing where the suite is installed. If this notebook was opened alone, as on
-Colab, the cell fetches the suite into `rlhf/` and adds the packages that are missing; torch and
-ipywidgets stay as they are."""
-CODE = """import importlib.util
-import subprocess
-import sys
-
-REPOSITORY = "{}"  # the suite's public address; `make address` writes it
-sys.path += ["..", "rlhf"]  # the clone around this notebook, or the one that this cell makes
-if not importlib.util.find_spec("rlhf_utils"):
-    assert REPOSITORY, "The suite is not here and its address is not set: put it in REPOSITORY."
-    failed, told = subprocess.getstatusoutput(f"git clone -q --depth=1 {{REPOSITORY}} rlhf")
-    assert not failed, f"The suite could not be fetched from {{REPOSITORY}}: {{told}}"
-    importlib.invalidate_caches()
-importlib.import_module("rlhf_utils.run.colab").prepare()"""
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{}/blob/main/notebooks/{})"
+)
 
 
 def repository() -> str:
@@ -42,35 +23,17 @@ def repository() -> str:
     return project.get("urls", {}).get("Repository", "")
 
 
-def setup_cells(notebook: str, address: str) -> tuple[str, str]:
-    """Markdown and code that begin a notebook, named as in "01_sft.ipynb"."""
-    on_github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?", address)
-    badge = NO_BADGE
-    if on_github:
-        badge = f"[![Open in Colab]({BADGE})]({OPEN.format(on_github[1], notebook)})"
-    return MARKDOWN.format(badge), CODE.format(address)
-
-
 def write(address: str) -> None:
-    """Writes it into pyproject.toml, the notebooks and the README. Raises SettingError."""
-    address = address.strip().rstrip("/")
-    # it becomes part of a command: no space, quotation mark or $
-    if address and not re.fullmatch(r"(https|file)://[\w./~@:-]+", address):
-        raise SettingError(
-            f"{address!r} is no public address of a repository: give one like "
-            "https://github.com/owner/name."
-        )
+    """Writes the address everywhere; an empty one takes it back."""
     line = f'Repository = "{address}"\n' if address else ""
     _replace(ROOT / "pyproject.toml", r'(\[project\.urls\].*\n)(Repository = ".*"\n)?', line)
     shown = address or "<this repository>"
     _replace(ROOT / "README.md", r"(git clone )(<[^>\n]*>|\S+)", shown)
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        for place, text in zip(("01", "02"), setup_cells(path.name, address)):
-            cell = next(c for c in notebook["cells"] if c["id"] == f"{path.name[:2]}-{place}")
-            cell["source"] = text.splitlines(keepends=True)
-        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        path.write_text(text, encoding="utf-8")
+    on_github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?", address)
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        _replace(path, r'(REPOSITORY = \\")([^"\\]*)', address)
+        badge = BADGE.format(on_github[1], path.name) if on_github else NO_BADGE
+        _replace(path, r'(\n +")(<!-- `make address|\[!\[Open in Colab\])[^\n]*(?=\\n",)', badge)
 
 
 def _replace(path: Path, pattern: str, new: str) -> None:
@@ -81,12 +44,14 @@ def _replace(path: Path, pattern: str, new: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def main(given: str) -> int:
-    try:
-        write("" if given == "none" else given or repository())
-    except SettingError as error:
-        print(f"address: {error}", file=sys.stderr)
+def main(address: str) -> int:
+    address = address.strip().rstrip("/")
+    # it becomes part of a command: no space, quotation mark or $
+    if address != "none" and not re.fullmatch(r"(https|file)://[\w./~@:-]+", address):
+        told = "give one like https://github.com/owner/name, or none to take it back."
+        print(f"{address!r} is no public address of a repository: {told}", file=sys.stderr)
         return 2
+    write("" if address == "none" else address)
     print(f"The suite's address is {repository() or 'not set'}.")
     return 0
 

@@ -32,6 +32,7 @@ def install():
         )
     stamp = os.path.join(VENV, "installed")
     sources = [os.path.join(ROOT, name) for name in ("pyproject.toml", "constraints.txt")]
+    sources.append(os.path.abspath(__file__))
     if os.path.exists(stamp) and os.path.getmtime(stamp) > max(map(os.path.getmtime, sources)):
         return
     if shutil.disk_usage(ROOT).free < NEEDED_GB * 1e9:
@@ -46,7 +47,19 @@ def install():
     code, text = run_pip(python)
     if code:
         explain(text)
+    quiet_lab()
     open(stamp, "w").close()
+
+
+def quiet_lab():
+    """JupyterLab of this environment does not ask whether to fetch news.
+
+    In 4.6 its --LabApp.news_url=None turns off the news, but not the question.
+    """
+    folder = os.path.join(VENV, "share", "jupyter", "lab", "settings")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "overrides.json"), "w") as file:
+        file.write('{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}\n')
 
 
 def make_environment():

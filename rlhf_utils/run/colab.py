@@ -41,17 +41,13 @@ def prepare() -> None:
     if names and (on_colab or alone):
         add_packages(names)
     elif names:
-        raise RunError(_lacks(names))
+        remedy = "choose the kernel in .venv, which `make setup` makes"
+        if "torch" not in names:  # else nearly all is missing, and which torch is the machine's
+            remedy += f", or run `%pip install {' '.join(pinned(names))}` in a cell"
+        raise RunError(f"This kernel lacks {', '.join(names)}: {remedy}.")
     if on_colab:  # else the ranking widget does not load there
         with contextlib.suppress(ImportError):
             importlib.import_module("google.colab.output").enable_custom_widget_manager()
-
-
-def _lacks(names: list[str]) -> str:
-    remedy = "choose the kernel in .venv, which `make setup` makes"
-    if "torch" not in names:  # else nearly all is missing, and which torch depends on the machine
-        remedy += f", or run `%pip install {' '.join(pinned(names))}` in a cell"
-    return f"This kernel lacks {', '.join(names)}: {remedy}."
 
 
 def wanted() -> dict[str, str]:
@@ -66,19 +62,19 @@ def wanted() -> dict[str, str]:
 
 def installed(name: str) -> str:
     """The version of a package, or an empty text."""
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return ""
 
 
 def missing_packages() -> list[str]:
     """Those that are not installed, or older than pyproject.toml allows."""
-    return [
-        name
-        for name, lowest in wanted().items()
-        if not installed(name) or _numbers(installed(name)) < _numbers(lowest)
-    ]
+    missing = []
+    for name, lowest in wanted().items():
+        version = installed(name)
+        if not version or _numbers(version) < _numbers(lowest):
+            missing.append(name)
+    return missing
 
 
 def _numbers(version: str) -> list[int]:

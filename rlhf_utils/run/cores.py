@@ -14,6 +14,7 @@ import torch
 
 SECONDS = 60  # without a touch, after which a stage no longer counts as at work
 MOST = torch.get_num_threads()  # what the user, or torch, has chosen
+NO_FOLDER = (OSError, AttributeError)  # Windows has no getuid
 _given = MOST
 
 
@@ -26,7 +27,7 @@ def share_cores() -> None:
     if torch.get_num_threads() != _given:
         return
     working = _at_work()
-    share = MOST if working == 1 else max(1, min(MOST, _usable_cores()) // working)
+    share = max(1, MOST // working)
     if share != _given:
         torch.set_num_threads(share)
         _given = share
@@ -34,25 +35,15 @@ def share_cores() -> None:
 
 def leave_cores() -> None:
     """Says that this process has done its work."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*NO_FOLDER):
         (_folder() / str(os.getpid())).unlink()
-
-
-def _usable_cores() -> int:
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # Windows and macOS have none
-        cores = os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(asked)) if asked.isdecimal() and int(asked) else cores
 
 
 def _folder() -> Path:
     """This user's folder of files. Raises OSError if another user has made it."""
-    user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir()) / f"rlhf-at-work-{user}"
+    folder = Path(tempfile.gettempdir()) / f"rlhf-at-work-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if hasattr(os, "getuid") and folder.lstat().st_uid != user:
+    if folder.lstat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user")
     return folder
 
@@ -60,7 +51,7 @@ def _folder() -> Path:
 def _at_work() -> int:
     """How many processes work, this one included."""
     count = 1
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*NO_FOLDER):
         (_folder() / str(os.getpid())).touch()
         for file in _folder().iterdir():
             if file.name.isdecimal() and int(file.name) != os.getpid():
@@ -70,11 +61,8 @@ def _at_work() -> int:
 
 def _works(file: Path) -> bool:
     try:
-        if time.time() - file.stat().st_mtime > SECONDS:
-            return False
-        if os.name == "posix":
-            os.kill(int(file.name), 0)
-        return True
+        os.kill(int(file.name), 0)
+        return time.time() - file.stat().st_mtime < SECONDS
     except ProcessLookupError:
         file.unlink(missing_ok=True)
         return False

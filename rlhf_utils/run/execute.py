@@ -7,7 +7,6 @@ The main thread waits for it, takes the signals, and ends the kernel.
 import contextlib
 import json
 import logging
-import os
 import re
 import signal
 import sys
@@ -16,11 +15,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from .. import errors
-from ..files import read_json, write_text
+from ..files import printable, read_json, write_text
 from ..show.text import clock
 from .paths import notebook_path, project_root
-from .room import Job
+from .preflight import Job
 from .ticker import Ticker
 
 EXPLAINED = {
@@ -35,11 +36,7 @@ class Stopped(Exception):
 
     def __init__(self, number: int, where: str = ""):
         super().__init__(where)
-        self.number, self.where = number, where
-
-    @property
-    def status(self) -> int:
-        return 128 + self.number
+        self.number, self.where, self.status = number, where, 128 + number
 
 
 def execute_stages(job: Job, given: dict[str, dict], expected: dict[str, float]) -> int:
@@ -60,7 +57,8 @@ def execute_stages(job: Job, given: dict[str, dict], expected: dict[str, float])
             with Ticker(label, progress, expected[stage] * scale, later * scale):
                 failure = watched(lambda: execute(notebook, executed, given[stage]))  # noqa: B023
         except Stopped as stopped:
-            raise Stopped(stopped.number, notebook.stem + how_far(progress)) from None
+            where = f"in {notebook.stem}{how_far(progress)}"
+            raise Stopped(stopped.number, where) from None
         took = time.time() - started
         if failure:
             print(
@@ -79,7 +77,7 @@ def how_far(progress: Path) -> str:
     try:
         state = read_json(progress)
         what, done, total = state["what"], int(state["done"]), int(state["total"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ""
     return f" after {what} {done} of {total}" if done else ""
 
@@ -88,40 +86,26 @@ def watched(work: Callable[[], str]) -> str:
     """What `work` returns, from a thread of its own. Raises Stopped once a signal ended it."""
     got, answer = [], []
     worker = threading.Thread(target=lambda: answer.append(work()), daemon=True)
-    before = {child.pid for child in children()}
-    main = threading.current_thread() is threading.main_thread()
-    names = (signal.SIGINT, signal.SIGTERM) if main else ()
+    before = psutil.Process().children(recursive=True)
     handlers = {
-        name: signal.signal(name, lambda number, frame: got.append(number)) for name in names
+        number: signal.signal(number, lambda number, frame: got.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         worker.start()
         while worker.is_alive():
             worker.join(0.2)
             if got:  # again and again, as a kernel may just be starting
-                end(child for child in children() if child.pid not in before)
+                for child in psutil.Process().children(recursive=True):
+                    if child not in before:  # what it has written is whole at any moment
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            child.kill()
     finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if got:
         raise Stopped(got[0])
     return answer[0]
-
-
-def children() -> list:
-    """All processes below this one."""
-    import psutil
-
-    return psutil.Process().children(recursive=True)
-
-
-def end(processes) -> None:
-    """Kills them. What a stage has written is whole at any moment."""
-    import psutil
-
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 def execute(notebook: Path, target: Path, parameters: dict) -> str:
@@ -141,20 +125,20 @@ def execute(notebook: Path, target: Path, parameters: dict) -> str:
             extra_arguments=["--log-level=CRITICAL"],  # that it was interrupted is no error
         )
     except papermill.PapermillExecutionError as error:
-        told = printable(str(error.evalue))
+        told = one_line(error.evalue)
         known = error.ename in EXPLAINED
         return told if known else f"cell {error.exec_count} raised {error.ename}: {told}"
     except Exception as error:  # a kernel that died, a full disk: whatever it is, one sentence
-        return f"{type(error).__name__}: {(printable(str(error)) or 'no message').splitlines()[0]}"
+        return f"{type(error).__name__}: {one_line(error) or 'no message'}"
     finally:
         publish(aside, target)
     return ""
 
 
-def printable(text: str) -> str:
-    """The text without colours and other commands to a terminal."""
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+def one_line(message) -> str:
+    """The message without colours, line breaks and other commands to a terminal."""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(message))
+    return printable(" ".join(text.split()), 2000)
 
 
 def publish(aside: Path, target: Path) -> None:
@@ -164,6 +148,6 @@ def publish(aside: Path, target: Path) -> None:
         for name in ("input_path", "output_path"):
             notebook["metadata"].get("papermill", {}).pop(name, None)
         write_text(target, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-        os.unlink(aside)
+        aside.unlink()
     except (OSError, ValueError):  # nothing was executed, or the disk is full: what there is stays
         pass

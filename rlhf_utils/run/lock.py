@@ -2,7 +2,7 @@
 
 The lock is the operating system's, on <run>/run.lock: it ends with its process, however that ends.
 The file says who holds it. The kernels that the holder starts know its name from an environment
-variable, and are let in.
+variable, and are let in. Notebooks at work by hand share the lock.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
-from ..errors import RunError
+from ..errors import DataError, RunError
 from ..files import read_json
 
 NAME = "run.lock"
@@ -24,7 +24,7 @@ TRIES = 5  # a Stage that looks for a holder takes the lock for an instant
 class RunLock:
     """Holds the run in `folder` as a context manager.
 
-    Raises RunError, naming the holder, if another process holds it.
+    Raises RunError if another process holds it, or a notebook is at work in it.
     """
 
     def __init__(self, folder: Path):
@@ -43,38 +43,58 @@ class RunLock:
                 time.sleep(0.1)
         else:
             os.close(self._file)
+            known = _held(self.folder)
+            who = "a notebook that is at work or was interrupted" if known is None else _told(known)
             raise RunError(
-                f"Run {self.folder.name!r} is being made by {_told(self.folder)}: "
-                "wait until it is done, or give this run another name."
+                f"Run {self.folder.name!r} is being made by {who}: wait until it is done, end its "
+                "kernel, or give this run another name."
             )
-        os.ftruncate(self._file, 0)
-        os.write(self._file, json.dumps(_myself(self.id)).encode())
-        self._before = os.environ.get(VARIABLE)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        me = f"process {os.getpid()} on {platform.node()}, since {since}"
+        with contextlib.suppress(OSError):  # a full disk; the lock holds without a name
+            os.ftruncate(self._file, 0)
+            os.write(self._file, json.dumps({"id": self.id, "who": me}).encode())
         os.environ[VARIABLE] = self.id
         return self
 
     def __exit__(self, *error):
         os.environ.pop(VARIABLE, None)
-        if self._before:
-            os.environ[VARIABLE] = self._before
         os.ftruncate(self._file, 0)
         os.close(self._file)  # and with it goes the lock
 
     @staticmethod
     def holder(folder: Path) -> str | None:
-        """Who holds the run, in words; None if nobody does, or the process that started this one.
+        """Which `rlhf run` holds the run, in words; None if none does, or the one that began us."""
+        known = _held(folder)
+        if known is None or known.get("id") == os.environ.get(VARIABLE, ""):
+            return None
+        return _told(known)
 
-        A folder that cannot be read, or where no file can be locked, has no holder.
-        """
-        with contextlib.suppress(OSError):
-            file = os.open(folder / NAME, os.O_RDONLY)
-            try:
-                free = _lock(file, shared=True)
-            finally:
-                os.close(file)
-            if not free and _read(folder).get("id") != os.environ.get(VARIABLE, ""):
-                return _told(folder)
-        return None
+
+def _held(folder: Path) -> dict | None:
+    """What the file says if a `rlhf run` holds the lock; else None."""
+    with contextlib.suppress(OSError):
+        file = os.open(folder / NAME, os.O_RDONLY)
+        try:
+            if _lock(file, shared=True):
+                return None
+        finally:
+            os.close(file)
+        with contextlib.suppress(DataError):  # the holder has just begun
+            return read_json(folder / NAME)
+        return {}
+    return None
+
+
+def _told(known: dict) -> str:
+    return f"another `rlhf run` ({known.get('who', 'which has just begun')})"
+
+
+def share_lock(folder: Path):
+    """The open file that keeps every `rlhf run` out until it is closed, or its process ends."""
+    file = open(folder / NAME, "a+")  # noqa: SIM115
+    _lock(file.fileno(), shared=True)  # a holder's kernels need none
+    return file
 
 
 def make_folder(folder: Path) -> None:
@@ -92,52 +112,14 @@ def _unwritable(folder: Path, error: OSError) -> RunError:
     )
 
 
-def _myself(id: str) -> dict:
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    return {"process": os.getpid(), "host": platform.node(), "since": since, "id": id}
-
-
-def _read(folder: Path) -> dict:
-    try:
-        known = read_json(folder / NAME)
-    except (OSError, ValueError):  # the holder has just begun
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _told(folder: Path) -> str:
-    known = _read(folder)
-    if not {"process", "host", "since"} <= known.keys():
-        return "another `rlhf run`"
-    return (
-        f"another `rlhf run` (process {known['process']} on {known['host']}, "
-        f"since {known['since']})"
-    )
-
-
 def _lock(file: int, shared: bool = False) -> bool:
     """Locks the open file, or says False if another holds it. Closing the file unlocks it."""
     try:
         import fcntl
-    except ImportError:
-        return _lock_on_windows(file)
-    try:
+
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks: better no lock than no run
+    except (ImportError, OSError):  # Windows, or a file system without: better no lock than no run
         return True
-    return True
-
-
-def _lock_on_windows(file: int) -> bool:
-    import msvcrt
-
-    os.lseek(file, 1_000_000, os.SEEK_SET)  # a byte beyond the text, which others may read
-    try:
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-    except OSError:
-        return False
-    finally:
-        os.lseek(file, 0, os.SEEK_SET)
     return True

@@ -9,17 +9,9 @@ import json
 import math
 from pathlib import Path
 
-from ..errors import RunError
+from ..errors import DataError, RunError
 from ..files import NOTES, digest, read_json, strict
-
-# stage → notebook, and the minutes that it takes in the demo on 2 CPU cores: the first estimate
-STAGES = {
-    "sft": ("01_sft", 5.8),
-    "preferences": ("02_preferences", 3.9),
-    "reward_model": ("03_reward_model", 2.0),
-    "ppo": ("04_ppo", 5.1),
-    "evaluation": ("05_evaluation", 2.1),
-}
+from .paths import STAGES
 
 # What other stages read of a stage; "" is its whole folder.
 READ = {
@@ -54,14 +46,11 @@ def read_manifest(folder: Path, *names: str) -> dict:
 
     Raises RunError if it is damaged. One by an earlier version may have no outputs.
     """
-    path = folder / "manifest.json"
     where = f"{folder.name}/manifest.json of run {folder.parent.name!r} is damaged"
     try:
-        manifest = read_json(path)
-    except (ValueError, OSError, RecursionError) as error:
-        raise RunError(f"{where} ({type(error).__name__}): {notebook_to_run(folder)}.") from None
-    if not isinstance(manifest, dict):
-        raise RunError(f"{where} (no object): {notebook_to_run(folder)}.")
+        manifest = read_json(folder / "manifest.json")
+    except DataError:
+        raise RunError(f"{where}: {notebook_to_run(folder)}.") from None
     manifest.setdefault("outputs", {})
     names = (*names, "outputs")
     wrong = [name for name in names if not isinstance(manifest.get(name), KINDS[name])]
@@ -92,13 +81,12 @@ def outputs_of(folder: Path) -> dict[str, str]:
     return found
 
 
-def check_output(path: Path, run: Path, seen: str, manifest: dict) -> None:
+def check_output(path: Path, run: Path, seen: str, written: dict) -> None:
     """Raises RunError, naming the file, if `path` is not as its stage has written it.
 
-    seen: the digest of `path` now.
+    seen: the digest of `path` now. written: the outputs in the stage's manifest.
     """
     relative = path.relative_to(run).as_posix()
-    written = manifest["outputs"]
     if seen == written.get(relative, seen):
         return
     folder = run / relative.split("/")[0]

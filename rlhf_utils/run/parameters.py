@@ -6,7 +6,6 @@ declares, or the notebook ends with one sentence.
 
 import ast
 import difflib
-import json
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -15,8 +14,13 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BeforeValidator, FiniteFloat, StrictBool, TypeAdapter, ValidationError
 
 from ..errors import RunError
+from ..files import printable, read_json
 
-ABOVE_ZERO = {
+LARGEST = 2**31 - 1  # of a number that has no range of its own
+LONGEST = 4000  # characters of a text; no path is longer
+TINY = 1e-300
+
+ABOVE_ZERO = (
     "num_train_epochs",
     "head_epochs",
     "per_device_train_batch_size",
@@ -34,35 +38,28 @@ ABOVE_ZERO = {
     "max_grad_norm",
     "kl_horizon",
     "temperature",
-}
-
-# (lowest, highest, how the sentence says it); what stands here no other rule is asked about
-RANGES = {
+)
+# name → (lowest, highest, how the sentence says it)
+RANGES = dict.fromkeys(ABOVE_ZERO, (TINY, LARGEST, f"above 0 and at most {LARGEST}")) | {
     "seed": (0, 2**32 - 1, "from 0 to 4294967295"),
     "answers_per_prompt": (2, 6, "from 2 to 6"),
     "overlap": (0, 1, "a share from 0 to 1"),
     "repeat": (0, 1, "a share from 0 to 1"),
     "gamma": (0, 1, "from 0 to 1"),
     "lam": (0, 1, "from 0 to 1"),
-}
-# (above, below, how the sentence says it): open intervals
-BETWEEN = {
-    "heldout_fraction": (0, 1, "a share above 0 and below 1"),
-    "validation_fraction": (0, 1, "a share above 0 and below 1"),
-    "dropout": (-1e-300, 1, "at least 0 and below 1"),
+    "heldout_fraction": (TINY, 1 - 1e-9, "a share above 0 and below 1"),
+    "validation_fraction": (TINY, 1 - 1e-9, "a share above 0 and below 1"),
+    "dropout": (0, 1 - 1e-9, "at least 0 and below 1"),
 }
 CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
     "combine": ("mean", "min", "uncertainty"),
     "kl_estimator": ("k1", "k3"),
 }
-LARGEST = 2**31 - 1  # of a whole number that has no range of its own
-LONGEST = 4000  # characters of a text; no path is longer
-
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict}
 
 
-# --- types
+# --- one value
 
 
 def _number(value):
@@ -97,9 +94,9 @@ def convert(name: str, value, kind: type):
     try:
         return adapter.validate_python(value)
     except ValidationError:
-        wanted = "float (a finite number)" if kind is float else kind.__name__
+        wanted = {float: "float (a finite number)", bool: "bool (true or false)"}.get(kind)
         raise RunError(
-            f"Parameter {name}={short(value)} should be of type {wanted}, "
+            f"Parameter {name}={short(value)} should be of type {wanted or kind.__name__}, "
             f"but is {type(value).__name__}."
         ) from None
 
@@ -110,22 +107,40 @@ def short(value) -> str:
     return text if len(text) <= 100 else f"{text[:80]}… ({len(text)} characters)"
 
 
+def check_value(name: str, value, default=None) -> None:
+    """Raises RunError for a value out of range; for a text, if it is empty and the default is not.
+
+    Half a surrogate pair cannot be written to a file, and a control character plays tricks on a
+    terminal.
+    """
+    told = ""
+    if name in CHOICES and value not in CHOICES[name]:
+        told = f"be {' or '.join(map(repr, CHOICES[name]))}"
+    elif isinstance(value, str):
+        if not value.strip() and default:
+            told = "not be empty"
+        elif printable(value) != value:
+            told = "hold only characters that print"
+        elif len(value) > LONGEST:
+            told = f"have at most {LONGEST} characters"
+    elif isinstance(value, (int, float)):
+        low, high, words = RANGES.get(name, (0, LARGEST, f"from 0 to {LARGEST}"))
+        told = "" if low <= value <= high else f"be {words}"
+    if told:
+        raise RunError(f"Parameter {name}={short(value)} must {told}.")
+
+
 # --- the parameters cell
 
 
-def parameter_types(notebook: Path) -> dict[str, str]:
-    """Name → declared type of every parameter: what the parameters cell assigns and annotates.
-
-    papermill's own inspect_notebook loses a parameter whose comment or default has a "=".
-    """
-    return {name: kind for name, (kind, _) in declared(notebook).items()}
-
-
 def declared(notebook: Path) -> dict[str, tuple[str, Any]]:
-    """Name → (declared type, default) of every parameter."""
+    """Name → (declared type, default) of every parameter: what the parameters cell annotates.
+
+    papermill's own inspect_notebook loses a parameter whose comment or default has a "=". Raises
+    DataError for a file that is missing or damaged.
+    """
     names = {}
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    for cell in cells:
+    for cell in read_json(notebook)["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
             names |= annotated(ast.parse("".join(cell["source"])).body)
     return names
@@ -153,92 +168,46 @@ def check_parameters(notebook: Path, namespace: dict) -> dict:
     because a profile serves all of them.
     """
     annotations = namespace.get("__annotations__", {})
-    kinds = {name: kind for name, kind in annotations.items() if kind in TYPES.values()}
-    defaults = {}
+    kinds = {name: (kind, None) for name, kind in annotations.items() if kind in TYPES.values()}
     if notebook.is_file():
         for name, (kind, default) in declared(notebook).items():
-            kinds[name], defaults[name] = TYPES.get(kind, Any), default
+            kinds[name] = TYPES.get(kind, Any), default
     _refuse_unknown(namespace.get("In", []), kinds, notebook.parent)
     values = {}
-    for name, kind in kinds.items():
+    for name, (kind, default) in kinds.items():
         if name in namespace:  # a copied notebook may have dropped some
             values[name] = convert(name, namespace[name], kind)
-    check_ranges(values)
-    check_texts(values, defaults)
+            check_value(name, values[name], default)
     namespace.update(values)
     return values
 
 
 def _refuse_unknown(cells: list[str], kinds: dict, folder: Path) -> None:
     """Looks at what papermill's cells assign, of all cells that the kernel has executed."""
-    injected = set()
+    unknown = set()
     for cell in cells:
         if cell.startswith("# Parameters\n"):
             for node in ast.walk(ast.parse(cell)):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    injected.add(node.id)
-    unknown = injected - kinds.keys()
+                    unknown.add(node.id)
+    unknown -= kinds.keys()
     if unknown:
         for notebook in folder.glob("0*.ipynb"):
-            unknown -= parameter_types(notebook).keys()
+            unknown -= declared(notebook).keys()
     if unknown:
         name = min(unknown)
-        raise RunError(f"There is no parameter {name!r} in this notebook{near(name, kinds)}")
+        raise RunError(
+            f"There is no parameter {name!r} in this notebook{near(name, sorted(kinds))}"
+        )
 
 
-def near(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known ones, or all of them."""
-    close = difflib.get_close_matches(name, sorted(names), n=2, cutoff=0.7)
+def near(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+    names = list(names)
+    close = difflib.get_close_matches(name.lower(), names, n=1)
     if close:
-        return f": did you mean {' or '.join(close)}?"
-    return f"; there are {', '.join(sorted(names))}."
-
-
-def check_ranges(values: dict) -> None:
-    """Raises RunError for a number out of range, and for a text that is none of the choices."""
-    for name, value in values.items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            told = _outside(name, value)
-            if told:
-                raise RunError(f"Parameter {name}={short(value)} must {told}.")
-        elif name in CHOICES and value not in CHOICES[name]:
-            *others, last = map(repr, CHOICES[name])
-            known = f"{', '.join(others)} or {last}"
-            raise RunError(f"Parameter {name}={short(value)} must be {known}.")
-
-
-def _outside(name: str, value: float) -> str:
-    """What the number would have to be; empty if it is good."""
-    if name in RANGES:
-        low, high, told = RANGES[name]
-        return "" if low <= value <= high else f"be {told}"
-    if name in BETWEEN:
-        above, below, told = BETWEEN[name]
-        return "" if above < value < below else f"be {told}"
-    if name in ABOVE_ZERO and value <= 0:
-        return "be above 0"
-    if value < 0:
-        return "not be negative"
-    if isinstance(value, int) and value > LARGEST:
-        return f"be at most {LARGEST}"
-    return ""
-
-
-def check_texts(values: dict, defaults: dict) -> None:
-    """Raises RunError for a text that is empty though its default is not, or that no path can be.
-
-    Half a surrogate pair cannot be written to a file, and a control character plays tricks on a
-    terminal.
-    """
-    for name, value in values.items():
-        if not isinstance(value, str):
-            continue
-        if not value.strip() and defaults.get(name):
-            raise RunError(f"Parameter {name}={value!r} must not be empty.")
-        if not value.isprintable():
-            raise RunError(f"Parameter {name}={short(value)} holds characters that do not print.")
-        if len(value) > LONGEST:
-            raise RunError(f"Parameter {name}={short(value)} is longer than {LONGEST} characters.")
+        return f": did you mean {close[0]}?"
+    return otherwise or f"; there are {', '.join(names)}."
 
 
 # --- the parameter `more`
@@ -248,7 +217,7 @@ def fill_settings(kind: type, parameters: dict):
     """The dataclass `kind` with values from the parameters and from the parameter `more`.
 
     Raises RunError for a name in `more` that is a parameter itself, or none of the settings, and
-    as convert and check_ranges do.
+    as convert and check_value do.
     """
     more = parameters.get("more", {})
     types = get_type_hints(kind)
@@ -256,10 +225,10 @@ def fill_settings(kind: type, parameters: dict):
         if name in parameters:
             raise RunError(f"{name} is a parameter of its own: give it outside `more`.")
         if name not in types:
-            raise RunError(
-                f"`more` has no setting {name!r}{near(name, types.keys() - parameters.keys())}"
-            )
+            known = sorted(types.keys() - parameters.keys())
+            raise RunError(f"`more` has no setting {name!r}{near(name, known)}")
     given = parameters | more
     values = {name: convert(name, given[name], types[name]) for name in types if name in given}
-    check_ranges(values)
+    for name, value in values.items():
+        check_value(name, value)
     return kind(**values)

@@ -1,274 +1,265 @@
 """All that can be known is checked before the first notebook starts, for all stages of the run.
 
-The only module of the console that may know models, data, preferences, rewards and PPO. It imports
-them where it needs them: with built-in data and the defaults, no torch is loaded.
+The only module of the console that may know models, data, preferences, rewards and PPO. What loads
+torch is imported where it is needed: with built-in data and the defaults, nothing does.
 """
 
-import contextlib
-import difflib
-import io
 import os
-from collections.abc import Callable
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
+from ..data.rows import load_demonstrations, load_prompts, pick, shown_rows, split_by_prompt
 from ..errors import DataError, ExplainedError, RunError, SettingError
-from .parameters import fill_settings, short
+from ..evaluation.heldout import check_heldout
+from ..files import printable
+from ..ppo.config import PPOConfig
+from ..preferences.label_queue import CollectionSettings
+from ..preferences.pair_files import read_pairs
+from ..preferences.pairs import usable_pairs
+from .parameters import fill_settings, near, short
 from .paths import STAGES
-from .room import Job, check_disk, check_folder, check_memory, check_outputs
-from .values import SOURCES, all_values, check_values
+from .state import finished
+from .values import SOURCES, all_values
 
 BUILTIN_WEIGHTS = {"smollm2-135m": 134_515_008, "tiny": 100_000}
-LABEL_FILES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
-SHOWN = 3  # rows of own data that are shown
+NEEDED_DISK = 3e9  # bytes; a run of the demo keeps 2 GB
+LIBRARIES = 0.8e9  # bytes that torch and the rest take before any model
 
 
 @dataclass
-class Found:
-    """What the checks have counted, for the plan."""
+class Job:
+    """What is to be run, and what the checks have found for the plan."""
 
-    demonstrations: int = 0
-    prompts: int = 0
-    pairs: int = 0
-    heldout: int = 0
+    run: Path
+    stages: list[str]
+    values: dict[str, dict]
+    "every parameter and setting of all five stages"
+    rows: dict[str, list] = field(default_factory=dict)
+    "stage → what was read of its source"
+    counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def value(self, stage: str, name: str):
+        return self.values[stage][name]
 
-def make_job(run: Path, stages: list[str], given: dict[str, dict]) -> Job:
-    """Raises RunError or SettingError for a value that cannot work. given: stage → its values."""
-    for stage in stages:
-        check_values(stage, given[stage])
-        if stage == "ppo":
-            check_sizes(given[stage])
-    return Job(run, stages, {stage: all_values(stage, given[stage]) for stage in STAGES})
-
-
-def check_sizes(given: dict) -> None:
-    """PPO's own rules, such as that its batches divide."""
-    from ..ppo.config import PPOConfig
-
-    fill_settings(PPOConfig, all_values("ppo", given))
+    def has_own(self, stage: str) -> bool:
+        """Whether the rows that the stage reads are the user's."""
+        parameter = READS[stage][0]
+        return self.value(stage, parameter) not in ("", *SOURCES[parameter])
 
 
-def check(job: Job, profile: str) -> Found:
-    """Raises an ExplainedError for the first thing that would stop a stage of the run."""
-    found = Found()
+def check(run: Path, stages: list[str], given: dict[str, dict]) -> Job:
+    """Raises an ExplainedError for the first thing that would stop a stage of the run.
+
+    given: stage → what its notebook gets.
+    """
+    job = Job(run, stages, {stage: all_values(stage, given[stage]) for stage in STAGES})
+    for stage, kind in (("preferences", CollectionSettings), ("ppo", PPOConfig)):
+        if stage in stages:  # rules of their own, such as that batches divide
+            told = {name: v for name, v in job.values[stage].items() if v is not None}
+            fill_settings(kind, told)
     check_outputs(job)
-    check_folder(job.run)
-    check_disk(job.run, profile)
-    check_rows(job, found)
-    check_judges(job, found)
-    weights = check_models(job, found)
-    check_memory(job, weights)
+    for stage in stages:
+        check_folder(run / stage)
+    check_disk(job)
+    check_rows(job)
+    check_annotator(job)
+    check_reward_name(job)
+    check_memory(job, check_own_model(job))
     check_new_prompts(job)
+    return job
+
+
+# --- what the stages start from
+
+
+def check_outputs(job: Job) -> None:
+    """What the stages start from is there, or a stage of this call makes it."""
+    for place, stage in enumerate(job.stages):
+        for relative in needed(job, stage):
+            maker, path = relative.split("/")[0], job.run / relative
+            if maker in job.stages[:place] or (finished(job.run, maker) and path.exists()):
+                continue
+            state = "unfinished" if path.exists() else "missing"
+            raise RunError(
+                f"{STAGES[stage][0]} needs {relative}, which is {state} in run "
+                f"{job.run.name!r}: run with --from {maker}."
+            )
+
+
+def needed(job: Job, stage: str) -> list[str]:
+    """The outputs of other stages that the stage starts from."""
+    found = [] if stage == "sft" else ["sft/policy"]
+    if stage == "evaluation":
+        found.append("ppo/policy")
+    if stage in ("ppo", "evaluation") and job.value("ppo", "reward") == "reward_model":
+        found.append("reward_model")
+    if stage == "preferences" and job.value(stage, "annotator") == "reward_model":
+        found.append("reward_model")
+    if stage == "reward_model" and not job.value(stage, "preferences"):
+        found.append("preferences/pairs.jsonl")
+    if stage == "ppo" and not job.value(stage, "prompts"):
+        found.append("preferences/items.jsonl")
     return found
+
+
+def check_folder(path: Path) -> None:
+    """Raises RunError if the folder cannot be made or written."""
+    folder = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder: move it away, or give another run.")
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"{folder} cannot be written: change its permissions.")
+
+
+def check_disk(job: Job) -> None:
+    folder = next(folder for folder in (job.run, *job.run.parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_DISK and job.value("sft", "model") != "tiny":
+        raise RunError(
+            f"The disk is nearly full: {free / 1e9:.1f} GB are free below {folder}, and a run "
+            f"needs {NEEDED_DISK / 1e9:.0f} GB."
+        )
+
+
+def check_memory(job: Job, weights: int) -> None:
+    """Raises RunError where the free memory is clearly too small; a GPU has its own."""
+    if shutil.which("nvidia-smi"):
+        return
+    whole = job.value("ppo", "lora_r") == 0 and job.value("ppo", "num_trainable_layers") == 0
+    bytes_each = 16 if whole and "ppo" in job.stages else 6  # Adam and gradients, or two copies
+    need, free = LIBRARIES + bytes_each * weights, psutil.virtual_memory().available
+    if free < need:
+        raise RunError(
+            f"{free / 1e9:.1f} GB of memory are free, but a model of {weights / 1e6:,.0f} million "
+            f"weights needs about {need / 1e9:.1f} GB: close other programs or take a smaller one."
+        )
 
 
 # --- rows
 
 
-def check_rows(job: Job, found: Found) -> None:
-    """Counts the rows of every source, and splits them as the notebooks will."""
-    from ..data.rows import load_demonstrations, load_prompts, split_by_prompt
-
-    if "sft" in job.stages:
-        rows = _picked(job, "sft", "demonstrations", load_demonstrations)
-        split = job.value("sft", "heldout_fraction"), job.value("sft", "seed")
-        found.demonstrations = len(split_by_prompt(rows, *split)[0])
-        _note(job, found, "sft", "demonstrations", rows)
-    if "preferences" in job.stages:
-        rows = _picked(job, "preferences", "prompts", load_prompts)
-        found.prompts = len(rows)
-        _note(job, found, "preferences", "prompts", rows)
-    if "reward_model" in job.stages and job.value("reward_model", "preferences"):
-        rows = _load(job, "reward_model", "preferences", _load_pairs)
-        learned = [pair for pair in rows if pair.split != "other"]
-        for share in ("heldout_fraction", "validation_fraction"):
-            learned, _ = split_by_prompt(learned, job.value("reward_model", share), 0)
-        found.pairs = len(rows)
-        _note(job, found, "reward_model", "preferences", rows)
-    if "ppo" in job.stages and job.value("ppo", "prompts"):
-        _note(job, found, "ppo", "prompts", _load(job, "ppo", "prompts", load_prompts))
-    if "evaluation" in job.stages:
-        rows = _picked(job, "evaluation", "heldout_prompts", _load_heldout)
-        found.heldout = len(rows)
-        _note(job, found, "evaluation", "heldout_prompts", rows)
+def _load_pairs(source: str, strict: bool) -> list:
+    return usable_pairs(read_pairs(source, strict))[0]
 
 
-def _load_heldout(source: str, **strict) -> list:
-    from ..data.rows import load_prompts
-
-    return load_prompts(source, "heldout", **strict)
+def _load_heldout(source: str, strict: bool) -> list:
+    return load_prompts(source, "heldout", strict)
 
 
-def _load(job: Job, stage: str, parameter: str, load: Callable) -> list:
-    """The source's rows, read once. A DataError names the parameter, too."""
+# stage → the parameter that names its rows, how many of them it picks, how they are read
+READS = {
+    "sft": ("demonstrations", "num_demonstrations", load_demonstrations),
+    "preferences": ("prompts", "num_prompts", load_prompts),
+    "reward_model": ("preferences", "", _load_pairs),
+    "ppo": ("prompts", "", load_prompts),
+    "evaluation": ("heldout_prompts", "num_prompts", _load_heldout),
+}
+
+
+def rows_of(job: Job, stage: str) -> list:
+    """The rows of the stage's source, read once; none where an earlier stage makes them."""
+    parameter, _, load = READS[stage]
     source = job.value(stage, parameter)
-    strict = {"strict": True} if job.value(stage, "strict") else {}
-    key = (parameter, source, bool(strict))
-    if key not in job.rows:
-        _quiet(parameter, source)
+    if stage not in job.rows:
         try:
-            job.rows[key] = load(source, **strict)
+            strict = bool(job.value(stage, "strict"))
+            job.rows[stage] = load(source, strict=strict) if source else []
         except DataError as error:
             raise DataError(f"{parameter}={source!r}: {error}") from None
-    return job.rows[key]
+    return job.rows[stage]
 
 
-def _quiet(parameter: str, source: str) -> None:
-    """No progress bars where rows are read by the library `datasets`."""
-    if source not in SOURCES[parameter] and not source.endswith((".jsonl", ".json", ".gz")):
-        import datasets
-
-        datasets.disable_progress_bars()
-
-
-def _picked(job: Job, stage: str, parameter: str, load: Callable) -> list:
+def picked(job: Job, stage: str) -> list:
     """The rows that the notebook picks of its source."""
-    from ..data.rows import pick
-
-    rows = _load(job, stage, parameter, load)
-    name = "num_demonstrations" if stage == "sft" else "num_prompts"
-    return pick(rows, job.value(stage, name) or len(rows), job.value(stage, "seed"))
+    rows, count = rows_of(job, stage), READS[stage][1]
+    return pick(rows, job.value(stage, count) or len(rows), job.value(stage, "seed"))
 
 
-def _load_pairs(source: str, **strict) -> list:
-    """The pairs that can be learned from. Raises DataError if there is none."""
-    from ..preferences.pair_files import read_pairs
-    from ..preferences.pairs import usable_pairs
+def check_rows(job: Job) -> None:
+    """Counts the rows of every source, splits them as the notebooks will, and shows own ones."""
+    for stage in job.stages:
+        rows = picked(job, stage) if READS[stage][1] else rows_of(job, stage)
+        job.counts[stage] = len(rows)
+        if stage == "sft":
+            split = job.value(stage, "heldout_fraction"), job.value(stage, "seed")
+            job.counts[stage] = len(split_by_prompt(rows, *split)[0])
+        if stage == "reward_model" and rows:
+            learned = [pair for pair in rows if pair.split != "other"]
+            for share in ("heldout_fraction", "validation_fraction"):
+                learned, _ = split_by_prompt(learned, job.value(stage, share), 0)
+        if job.has_own(stage):
+            parameter = READS[stage][0]
+            source = printable(job.value(stage, parameter), 200)
+            shown = shown_rows(parameter.removesuffix("_prompts"), rows)
+            job.notes += [f"{parameter} of {STAGES[stage][0]}, {source}:", shown]
 
-    return usable_pairs(read_pairs(source, **strict))[0]
 
-
-def _note(job: Job, found: Found, stage: str, parameter: str, rows: list) -> None:
-    """Says what own data looks like to the model: the count, and the first rows."""
-    source = job.value(stage, parameter)
-    if source in SOURCES[parameter]:
+def check_new_prompts(job: Job) -> None:
+    """Raises RunError if a held-out prompt is among those that a stage will learn from."""
+    if "evaluation" not in job.stages or not any(job.has_own(stage) for stage in STAGES):
         return
-    found.notes.append(f"{parameter} of {STAGES[stage][0]}: {len(rows):,} rows of {source}")
-    for row in rows[:SHOWN]:
-        prompt = getattr(row, "prompt", row)
-        seen = _as_seen(job, prompt.text)
-        answer = getattr(row, "answer", None) or getattr(row, "chosen", None)
-        shown = f"{seen} → {plain(answer, 60)}" if answer else seen
-        found.notes.append(f"    {shown}")
+    learned = {}
+    for stage in ("sft", "preferences", "reward_model", "ppo"):
+        rows = picked(job, stage) if stage == "preferences" else rows_of(job, stage)
+        name = f"{READS[stage][0]} of {STAGES[stage][0]}"
+        learned[name] = [getattr(row, "prompt", row) for row in rows]
+    check_heldout(picked(job, "evaluation"), learned)
 
 
-def _as_seen(job: Job, text: str) -> str:
-    """The prompt with what the model's chat template puts around it, if the model is there."""
-    name = job.value("sft", "model")
-    if not _at_hand(name):
-        return plain(text, 100)
-    _quiet_models()
-    from ..models.load import chat_prompt, load_tokenizer
-
-    return plain(chat_prompt(load_tokenizer(name), text), 100)
+# --- models, annotators and rewards
 
 
-def plain(text: str, length: int) -> str:
-    """The text in one line that no terminal takes for commands, cut to the length."""
-    line = "".join(c if c.isprintable() else "⏎" if c == "\n" else "�" for c in str(text))
-    return line if len(line) <= length else f"{line[: length - 1]}…"
-
-
-# --- models and rewards
-
-
-def _at_hand(name: str) -> bool:
-    """Whether the model can be looked at without fetching the built-in one, which takes minutes."""
-    cache = Path(os.environ.get("RLHF_CACHE") or Path.home() / ".cache" / "rlhf_utils")
-    return name != "smollm2-135m" or (cache / f"{name}-v1").is_dir()
-
-
-def _quiet_models() -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-
-
-def check_models(job: Job, found: Found) -> int:
+def check_own_model(job: Job) -> int:
     """Checks the model and its longest own prompts. Returns how many weights it has."""
     name = job.value("sft", "model")
-    texts = _longest_own(job)
-    own = name not in BUILTIN_WEIGHTS
-    if not (own and "sft" in job.stages) and not texts or not _at_hand(name):
+    own = name not in BUILTIN_WEIGHTS and "sft" in job.stages
+    asking = ("preferences", "ppo", "evaluation")
+    asking = [stage for stage in asking if stage in job.stages and job.has_own(stage)]
+    if not (own or asking):
         return BUILTIN_WEIGHTS.get(name, 0)
-    _quiet_models()
+    from ..models.builtin import cache_dir
     from ..models.check import check_lengths, check_model
 
+    if name == "smollm2-135m" and not (cache_dir() / f"{name}-v1").is_dir():
+        return BUILTIN_WEIGHTS[name]  # to fetch it takes minutes
     facts = check_model(name)
     if own:
-        found.notes.append(f"model: {plain(name, 200)}, {facts.parameters / 1e6:,.0f} M weights")
-    for stage, longest in texts.items():
-        length = job.value(stage, "response_length") or job.value("preferences", "response_length")
-        check_lengths(facts, longest, length)
+        weights = f"{facts.parameters / 1e6:,.0f} M weights"
+        job.notes.append(f"model: {printable(name, 200)}, {weights}")
+    for stage in asking:
+        texts = sorted((prompt.text for prompt in rows_of(job, stage)), key=len)
+        check_lengths(facts, texts[-3:], job.value(stage, "response_length"))
     return facts.parameters
 
 
-def _longest_own(job: Job) -> dict[str, list[str]]:
-    """Stage → the longest of the prompts that it asks, where they are the user's."""
-    from ..data.rows import load_prompts
-
-    longest = {}
-    for stage, parameter in (
-        ("preferences", "prompts"),
-        ("ppo", "prompts"),
-        ("evaluation", "heldout_prompts"),
-    ):
-        source = job.value(stage, parameter)
-        if stage in job.stages and source and source not in SOURCES[parameter]:
-            load = _load_heldout if stage == "evaluation" else load_prompts
-            texts = [prompt.text for prompt in _load(job, stage, parameter, load)]
-            longest[stage] = sorted(texts, key=len)[-SHOWN:]
-    return longest
-
-
-def check_judges(job: Job, found: Found) -> None:
-    """The annotators of 02 and the reward of 04: that they exist and can be what they are for."""
-    if "preferences" in job.stages:
-        check_annotator(job, found)
-    name = job.value("ppo", "reward")
-    if "ppo" in job.stages and name != "reward_model":
-        _refuse_near("reward", name, SOURCES["reward"])
-        _quiet_models()
-        from ..reward.functions import check_reward
-
-        found.notes.append(f"reward: {plain(check_reward(name, None), 200)}")
-
-
-def check_annotator(job: Job, found: Found) -> None:
-    """Raises SettingError for an annotator that is neither simulated, a person, file nor reward."""
-    name = job.value("preferences", "annotator")
-    if name == "person" and not (job.run / "preferences" / "labels.sqlite").is_file():
+def check_annotator(job: Job) -> None:
+    """The annotator of 02 exists, and can rank."""
+    if "preferences" not in job.stages:
+        return
+    name, run = job.value("preferences", "annotator"), job.run
+    if name == "person" and not (run / "preferences" / "labels.sqlite").is_file():
         raise RunError(
-            f"annotator='person' ranks in JupyterLab: `rlhf run {job.run.name} --only sft`, open "
-            f"notebook 02 there with run={job.run.name!r}, and then --from reward_model."
+            f"annotator='person' ranks in JupyterLab: `rlhf run {run.name} --only sft`, open "
+            f"notebook 02 there with run={run.name!r}, and then --from reward_model."
         )
     if name in SOURCES["annotator"]:
         return
-    if name.endswith(LABEL_FILES) or Path(name).is_file():
-        found.notes.append(_labels(name))
+    if Path(name).is_file() or name.endswith(".gz"):
+        job.notes.append(_labels(name))
         return
-    _refuse_near("annotator", name, SOURCES["annotator"])
-    _quiet_models()
     from ..reward.functions import check_reward
 
     try:
         told = check_reward(name, None)
     except ExplainedError as error:
         raise SettingError(
-            f"annotator={short(name)} is neither 'simulated', 'person', a label file nor a reward: "
-            f"{error}"
+            f"annotator={short(name)} is no annotator, file of labels or reward: {error}"
         ) from error
-    found.notes.append(f"annotator: {plain(told, 200)}")
-
-
-def _refuse_near(parameter: str, name: str, known: tuple[str, ...]) -> None:
-    """A name that is nearly one of ours is a slip, and no hub is asked about it."""
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
-    if close and not Path(name).exists():
-        raise SettingError(f"{parameter}={short(name)} is not known: did you mean {close[0]}?")
+    job.notes.append(f"annotator: {printable(told, 200)}")
 
 
 def _labels(name: str) -> str:
@@ -277,43 +268,21 @@ def _labels(name: str) -> str:
     judgements, bad = read_labels(Path(name))
     if bad:
         line, reason = bad[0]
-        raise SettingError(
-            f"annotator={name!r}: {len(bad)} rows cannot be read, the first in line {line}: "
-            f"{reason}."
-        )
-    rankings = [found for found in judgements if found.kind == "ranking"]
-    if not rankings:
+        raise SettingError(f"annotator={name!r}: line {line} cannot be read: {reason}.")
+    count = sum(found.kind == "ranking" for found in judgements)
+    if not count:
         raise SettingError(f"annotator={name!r} holds no ranking.")
-    people = {found.annotator for found in rankings}
-    return f"annotator: {len(rankings):,} rankings by {len(people)} annotators in {name}"
+    return f"annotator: {count:,} rankings in {name}"
 
 
-# --- held-out prompts
-
-
-def check_new_prompts(job: Job) -> None:
-    """Raises RunError if a held-out prompt is among those that a stage will learn from."""
-    own = [
-        (stage, parameter)
-        for stage, parameter in (
-            ("sft", "demonstrations"),
-            ("preferences", "prompts"),
-            ("reward_model", "preferences"),
-            ("ppo", "prompts"),
-            ("evaluation", "heldout_prompts"),
-        )
-        if job.value(stage, parameter) not in ("", *SOURCES[parameter])
-    ]
-    if "evaluation" not in job.stages or not own:
+def check_reward_name(job: Job) -> None:
+    """The reward of 04 exists. A name that is nearly `reward_model` is a slip; no hub is asked."""
+    name = job.value("ppo", "reward")
+    if "ppo" not in job.stages or name == "reward_model":
         return
-    from ..data.rows import load_prompts
-    from ..evaluation.heldout import check_heldout, learned_from
+    slip = near(name, SOURCES["reward"], "none")
+    if slip != "none" and not os.path.exists(name):
+        raise SettingError(f"reward={short(name)} is not known{slip}")
+    from ..reward.functions import check_reward
 
-    # what 02 asks is in its items only once it has run
-    fresh = "preferences" in job.stages
-    with contextlib.redirect_stdout(io.StringIO()):  # rows that cannot be used were told above
-        learned = learned_from(job.run / "nothing" if fresh else job.run, job.values)
-    if fresh:
-        learned["prompts of 02"] = _picked(job, "preferences", "prompts", load_prompts)
-    heldout = _picked(job, "evaluation", "heldout_prompts", _load_heldout)
-    check_heldout(heldout, learned)
+    job.notes.append(f"reward: {printable(check_reward(name, None), 200)}")

@@ -1,20 +1,21 @@
 """The runs below outputs/: list them, compare two, open a report, keep a run's notebooks."""
 
-import difflib
+import contextlib
 import json
 import os
 import webbrowser
 from pathlib import Path
 
-from ..errors import RunError
-from ..files import write_text
-from ..show.text import clock, result_text, result_words
+from ..errors import DataError, RunError
+from ..files import read_json, write_text
+from ..show.text import clock, headline, result_text, result_words
+from .parameters import near
 from .paths import STAGES, notebook_path, run_dir
-from .plan import when
-from .state import finished, manifest_of, read_state, stages_done
+from .plan import table
+from .state import finished, manifest_of, read_state, when
 
-BEFORE_AFTER = ("gold", "filler", "refusal_harmful", "refusal_ordinary", "reward")
 LINES = 5  # of the headline
+EARLY = ("ppo.reward_gain", "reward_model.accuracy", "sft.loss_heldout")
 
 
 def outputs() -> Path:
@@ -27,11 +28,8 @@ def all_runs() -> list[str]:
         return []
     found = []
     for folder in outputs().iterdir():
-        marks = [
-            folder / "parameters.json",
-            *(folder / stage / "manifest.json" for stage in STAGES),
-        ]
-        if any(mark.is_file() for mark in marks):
+        marks = ["parameters.json", *(f"{stage}/manifest.json" for stage in STAGES)]
+        if any((folder / mark).is_file() for mark in marks):
             found.append((last_made(folder), folder.name))
     return [name for _, name in sorted(found)]
 
@@ -45,55 +43,28 @@ def existing(name: str) -> Path:
     run, known = run_dir(name), all_runs()
     if name in known:
         return run
-    close = difflib.get_close_matches(name, known, n=1)
-    advice = f"did you mean {close[0]}?" if close else "`rlhf list` shows those that there are."
-    raise RunError(f"There is no run {name!r} in {outputs()}: {advice}")
+    told = near(name, known, ": `rlhf list` shows those that there are.")
+    raise RunError(f"There is no run {name!r} in {outputs()}{told}")
 
 
 def results_of(run: Path) -> dict:
-    """The results of all stages that are done."""
+    """The numbers of all stages that are done."""
     results = {}
-    for stage in stages_done(run):
-        own = manifest_of(run, stage).get("results")
-        results |= own if isinstance(own, dict) else {}
-    return results
+    for stage in STAGES:
+        results |= manifest_of(run, stage).get("results", {})
+    return {name: value for name, value in results.items() if isinstance(value, (int, float))}
 
 
-# --- headline
-
-
-def headline(results: dict) -> list[tuple[str, str]]:
-    """(words, number) of the five results that matter most, of those that the run has."""
-    rows = []
-    for name in BEFORE_AFTER:
-        pair = [results.get(f"eval.{name}_{policy}") for policy in ("sft", "ppo")]
-        if all(_is_number(value) for value in pair):
-            told = " → ".join(result_text(f"eval.{name}", value) for value in pair)
-            rows.append((result_words(f"eval.{name}"), told))
-    outcomes = [results.get(f"eval.{name}") for name in ("wins", "ties", "losses")]
-    if all(_is_number(value) for value in outcomes):
-        told = " / ".join(result_text("eval.wins", value) for value in outcomes)
-        rows.insert(min(1, len(rows)), ("π_RLHF wins / ties / loses, by gold", told))
-    for name in ("eval.kl", "ppo.reward_gain", "reward_model.accuracy", "sft.loss_heldout"):
-        if _is_number(results.get(name)):
-            rows.append((result_words(name), result_text(name, results[name])))
-    return rows[:LINES]
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and value == value
-
-
-def table(rows: list[tuple[str, ...]], indent: str = "  ") -> str:
-    """The rows as text, in columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
-    lines = [indent + "  ".join(f"{c:{w}}" for c, w in zip(row, widths)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+def told_of(results: dict) -> list[tuple[str, str]]:
+    """(words, number) of the results that matter most; of the stages so far, if there is no 05."""
+    early = [name for name in EARLY if name in results]
+    rest = [(result_words(name), result_text(name, results[name])) for name in early]
+    return headline(results) or rest
 
 
 def closing(run: Path) -> str:
     """What `rlhf run` ends with: five numbers and a link."""
-    rows = headline(results_of(run))
+    rows = told_of(results_of(run))[:LINES]
     report = run / "evaluation" / "report.html"
     if finished(run, "evaluation") and report.is_file():
         link = f"Report: {report.resolve().as_uri()}"
@@ -117,32 +88,20 @@ def list_runs() -> str:
             profile = read_state(run).get("profile", "–")
         except RunError:
             profile = "damaged"
-        results, seconds = results_of(run), _seconds(run)
-        gold = [results.get(f"eval.gold_{policy}") for policy in ("sft", "ppo")]
-        told = " → ".join(result_text("eval.gold", value) for value in gold)
-        done = f"{len(stages_done(run))} of {len(STAGES)}"
-        rows.append(
-            (
-                name,
-                last_made(run) or "–",
-                Path(profile).stem,
-                done,
-                told if all(map(_is_number, gold)) else "–",
-                clock(seconds) if seconds else "–",
-            )
-        )
+        manifests = [manifest_of(run, stage) for stage in STAGES]
+        seconds = sum(manifest.get("wall_s", 0) for manifest in manifests)
+        gold = [results_of(run).get(f"eval.gold_{policy}") for policy in ("sft", "ppo")]
+        shown = " → ".join(result_text("eval.gold", value) for value in gold)
+        done = f"{sum(map(bool, manifests))} of {len(STAGES)}"
+        time = clock(seconds) if seconds else "–"
+        rows.append((name, last_made(run) or "–", Path(profile).stem, done, shown, time))
     return table(rows, "")
-
-
-def _seconds(run: Path) -> float:
-    taken = [manifest_of(run, stage).get("wall_s") for stage in STAGES]
-    return sum(value for value in taken if _is_number(value))
 
 
 def compare_runs(one: str, other: str) -> str:
     """Headline numbers and the parameters that differ, side by side."""
     runs = [existing(one), existing(other)]
-    found = [dict(headline(results_of(run))) for run in runs]
+    found = [dict(told_of(results_of(run))) for run in runs]
     rows = [("", one, other)]
     for words in dict.fromkeys([*found[0], *found[1]]):
         rows.append((words, *(numbers.get(words, "–") for numbers in found)))
@@ -151,8 +110,6 @@ def compare_runs(one: str, other: str) -> str:
         told = [str(values.get(name, "–")) for values in parameters]
         if told[0] != told[1]:
             rows.append((name, *told))
-    if all(row[1] == row[2] for row in rows[1:]):
-        rows.append(("all parameters", "the same", "the same"))
     return table(rows, "")
 
 
@@ -161,11 +118,8 @@ def _parameters(run: Path) -> dict:
     found = {}
     for stage in STAGES:
         manifest = manifest_of(run, stage)
-        for part in ("parameters", "settings"):
-            own = manifest.get(part)
-            for name, value in (own if isinstance(own, dict) else {}).items():
-                if name not in ("run", "more", "resume"):
-                    found[f"{stage}.{name}"] = value
+        own = manifest.get("parameters", {}) | (manifest.get("settings") or {})
+        found |= {f"{stage}.{n}": v for n, v in own.items() if n not in ("run", "more", "resume")}
     return found
 
 
@@ -175,11 +129,8 @@ def open_report(name: str) -> str:
     if not report.is_file():
         raise RunError(f"Run {name!r} has no report yet: `rlhf resume {name}` makes it.")
     link = report.resolve().as_uri()
-    try:
-        webbrowser.get()
-    except webbrowser.Error:
-        return link
-    webbrowser.open(link)
+    with contextlib.suppress(webbrowser.Error):
+        webbrowser.get().open(link)
     return link
 
 
@@ -189,14 +140,11 @@ def open_report(name: str) -> str:
 def keep_outputs(name: str) -> str:
     """Copies executed notebooks over the originals, all or none, without papermill's notes."""
     run = existing(name)
-    undone = [stage for stage in STAGES if not finished(run, stage)]
+    undone = ", ".join(stage for stage in STAGES if not finished(run, stage))
     if undone:
-        raise RunError(
-            f"Run {name!r} is not finished ({', '.join(undone)}): `rlhf resume {name}` first."
-        )
-    cleaned = {
-        original: clean(run / original.name, name) for original in map(notebook_path, STAGES)
-    }
+        raise RunError(f"Run {name!r} is not finished ({undone}): `rlhf resume {name}` first.")
+    originals = map(notebook_path, STAGES)
+    cleaned = {original: clean(run / original.name, name) for original in originals}
     asides = {original: original.with_name(f".{original.name}.kept") for original in cleaned}
     try:
         for original, text in cleaned.items():
@@ -214,13 +162,11 @@ def keep_outputs(name: str) -> str:
 def clean(source: Path, name: str) -> str:
     """The executed notebook as it is kept. Raises RunError for one that must not be."""
     try:
-        notebook = json.loads(source.read_text(encoding="utf-8"))
+        notebook = read_json(source)
         tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
         outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    except FileNotFoundError:
-        raise RunError(f"There is no {source}: run all notebooks of {name!r} first.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(f"{source} is damaged: run its notebook again.") from None
+    except (DataError, KeyError, TypeError, AttributeError):
+        raise RunError(f"{source} is missing or damaged: run its notebook again.") from None
     if any("injected-parameters" in its for its in tags):
         raise RunError(
             f"Run {name!r} was made with parameters of its own, which would stay in notebooks/: "

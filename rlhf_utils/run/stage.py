@@ -18,7 +18,7 @@ import torch
 from ..errors import RunError
 from ..files import digest, write_json
 from .cores import leave_cores, share_cores
-from .lock import RunLock, make_folder
+from .lock import RunLock, make_folder, share_lock
 from .manifest import (
     check_output,
     check_results,
@@ -70,7 +70,7 @@ def peak_memory_gb() -> float:
     try:
         import resource
     except ImportError:  # Windows does not tell
-        return peak / 1e9 or float("nan")
+        return peak / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 1e9
 
@@ -85,7 +85,8 @@ class Stage:
         self.name, self.started = name, time.time()
         self.parameters = check_parameters(notebook_path(name), namespace)
         self.run = run_dir(self.parameters.get("run"))
-        self.dir = self.run / name
+        self.dir, self.lock = self.run / name, None
+        self._refuse_holder()
         make_folder(self.dir)
         self.inputs: dict[str, str] = {}
         self._digests: dict[str, str] = {}
@@ -93,12 +94,14 @@ class Stage:
         self.filled: dict = {}
         quiet_libraries()
         calm_interrupts()
+        share_cores()
+
+    def _refuse_holder(self) -> None:
         if holder := RunLock.holder(self.run):
             raise RunError(
                 f"Run {self.run.name!r} is being made by {holder}: "
                 "wait until it is done, or set another `run`."
             )
-        share_cores()
 
     def settings(self, kind: type):
         """The dataclass `kind`, filled from the notebook's parameters and from `more`."""
@@ -119,7 +122,7 @@ class Stage:
             raise RunError(f"{relative} is {state} in run {self.run.name!r}: {advice} first.")
         manifest = read_manifest(maker, "inputs")
         self.inputs[relative] = self._digest(relative)
-        check_output(path, self.run, self.inputs[relative], manifest)
+        check_output(path, self.run, self.inputs[relative], manifest["outputs"])
         for source, seen in manifest["inputs"].items():
             if seen != self._digest(source):
                 raise RunError(
@@ -174,7 +177,13 @@ class Stage:
             raise RunError(told) from None
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Tells `rlhf run` how far the stage is. The manifest of an earlier run of it goes."""
+        """Tells `rlhf run` how far the stage is. The manifest of an earlier run of it goes.
+
+        Until it is finished, a notebook at work by hand keeps every `rlhf run` out.
+        """
+        if not self.lock:
+            self._refuse_holder()
+            self.lock = share_lock(self.run)
         (self.dir / "manifest.json").unlink(missing_ok=True)
         write_json(self.dir / "progress.json", {"what": what, "done": done, "total": total})
         share_cores()
@@ -210,5 +219,7 @@ class Stage:
         manifest = manifest or self.manifest(results)
         write_json(self.dir / "manifest.json", manifest)
         (self.dir / "progress.json").unlink(missing_ok=True)
+        if self.lock:
+            self.lock = self.lock.close()
         leave_cores()
         return manifest

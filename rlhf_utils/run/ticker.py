@@ -1,5 +1,7 @@
 """The line that says how far a stage is and how long the run may still take."""
 
+import contextlib
+import shutil
 import sys
 import threading
 import time
@@ -30,15 +32,18 @@ class Ticker(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        terminal = sys.stdout.isatty()
+        terminal = sys.stdout and sys.stdout.isatty()
         clear, end = ("\r\x1b[2K", "") if terminal else ("", "\n")
         told = time.time()
-        while not self.done.wait(1):
-            line = self.line()  # each second, so that the pace of a part is known early
-            if terminal or time.time() - told >= 60:
-                told = time.time()
-                print(clear + line, end=end, flush=True)
-        print(clear, end="")
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            while not self.done.wait(1):
+                line = self.line()  # each second, so that the pace of a part is known early
+                if terminal:  # a line that is wrapped could not be cleared
+                    line = line[: shutil.get_terminal_size().columns - 1]
+                if terminal or time.time() - told >= 60:
+                    told = time.time()
+                    print(clear + line, end=end, flush=True)
+            print(clear, end="")
 
     def line(self) -> str:
         passed = time.time() - self.started
@@ -52,7 +57,7 @@ class Ticker(threading.Thread):
         """(where the stage is, seconds that its present part still takes at the pace so far)."""
         try:
             state = read_json(self.progress)
-        except (OSError, ValueError):
+        except ValueError:
             return "", 0.0
         what, done, total = state["what"], state["done"], state["total"]
         part, first, since = self.part

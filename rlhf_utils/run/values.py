@@ -6,22 +6,15 @@ date of 2024-01-01, and a truth of `on`.
 
 import ast
 import functools
+import os
 import re
 from pathlib import Path
 
 import yaml
 
 from ..errors import RunError
-from .parameters import (
-    TYPES,
-    annotated,
-    check_ranges,
-    check_texts,
-    convert,
-    declared,
-    near,
-    short,
-)
+from ..files import shown_name
+from .parameters import TYPES, annotated, check_value, convert, declared, near, short
 from .paths import STAGES, notebook_path, project_root
 
 # What a notebook's `more` may hold: the fields of a dataclass, by file and name.
@@ -49,17 +42,8 @@ FORM = rf"(({'|'.join(STAGES)})\.)?(?!more$)[^\W\d]\w*"
 
 @functools.cache
 def known(stage: str) -> dict[str, tuple[str, object]]:
-    """Name → (type, default) of its notebook's parameters. Raises RunError without a notebook."""
-    path = notebook_path(stage)
-    if not path.is_file():
-        raise RunError(f"There is no {path}: run rlhf inside the project's folder.")
-    try:
-        return declared(path)
-    except (ValueError, KeyError, SyntaxError) as error:
-        raise RunError(
-            f"{path} cannot be read ({type(error).__name__}): `git checkout {path.name}` in its "
-            "folder brings it back."
-        ) from None
+    """Name → (type, default) of its notebook's parameters."""
+    return declared(notebook_path(stage))
 
 
 @functools.cache
@@ -71,13 +55,9 @@ def settings_of(stage: str) -> dict[str, tuple[str, object]]:
     if stage not in SETTINGS:
         return {}
     file, kind = SETTINGS[stage]
-    source = Path(__file__).resolve().parents[1] / file
-    body = next(
-        node.body
-        for node in ast.parse(source.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef) and node.name == kind
-    )
-    return annotated(body)
+    source = (Path(__file__).resolve().parents[1] / file).read_text(encoding="utf-8")
+    (found,) = (node for node in ast.parse(source).body if getattr(node, "name", "") == kind)
+    return annotated(found.body)
 
 
 def parameters_of(stage: str) -> dict[str, tuple[str, object]]:
@@ -88,7 +68,7 @@ def parameters_of(stage: str) -> dict[str, tuple[str, object]]:
 def takes(stage: str, name: str) -> bool:
     """Whether the stage has this parameter, or this setting in `more`."""
     own, _, parameter = name.rpartition(".")
-    return own in ("", stage) and parameter in parameters_of(stage)
+    return own in ("", stage) and parameter in parameters_of(stage) and parameter != "more"
 
 
 # --- one value
@@ -102,12 +82,15 @@ def parse_parameters(pairs: list[str], stages: list[str]) -> dict:
     parsed = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
+        name = name.strip()
         if not sign or not re.fullmatch(FORM, name):
             raise RunError(
                 f"-p {short(pair)} is not of the form name=value or stage.name=value, with one of "
                 f"the stages {', '.join(STAGES)}. A setting in `more` is given by its own name."
             )
-        parsed[name] = read_value(name, text, stages)
+        value = read_value(name, text, stages)
+        if parsed.setdefault(name, value) != value:
+            raise RunError(f"-p gives {name} twice, {parsed[name]!r} and {value!r}: give one.")
     return parsed
 
 
@@ -116,48 +99,32 @@ def read_value(name: str, text: str, stages: list[str]):
 
     A relative path becomes absolute, because notebooks run in another folder than the shell.
     """
-    own, _, parameter = name.rpartition(".")
+    parameter = name.rpartition(".")[2]
     if parameter == "run":
         raise RunError("-p run=… would split the run over two folders: use --run.")
-    takers = [stage for stage in stages if takes(stage, name)]
-    if not takers:
+    taker = next((stage for stage in stages if takes(stage, name)), None)
+    if not taker:
         raise RunError(_unknown(name, stages))
-    kind = parameters_of(takers[0])[parameter][0]
-    if kind == "str":
-        value = absolute(parameter, _unquoted(text))
-    elif kind in TYPES:
-        value = convert(name, _unquoted(text.strip()), TYPES[kind])
-    else:  # of a notebook of the user's own
-        value = _as_yaml(name, text)
-    check_ranges({parameter: value})
-    check_texts({parameter: value}, {parameter: parameters_of(takers[0])[parameter][1]})
+    kind, default = parameters_of(taker)[parameter]
+    kind = kind.removesuffix(" | None")
+    if kind not in TYPES:  # in a notebook that was changed
+        raise RunError(f"Parameter {name} is of type {kind}: give it in its notebook, not here.")
+    text = re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip())
+    value = absolute(parameter, text) if kind == "str" else convert(name, text, TYPES[kind])
+    check_value(parameter, value, default)
     return value
 
 
 def _unknown(name: str, stages: list[str]) -> str:
     own, _, parameter = name.rpartition(".")
     others = [stage for stage in STAGES if parameter in parameters_of(stage)]
-    if others:
-        chosen = own or ", ".join(stages)
-        return (
-            f"No notebook has a parameter {name!r}: {parameter} belongs to {', '.join(others)}, "
-            f"not to {chosen}."
-        )
     asked = [own] if own in stages else stages
-    names = set().union(*map(parameters_of, asked))
-    return f"No notebook has a parameter {name!r}{near(parameter, names - {'run', 'more'})}"
-
-
-def _unquoted(text: str) -> str:
-    quoted = re.fullmatch(r"""(["'])(.*)\1""", text)
-    return quoted[2] if quoted else text
-
-
-def _as_yaml(name: str, text: str):
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise RunError(f"Parameter {name}={short(text)} cannot be read as YAML.") from None
+    if others:
+        told = f": {parameter} belongs to {', '.join(others)}, not to {own or ', '.join(stages)}."
+    else:
+        names = set().union(*map(parameters_of, asked))
+        told = near(parameter, sorted(names - {"run", "more"}))
+    return f"No notebook has a parameter {name!r}{told}"
 
 
 def absolute(parameter: str, text: str) -> str:
@@ -165,20 +132,14 @@ def absolute(parameter: str, text: str) -> str:
 
     Behind a folder may stand a classifier's label or a data set's split: toxic#neutral, mine@test.
     """
-    if parameter not in SOURCES or text in SOURCES[parameter] or not text.strip():
+    if parameter not in SOURCES or text in SOURCES[parameter]:
         return text
-    place, rest = text, ""
-    if not _exists(text):
-        place, sign, rest = text.rpartition("#" if parameter in ("reward", "annotator") else "@")
-        rest = sign + rest
-    return f"{Path(place).expanduser().absolute()}{rest}" if _exists(place) else text
-
-
-def _exists(text: str) -> bool:
-    try:
-        return bool(text) and Path(text).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, a link loop, ~nobody
-        return False
+    sign = "#" if parameter in ("reward", "annotator") else "@"
+    for place, rest in ((text, ""), (text.rpartition(sign)[0], sign + text.rpartition(sign)[2])):
+        path = os.path.abspath(os.path.expanduser(place))
+        if place and os.path.exists(path):
+            return path + rest
+    return text
 
 
 # --- profiles
@@ -189,64 +150,53 @@ def load_profile(profile: str) -> dict:
 
     demo is the notebooks' defaults. Raises RunError, naming the file and the line.
     """
-    folder = project_root() / "notebooks" / "profiles"
     if profile == "demo":
         return {}
-    if profile.endswith((".yaml", ".yml")):
-        path = Path(profile).expanduser()
-    else:
-        path = folder / f"{profile}.yaml"
-        names = ["demo", *sorted(p.stem for p in folder.glob("*.yaml"))]
+    path = Path(os.path.expanduser(profile))
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        folder = project_root() / "notebooks" / "profiles"
+        names = ["demo", *sorted(path.stem for path in folder.glob("*.yaml"))]
         if profile not in names:
-            raise RunError(f"There is no profile {short(profile)}{_near_profile(profile, names)}")
-    return read_profile(path)
-
-
-def _near_profile(profile: str, names: list[str]) -> str:
-    told = near(profile, names)
-    if "did you mean" in told:
-        return told
-    return f"; there are {', '.join(names)}, or give a file that ends in .yaml."
-
-
-def read_profile(path: Path) -> dict:
-    try:
-        top = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        raise RunError(f"There is no profile file {path.absolute()}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise RunError(f"The profile file {path} cannot be read: {reason}.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "a character that YAML does not allow"
-        raise RunError(f"{path.name}{line} is not YAML: {problem}.") from None
-    if top is None:
-        return {}
-    if not isinstance(top, yaml.MappingNode):
-        raise RunError(f"{path.name} must hold lines of the form `name: value`.")
+            told = f"; there are {', '.join(names)}, or give a file that ends in .yaml."
+            raise RunError(f"There is no profile {short(profile)}{near(profile, names, told)}")
+        path = folder / f"{profile}.yaml"
     values: dict = {}
-    for key, node in top.value:
+    for key, node in _read_yaml(path):
         where = f"{path.name}, line {key.start_mark.line + 1}"
-        value = _profile_value(where, key, node)
+        if not isinstance(key.value, str) or not re.fullmatch(FORM, key.value):
+            raise RunError(f"{where}: {short(key.value)} is not of the form name or stage.name.")
+        if not isinstance(node, yaml.ScalarNode):
+            raise RunError(f"{where}: {key.value} must have one value, not a list or a table.")
+        if node.tag.endswith(":null"):
+            raise RunError(f"{where}: {key.value} has no value.")
         if key.value in values:
             raise RunError(f"{where}: {key.value!r} stands there twice.")
-        values[key.value] = value
+        try:
+            values[key.value] = read_value(key.value, node.value, list(STAGES))
+        except RunError as error:
+            raise RunError(f"{where}: {error}") from None
     return values
 
 
-def _profile_value(where: str, key: yaml.Node, node: yaml.Node):
-    if not isinstance(key.value, str) or not re.fullmatch(FORM, key.value):
-        raise RunError(f"{where}: {short(key.value)} is not of the form name or stage.name.")
-    if not isinstance(node, yaml.ScalarNode):
-        raise RunError(f"{where}: {key.value} must have one value, not a list or a table.")
-    if not node.value and node.style is None:
-        raise RunError(f"{where}: {key.value} has no value.")
+def _read_yaml(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The file's keys and values as they are written. Raises RunError."""
     try:
-        return read_value(key.value, node.value, list(STAGES))
-    except RunError as error:
-        raise RunError(f"{where}: {error}") from None
+        top = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except FileNotFoundError:
+        raise RunError(f"There is no profile file {shown_name(path.absolute())}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise RunError(f"The profile file {path} cannot be read: {reason}.") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it holds what YAML does not allow"
+        raise RunError(f"{path.name}{line} is not YAML: {problem}.") from None
+    if top is None:
+        return []
+    if not isinstance(top, yaml.MappingNode):
+        raise RunError(f"{path.name} must hold lines of the form `name: value`.")
+    return top.value
 
 
 # --- all values of a stage
@@ -270,20 +220,13 @@ def values_of(stage: str, layers: list[dict]) -> dict:
 def all_values(stage: str, given: dict) -> dict:
     """Every parameter and setting of the stage, of its type: the default, or what is given.
 
-    Raises RunError for a wrong type.
+    Raises RunError for a wrong type or what is out of range.
     """
     kinds = parameters_of(stage)
     values = {name: default for name, (_, default) in kinds.items() if name != "more"}
-    values |= given.get("more", {}) | {k: v for k, v in given.items() if k != "more"}
-    for name, value in values.items():
-        kind = TYPES.get(kinds[name][0])
-        if kind and value is not None:
-            values[name] = convert(name, value, kind)
+    flat = given.get("more", {}) | {name: value for name, value in given.items() if name != "more"}
+    for name, value in flat.items():
+        kind, default = kinds[name]
+        values[name] = convert(name, value, TYPES[kind.removesuffix(" | None")])
+        check_value(name, values[name], default)
     return values
-
-
-def check_values(stage: str, given: dict) -> None:
-    """Raises RunError for a type or a range of what is given."""
-    values = all_values(stage, given)
-    check_ranges({name: value for name, value in values.items() if value is not None})
-    check_texts(values, {name: default for name, (_, default) in parameters_of(stage).items()})

@@ -11,7 +11,7 @@ from helpers_run import begin, call, checkpoint, finish
 from rlhf_utils.files import read_json, write_json
 from rlhf_utils.ppo.config import PPOConfig
 from rlhf_utils.run import cli, ticker, values
-from rlhf_utils.run.parameters import fill_settings, parameter_types
+from rlhf_utils.run.parameters import declared, fill_settings
 from rlhf_utils.run.paths import STAGES, notebook_path
 from rlhf_utils.show.text import clock
 
@@ -147,11 +147,11 @@ def test_what_is_asked_goes_over_what_a_profile_gives_to_one_stage(executed, out
 
 def test_a_notebook_with_more_has_settings_that_are_no_parameters():
     for stage in STAGES:
-        kinds = parameter_types(notebook_path(stage))
+        kinds = declared(notebook_path(stage))
         assert ("more" in kinds) == (stage in values.SETTINGS), stage
         if stage in values.SETTINGS:
             names = values.settings_of(stage)
-            assert kinds["more"] == "dict" and names - kinds.keys(), stage
+            assert kinds["more"] == ("dict", {}) and names - kinds.keys(), stage
 
 
 def test_a_run_of_older_notebooks_goes_on_without_what_is_gone(executed, outputs, capsys):
@@ -272,8 +272,6 @@ def test_a_stage_goes_on_in_a_finished_run_by_design(executed, outputs, capsys):
     finish(outputs / "mine")
     status, out, _ = call(capsys, "run", "mine", "--from", "ppo")
     assert status == 0 and out.count("writes over 2020-01-02 09:53") == 2
-    (outputs / "mine/ppo/manifest.json").unlink()
-    begin(outputs / "mine")
     checkpoint(outputs / "mine")
     executed.clear()
     status, _, err = call(capsys, "run", "mine", "--from", "ppo")
@@ -291,7 +289,7 @@ def test_a_stage_goes_on_in_a_finished_run_by_design(executed, outputs, capsys):
 def test_resume_knows_all_that_was_given(executed, outputs, capsys):
     assert cli.main(["run", "mine", "--profile", "smoke", "-p", "seed=3"]) == 0
     assert cli.main(["run", "mine", "--from", "ppo", "-p", "kl_coef=0.2", "-p", "ppo.lam=0.9"]) == 0
-    finish(outputs / "mine", "sft", "preferences", at="2999-01-01T00:00:00Z")
+    finish(outputs / "mine", "sft", "preferences")
     executed.clear()
     assert call(capsys, "resume", "mine")[0] == 0
     given = dict(executed)
@@ -317,9 +315,10 @@ def test_resume_goes_on_from_checkpoints_only_if_what_they_began_from_is_there(
     assert [name for name, _ in executed][:2] == ["03_reward_model", "04_ppo"]
     assert "resume" not in dict(executed)["04_ppo"]
     executed.clear()
-    finish(run, "reward_model")
-    begin(run, asked="2999-01-01T00:00:00Z")  # asked anew: these checkpoints are an older run's
-    finish(run, "sft", "preferences", "reward_model", at="2999-01-02T00:00:00Z")
+    finish(run)
+    assert call(capsys, "run", "mine", "--overwrite")[0] == 0  # these are an older run's
+    finish(run, "sft", "preferences", "reward_model")
+    executed.clear()
     assert call(capsys, "resume", "mine")[0] == 0
     assert executed[0] == ("04_ppo", {"run": "mine"})
 
@@ -337,7 +336,7 @@ def test_resume_ends_with_the_stage_that_was_asked(executed, outputs, capsys):
     assert cli.main(["run", "mine", "--only", "sft"]) == 0
     executed.clear()
     assert call(capsys, "resume", "mine")[0] == 0 and [n for n, _ in executed] == ["01_sft"]
-    finish(outputs / "mine", "sft", at="2999-01-01T00:00:00Z")
+    finish(outputs / "mine", "sft")
     executed.clear()
     status, out, _ = call(capsys, "resume", "mine")
     assert status == 0 and executed == [] and "nothing is left to do" in out

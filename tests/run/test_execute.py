@@ -35,7 +35,7 @@ def write(path, *sources):
             "row 3 is empty.",
         ),
         ("1 / 0", "cell 2 raised ZeroDivisionError: division by zero"),
-        ("raise ValueError('\x1b[31mred\x07')", "cell 2 raised ValueError: red"),
+        ("raise ValueError('\x1b[31mred\x07')", "cell 2 raised ValueError: red\\x07"),
     ],
 )
 def test_a_failure_is_its_sentence_alone(tmp_path, source, told):

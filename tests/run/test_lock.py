@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -121,16 +120,33 @@ def test_a_notebook_opened_by_hand_waits_for_the_run(held, project):
 
 
 def test_two_notebooks_of_a_person_are_not_refused(project):
-    Stage("sft", {"run": "mine"}).progress("step", 1, 2)
-    Stage("preferences", {"run": "mine"}).progress("step", 1, 2)
-    assert RunLock.holder(Path("mine")) is None
+    """But no `rlhf run` begins before both are finished."""
+    stages = [Stage("sft", {"run": "mine"}), Stage("preferences", {"run": "mine"})]
+    for stage in stages:
+        stage.progress("step", 1, 2)
+    for stage in stages:
+        assert RunLock.holder(Path("mine")) is None
+        told = "by a notebook that is at work or was interrupted"
+        with pytest.raises(RunError, match=told), RunLock(Path("mine")):
+            pass
+        stage.finish({})
+    with RunLock(Path("mine")):
+        stages[0].progress("step", 1, 2)  # as in a kernel that the holder began
+
+
+def test_a_notebook_that_waited_does_not_go_on_in_a_run_that_has_begun(held, project, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(lock, "_held", lambda folder: None)
+        stage = Stage("sft", {"run": "mine"})
+    with pytest.raises(RunError, match="is being made by another `rlhf run`"):
+        stage.progress("step", 1, 2)
 
 
 def test_a_damaged_lock_still_locks(held):
     folder, _ = held
     for text in ("", "{", "[]", json.dumps({"process": 1})):
         (folder / lock.NAME).write_text(text)
-        with pytest.raises(RunError, match=re.escape("by another `rlhf run`: wait")):
+        with pytest.raises(RunError, match="by another `rlhf run` .which has just begun.: wait"):
             RunLock(folder).__enter__()
 
 
@@ -160,7 +176,6 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(cores, "MOST", 4)
     monkeypatch.setattr(cores, "_given", torch.get_num_threads())
     monkeypatch.setattr(cores.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(cores, "_usable_cores", lambda: 4)
     yield cores._folder()
     torch.set_num_threads(1)
 
@@ -206,12 +221,3 @@ def test_a_stage_leaves_when_it_is_finished(machine, project):
     assert (machine / str(os.getpid())).exists()
     stage.finish({})
     assert not (machine / str(os.getpid())).exists()
-
-
-def test_cores_are_those_of_the_affinity_and_of_omp_num_threads(monkeypatch):
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert cores._usable_cores() == 8
-    for text, expected in (("2", 2), ("16", 8), ("0", 8), ("4,2", 8)):
-        monkeypatch.setenv("OMP_NUM_THREADS", text)
-        assert cores._usable_cores() == expected

@@ -8,7 +8,7 @@ from helpers_run import finish
 
 from rlhf_utils.errors import DataError, ExplainedError, ModelError, RunError, SettingError
 from rlhf_utils.files import write_jsonl
-from rlhf_utils.run import plan, preflight, room
+from rlhf_utils.run import plan, preflight
 from rlhf_utils.run.paths import STAGES
 
 
@@ -32,18 +32,6 @@ def seen(monkeypatch):
     rewards.check_reward = lambda name, trained: answer("reward", name) or f"function {name}"
     monkeypatch.setitem(sys.modules, "rlhf_utils.reward.functions", rewards)
 
-    heldout = types.ModuleType("heldout")
-    heldout.learned_from = lambda run, values: asked.setdefault("learned", {})
-
-    def check_heldout(prompts, learned):
-        known = {prompt.text for rows in learned.values() for prompt in rows}
-        if both := known & {prompt.text for prompt in prompts}:
-            raise RunError(f"{len(both)} held-out prompts were trained on")
-
-    heldout.check_heldout = check_heldout
-    monkeypatch.setitem(sys.modules, "rlhf_utils.evaluation.heldout", heldout)
-    monkeypatch.setattr(preflight, "_as_seen", lambda job, text: preflight.plain(text, 100))
-    monkeypatch.setattr(preflight, "_quiet_models", lambda: None)
     return asked
 
 
@@ -53,8 +41,7 @@ def checked(outputs, stages=None, **given):
     for name, value in given.items():
         stage, _, parameter = name.partition("__")
         values[stage][parameter] = value
-    job = preflight.make_job(outputs / "mine", list(stages or STAGES), values)
-    return job, preflight.check(job, "smoke")
+    return preflight.check(outputs / "mine", list(stages or STAGES), values)
 
 
 def ask(path, *texts, **columns):
@@ -66,13 +53,13 @@ def ask(path, *texts, **columns):
 
 
 def test_the_defaults_are_counted(outputs, seen):
-    job, found = checked(outputs)
-    assert (found.demonstrations, found.prompts, found.heldout) == (2174, 2000, 460)
-    assert found.notes == [] and seen == {"lengths": []}, "what is built in is not looked at"
-    sizes = {stage: plan.size_of(stage, job, found) for stage in STAGES}
+    job = checked(outputs)
+    assert list(job.counts.values()) == [2174, 2000, 0, 0, 460]
+    assert job.notes == [] and seen == {"lengths": []}, "what is built in is not looked at"
+    sizes = {stage: plan.size_of(stage, job) for stage in STAGES}
     assert sizes == {
-        "sft": "2,174 demonstrations, 2 passes",
-        "preferences": "2,060 prompts × 4 answers",
+        "sft": "2,174 demonstrations × 2",
+        "preferences": "2,000 prompts × 4 answers",
         "reward_model": "the pairs of 02",
         "ppo": "13 updates of 128",
         "evaluation": "460 held-out prompts",
@@ -81,30 +68,26 @@ def test_the_defaults_are_counted(outputs, seen):
 
 def test_the_plan_says_what_it_writes_over(outputs, seen):
     finish(outputs / "mine", "sft", "ppo")
-    job, found = checked(outputs)
-    text = plan.plan(job, found, dict.fromkeys(STAGES, 120.0))
+    job = checked(outputs)
+    text = plan.plan(job, dict.fromkeys(STAGES, 120.0))
     assert text.count("writes over 2020-01-02 09:53") == 2 and "about 10 min in all" in text
-    assert "04_ppo" in plan.plan(job, found, dict.fromkeys(STAGES, 60.0), "ppo")
-    assert plan.plan(job, found, dict.fromkeys(STAGES, 60.0), "ppo").count("goes on") == 1
+    assert plan.plan(job, dict.fromkeys(STAGES, 60.0), "ppo").count("goes on") == 1
 
 
 def test_expected_time_follows_the_sizes(outputs, seen):
-    job, _ = checked(outputs)
-    usual = plan.expected_seconds(job, "ppo", "demo", {})
-    job, _ = checked(outputs, ppo__total_episodes=16640)
-    assert 9 < plan.expected_seconds(job, "ppo", "demo", {}) / usual < 10.5
+    usual = plan.expected_seconds(checked(outputs), "ppo")
+    job = checked(outputs, ppo__total_episodes=16640)
+    assert 9 < plan.expected_seconds(job, "ppo") / usual < 10.5
     finish(outputs / "mine", wall_s=100.0, parameters={"total_episodes": 16640})
-    assert plan.expected_seconds(job, "ppo", "demo", {}) == pytest.approx(100.0)
+    assert plan.expected_seconds(job, "ppo") == pytest.approx(100.0)
 
 
-def test_own_rows_are_shown_as_the_model_sees_them(outputs, seen, tmp_path):
+def test_own_rows_are_shown(outputs, seen, tmp_path):
     texts = [f"Is {number} even?\x1b[2J" for number in range(8)]
     path = ask(tmp_path / "mine.jsonl", *texts)
-    _, found = checked(outputs, preferences__prompts=path)
-    assert found.prompts == 8 and found.notes[0].endswith(f"8 rows of {path}")
-    shown = found.notes[1:4]
-    assert all("even?�[2J" in line and "\x1b" not in line for line in shown)
-    assert len(set(shown)) == 3 and len(found.notes) == 4
+    job = checked(outputs, preferences__prompts=path)
+    assert job.counts["preferences"] == 8 and path in job.notes[0]
+    assert job.notes[1].count("even?\\x1b[2J") == 3 and "\x1b" not in job.notes[1]
 
 
 # --- models and rewards
@@ -112,10 +95,10 @@ def test_own_rows_are_shown_as_the_model_sees_them(outputs, seen, tmp_path):
 
 def test_a_model_of_ones_own_is_checked_with_the_longest_prompts(outputs, seen, tmp_path):
     path = ask(tmp_path / "mine.jsonl", "short", "much longer", "long", "the longest of all")
-    job, found = checked(
+    job = checked(
         outputs, sft__model="my/model", preferences__prompts=path, preferences__response_length=7
     )
-    assert seen["model"] == "my/model" and "model: my/model, 70 M weights" in found.notes
+    assert seen["model"] == "my/model" and "model: my/model, 70 M weights" in job.notes
     assert seen["lengths"] == [(["short", "much longer", "the longest of all"], 7)]
     seen["model"] = ModelError("my/model lacks a layer.")
     with pytest.raises(ModelError, match="lacks a layer"):
@@ -123,14 +106,14 @@ def test_a_model_of_ones_own_is_checked_with_the_longest_prompts(outputs, seen, 
 
 
 def test_rewards_and_annotators_are_checked(outputs, seen):
-    _, found = checked(outputs, ppo__reward="my:polite")
-    assert seen["reward"] == "my:polite" and found.notes == ["reward: function my:polite"]
-    _, found = checked(outputs, preferences__annotator="my:strict")
-    assert seen["reward"] == "my:strict" and found.notes == ["annotator: function my:strict"]
+    job = checked(outputs, ppo__reward="my:polite")
+    assert seen["reward"] == "my:polite" and job.notes == ["reward: function my:polite"]
+    job = checked(outputs, preferences__annotator="my:strict")
+    assert seen["reward"] == "my:strict" and job.notes == ["annotator: function my:strict"]
     seen["reward"] = SettingError("my:polite cannot be imported.")
     with pytest.raises(SettingError, match="my:polite cannot be imported"):
         checked(outputs, ppo__reward="my:polite")
-    with pytest.raises(SettingError, match="neither 'simulated', 'person', a label file nor"):
+    with pytest.raises(SettingError, match="'nobody' is no annotator, file of labels or reward"):
         checked(outputs, preferences__annotator="nobody")
 
 
@@ -173,11 +156,12 @@ def test_a_full_disk_and_a_full_memory_are_told(outputs, seen, monkeypatch):
     import psutil
 
     disk = types.SimpleNamespace(free=1e9)
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: disk)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: disk)
     with pytest.raises(RunError, match=r"1\.0 GB are free below .*, and a run needs 3 GB"):
-        room.check_disk(outputs / "mine", "demo")
-    room.check_disk(outputs / "mine", "smoke")
-    monkeypatch.setattr(room.shutil, "which", lambda name: None)
+        checked(outputs)
+    checked(outputs, sft__model="tiny")
+    disk.free = 1e12
+    monkeypatch.setattr(preflight.shutil, "which", lambda name: None)
     memory = types.SimpleNamespace(available=1.2e9)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(RunError, match=r"1\.2 GB of memory are free.* 135 million .* 1\.6 GB"):
@@ -186,9 +170,9 @@ def test_a_full_disk_and_a_full_memory_are_told(outputs, seen, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_is_told(outputs, monkeypatch):
-    monkeypatch.setattr(room.os, "access", lambda folder, mode: False)
+    monkeypatch.setattr(preflight.os, "access", lambda folder, mode: False)
     with pytest.raises(RunError, match="cannot be written: change its permissions"):
-        room.check_folder(outputs / "mine")
+        preflight.check_folder(outputs / "mine")
 
 
 # --- held-out prompts
@@ -196,15 +180,15 @@ def test_a_folder_that_cannot_be_written_is_told(outputs, monkeypatch):
 
 def test_held_out_prompts_are_new_to_every_stage(outputs, seen, tmp_path):
     mine = ask(tmp_path / "mine.jsonl", "Is 3 even?", "Is 4 even?", "Is 5 even?")
-    others = ask(tmp_path / "others.jsonl", "Is 5 even?", "Is 6 even?")
-    with pytest.raises(RunError, match="1 held-out prompts were trained on"):
+    others = ask(tmp_path / "others.jsonl", " is 5  EVEN?", "Is 6 even?")
+    told = "1 held-out prompts were trained on, such as .* among the prompts of 02_preferences"
+    with pytest.raises(RunError, match=told):
         checked(outputs, preferences__prompts=mine, evaluation__heldout_prompts=others)
     checked(outputs, preferences__prompts=mine)
-    from rlhf_utils.data.rows import Prompt
-
-    seen["learned"] = {"demonstrations of 01": [Prompt("Is 6 even?")]}
-    with pytest.raises(RunError, match="1 held-out prompts"):
-        checked(outputs, evaluation__heldout_prompts=others)
+    path = tmp_path / "demonstrations.jsonl"
+    write_jsonl(path, [{"prompt": f"Is {n} even?", "completion": "Yes."} for n in range(40)])
+    with pytest.raises(RunError, match="2 held-out prompts .* demonstrations of 01_sft"):
+        checked(outputs, sft__demonstrations=str(path), evaluation__heldout_prompts=others)
 
 
 def test_own_pairs_must_split(outputs, seen, tmp_path):
@@ -214,8 +198,8 @@ def test_own_pairs_must_split(outputs, seen, tmp_path):
         checked(outputs, reward_model__preferences=str(path))
     rows = [{"prompt": f"Why {n}?", "chosen": "So.", "rejected": "No."} for n in range(40)]
     write_jsonl(path, rows)
-    job, found = checked(outputs, reward_model__preferences=str(path))
-    assert plan.size_of("reward_model", job, found) == "40 pairs of your own"
+    job = checked(outputs, reward_model__preferences=str(path))
+    assert plan.size_of("reward_model", job) == "40 pairs of your own"
 
 
 def test_errors_name_the_parameter(outputs, seen, tmp_path):

