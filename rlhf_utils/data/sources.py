@@ -3,11 +3,9 @@
 A hub id is owner/name, or the one word of an old data set; `:config` and `@split` may follow.
 """
 
-import contextlib
 import difflib
 import os
 import re
-import stat
 from pathlib import Path
 
 from ..errors import DataError
@@ -16,7 +14,6 @@ from ..records import (
     READABLE,
     Numbered,
     cause_of,
-    mode_of,
     open_records,
     shown_name,
     table_records,
@@ -30,29 +27,23 @@ PATIENCE_S = 5  # for the first answer of the hub; the library itself would try 
 
 def open_source(source: str) -> tuple[str, Numbered]:
     """("line" or "row", as the records are counted; the records). Raises DataError."""
-    if isinstance(source, Path):
-        source = str(source)
-    if not isinstance(source, str) or not source.strip():
+    if not isinstance(source, (str, Path)) or not str(source).strip():
         raise DataError(f"{source!r} names no data: give a file or a hub id.")
-    name = shown_name(source)
-    path = Path(source)
-    with contextlib.suppress(RuntimeError):  # ~nobody has no home
-        path = path.expanduser()
-    if mode_of(path) is not None:
+    source = str(source)
+    path = Path(os.path.expanduser(source))
+    if os.path.exists(path):
         return open_records(path)
     folder, _, split = str(path).rpartition("@")
-    if folder and stat.S_ISDIR(mode_of(Path(folder)) or 0):
+    if folder and os.path.isdir(folder):
         return open_records(Path(folder), split)
     parts = HUB_ID.fullmatch(source)
     if FILE_ENDING.search(source.lower().removesuffix(".gz")) or not parts:
         raise DataError(
-            f"There is no file {shown_name(os.path.abspath(path))}. "
-            f"Give a file that ends in {READABLE}; "
-            "or a hub id such as owner/name, owner/name:config or owner/name@split."
+            f"There is no file {shown_name(os.path.abspath(path))}: give a file that ends in "
+            f"{READABLE}; or a hub id such as owner/name, owner/name:config or owner/name@split."
         )
-    if near := difflib.get_close_matches(source.lower(), ("builtin", "crisp"), 1, 0.8):
-        meant = "builtin" if source == "crisp" else near[0]  # only demonstrations can be crisp
-        raise DataError(f"{name!r} is no data set here: did you mean {meant!r}?")
+    if difflib.get_close_matches(source.lower(), ("builtin", "crisp"), 1, 0.8):
+        raise DataError(f"{source!r} is no data set here: give 'builtin', a file or a hub id.")
     return "row", _hub_records(source, *parts.groups())
 
 
@@ -77,7 +68,7 @@ def _check_reach(name: str, failed: str) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    if config.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "TRUE", "ON"):
+    if config.HF_HUB_OFFLINE:
         return  # it may have been loaded before
     try:
         HfApi().dataset_info(name, timeout=PATIENCE_S)
