@@ -277,6 +277,8 @@ def table_records(batches: Iterator, failed: str) -> Numbered:
     number = 0
     try:
         for batch in batches:
+            if len(set(batch.schema.names)) < batch.num_columns:
+                raise DataError(f"{failed}: it has {_twice(batch.schema.names)} twice as a column.")
             for row in batch.to_pylist():
                 number += 1
                 yield number, row

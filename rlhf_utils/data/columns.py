@@ -32,11 +32,9 @@ def check_columns(row: dict, kind: str, notes: Counter) -> dict:
 
 def _plain(value, name: str):
     """The value as JSON gives it back. Raises TypeError for bytes and the like."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_date)
     try:
-        text.encode()
+        (name + text).encode()
     except UnicodeEncodeError:
         raise ValueError(f"{name!r} holds half a character (a lone surrogate)") from None
     return value if isinstance(value, str) else json.loads(text)

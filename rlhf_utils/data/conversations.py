@@ -110,7 +110,8 @@ def turns_of(value, role: str | None) -> list[dict]:
     are left out. Raises ValueError for unknown roles, calls of tools, and what is no text.
     """
     if isinstance(value, str) and value.startswith(MARK):
-        value = messages_of(value)
+        messages = messages_of(value)
+        value = messages if conversation(messages) == value else value
     if _is_message(value):
         value = [value]
     if not isinstance(value, list) or not value or not all(map(_is_message, value)):

@@ -28,9 +28,10 @@ ALIASES = {
 CONTEXTS = ("input", "context")  # what an instruction or question is about
 SYSTEMS = ("system", "system_prompt")
 DIALOGUES = ("messages", "conversations", "conversation")
+KTO_LABELS = ("label", "kto_tag")
 NO_TEXTS = ("tools", "image", "images", "videos", "audios")
 KNOWN = {*ALIASES, *ALIASES["prompt"], *ALIASES["completion"]}
-KNOWN |= {*CONTEXTS, *SYSTEMS, *DIALOGUES, *NO_TEXTS, "history", "category", "label"}
+KNOWN |= {*CONTEXTS, *SYSTEMS, *DIALOGUES, *KTO_LABELS, *NO_TEXTS, "history", "category"}
 
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
@@ -230,8 +231,11 @@ def _read_answer(row: dict, kind: str, notes: Counter) -> list[dict]:
     asked = _asked(row, kind, notes)
     if kind != "demonstrations":
         return asked
-    if str(row.get("label")).lower() == "false":
-        raise ValueError("its 'label' is false: an answer that was disliked is none to imitate")
+    for name in KTO_LABELS:
+        if str(row.get(name)).lower() == "false":
+            raise ValueError(
+                f"its {name!r} is false: an answer that was disliked is none to imitate"
+            )
     said = _turns(_filled(row, "completion"), "completion", "assistant", notes)
     *asked, answer = _joined(asked, said, "completion")
     row["completion"] = answer["content"]
