@@ -134,66 +134,47 @@ def _twice(names: Iterable[str]) -> str:
     return repr(Counter(names).most_common(1)[0][0])
 
 
+def _parsed(text: str):
+    """The value of a JSON text, or the ValueError that says why it is none."""
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        return error
+
+
 def _json_records(path: Path, one_value: bool) -> tuple[str, Numbered]:
     """Of JSON Lines, or of one list. one_value: it may also be an object with a list in it."""
     numbered = enumerate(_lines(path), 1)
     filled = ((number, line) for number, line in numbered if line.strip())
     start = list(itertools.islice(filled, 2))
-    lines = itertools.chain(start, filled)
-    if not start:
-        return "line", lines
-    a_list = start[0][1].lstrip().startswith("[")
-    if a_list or (one_value if len(start) == 1 else not any(_is_json(line) for _, line in start)):
+    if start and start[0][1].lstrip().startswith("["):
         return _one_value(path, one_value)
-    return "line", _json_lines(lines)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        return parse_json(text) is not None
-    except ValueError:
-        return False
-
-
-def _json_lines(lines: Iterable[tuple[int, str]]) -> Numbered:
-    for number, line in lines:
-        try:
-            yield number, parse_json(line)
-        except ValueError as error:
-            yield number, error
+    damaged = [isinstance(_parsed(line), ValueError) for _, line in start]
+    if one_value and len(start) == 1 or len(start) == 2 and all(damaged):
+        return _one_value(path, one_value)
+    return "line", ((number, _parsed(line)) for number, line in itertools.chain(start, filled))
 
 
 def _one_value(path: Path, may_hold_list: bool) -> tuple[str, Numbered]:
-    name, text = shown_name(path.name), "".join(_lines(path))
-    try:
-        value = parse_json(text)
-    except ValueError as error:
-        reason = printable(str(error), 200)
+    name, value = shown_name(path.name), _parsed("".join(_lines(path)))
+    if isinstance(value, ValueError):
+        reason = printable(str(value), 200)
         raise DataError(
-            f"{name} is {reason}: give one object a line, or one list of objects."
-        ) from None
-    if isinstance(value, list):
-        return "row", enumerate(value, 1)
-    lists = _lists_of_rows(value) if may_hold_list else {}
-    if len(lists) > 1:
-        raise DataError(
-            f"{name} holds several lists, {', '.join(map(repr, lists))}: give a file with one."
+            f"{name} cannot be read: {reason}. Give one object a line, or one list of objects."
         )
-    for entries in lists.values():
-        return "row", enumerate(entries, 1)
-    return "line", iter([(1, value)])
+    if may_hold_list and isinstance(value, dict) and not {"fields", "annotations"} & set(value):
+        lists = [key for key, entries in value.items() if _are_rows(entries)]
+        if len(lists) > 1:
+            names = ", ".join(map(repr, lists))
+            raise DataError(f"{name} holds several lists, {names}: give a file with one.")
+        value = value[lists[0]] if lists else value
+    return ("row", enumerate(value, 1)) if isinstance(value, list) else ("line", iter([(1, value)]))
 
 
-def _lists_of_rows(value) -> dict[str, list]:
-    """The lists of an object that hold rows; none if the object is itself a row."""
-    if not isinstance(value, dict) or "fields" in value or "annotations" in value:
-        return {}  # one record of Argilla or Label Studio
-    lists = {}
-    for name, entries in value.items():
-        whole = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-        if whole and entries and not {"role", "from", "type"} & set(entries[0]):
-            lists[name] = entries
-    return lists
+def _are_rows(value) -> bool:
+    """Whether it is a list of objects, but not of the messages or parts that a row may hold."""
+    whole = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+    return whole and not {"role", "from", "type"} & set(value[0])
 
 
 # --- tables

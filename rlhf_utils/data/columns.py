@@ -57,16 +57,10 @@ def _number(value, name: str) -> float | None:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{name!r} is {str(value)[:60]!r}, but must be a finite number")
+    if not math.isfinite(number) or (name == "confidence" and not 0 <= number <= 1):
+        wanted = "a number from 0 to 1" if name == "confidence" else "a finite number"
+        raise ValueError(f"{name!r} is {str(value)[:60]!r}, but must be {wanted}")
     return number
-
-
-def _share(value, name: str) -> float | None:
-    share = _number(value, name)
-    if share is not None and not 0 <= share <= 1:
-        raise ValueError(f"{name!r} is {share:g}, but must be from 0 to 1")
-    return share
 
 
 def _truth(value, name: str) -> bool:
@@ -84,4 +78,4 @@ def _text(value, name: str) -> str:
     return "" if value is None else str(value)
 
 
-OF_PAIRS = {"margin": _number, "confidence": _share, "tie": _truth, "split": _text}
+OF_PAIRS = {"margin": _number, "confidence": _number, "tie": _truth, "split": _text}

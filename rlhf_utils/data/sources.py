@@ -22,7 +22,7 @@ from ..records import (
 WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 HUB_ID = re.compile(rf"((?:{WORD}/)?{WORD})(?::({WORD}))?(?:@({WORD}))?")
 FILE_ENDING = re.compile(r"\.([A-Za-z]{2,8}\d?|7z)$")  # no hub id ends so; .v2 may
-PATIENCE_S = 5  # for the first answer of the hub; the library itself would try for half a minute
+PATIENCE_S = 5  # for the hub's first answer; the library itself would try for half a minute
 
 
 def open_source(source: str) -> tuple[str, Numbered]:
@@ -48,36 +48,18 @@ def open_source(source: str) -> tuple[str, Numbered]:
 
 
 def _hub_records(source: str, name: str, config: str | None, split: str | None) -> Numbered:
-    from datasets import load_dataset
+    import datasets
+    from huggingface_hub import HfApi
 
     failed = f"Could not load the data set {source!r}"
-    _check_reach(name, failed)
     try:
-        table = load_dataset(name, config, split=split or "train")
-    except Exception as error:
+        if not datasets.config.HF_HUB_OFFLINE:
+            HfApi().dataset_info(name, timeout=PATIENCE_S)
+        table = datasets.load_dataset(name, config, split=split or "train")
+    except Exception as error:  # these libraries have many of their own
         raise DataError(
             f"{failed}: {cause_of(error)}. Check its name, configuration and split "
-            "(owner/name:config@split) and the network, or give a file."
+            "(owner/name:config@split) and the network, give a file, or set HF_HUB_OFFLINE=1 for "
+            "what was loaded before."
         ) from error
     return table_records(table.with_format("arrow").iter(BATCH), failed)
-
-
-def _check_reach(name: str, failed: str) -> None:
-    """Raises DataError at once if the hub has no such data set or does not answer."""
-    from datasets import config
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    if config.HF_HUB_OFFLINE:
-        return  # it may have been loaded before
-    try:
-        HfApi().dataset_info(name, timeout=PATIENCE_S)
-    except OfflineModeIsEnabled:
-        return
-    except HfHubHTTPError as error:
-        raise DataError(f"{failed}: {cause_of(error)}. Check its name.") from error
-    except Exception as error:  # of the library that speaks to the network
-        raise DataError(
-            f"{failed}: the hub does not answer ({cause_of(error)}). Check the network, give a "
-            "file, or set HF_HUB_OFFLINE=1 for what was loaded before."
-        ) from error

@@ -92,8 +92,8 @@ def test_lines_of_a_table_are_those_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("x.json", b"[{", "x.json is not JSON .*column 3"),
-        ("x.json", b"[1,\n2", "x.json is not JSON .*line 2, column 2"),
+        ("x.json", b"[{", "x.json cannot be read: not JSON .*column 3"),
+        ("x.json", b"[1,\n2", "x.json cannot be read: not JSON .*line 2, column 2"),
         ("x.json", b'{"a": [{"p": 1}],\n "b": [{"p": 1}]}', "holds several lists, 'a', 'b'"),
         ("x.json", b"[" * 100_000, "nested too deeply"),
         ("x.jsonl", b'{"prompt": ' * 100_000, "nested too deeply"),
@@ -229,6 +229,6 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked again"))
-    with pytest.raises(DataError, match="the hub does not answer .*no route.*HF_HUB_OFFLINE=1"):
+    with pytest.raises(DataError, match="ConnectionError: no route.*HF_HUB_OFFLINE=1"):
         load_demonstrations("owner/name")
     assert calls == [sources.PATIENCE_S]
