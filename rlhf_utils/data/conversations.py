@@ -111,7 +111,8 @@ def turns_of(value, role: str | None) -> list[dict]:
     """
     if isinstance(value, str) and value.startswith(MARK):
         messages = messages_of(value)
-        value = messages if conversation(messages) == value else value
+        ours = conversation(messages) == value and all(turn["role"] in ROLES for turn in messages)
+        value = messages if ours else value
     if _is_message(value):
         value = [value]
     if not isinstance(value, list) or not value or not all(map(_is_message, value)):

@@ -393,7 +393,7 @@ def test_no_repr_is_ever_an_answer(value):
         ({"instruction": "a", "output": "b", "history": "earlier"}, "'history' is a text"),
         ({"prompt": "a", "completion": "b", "kto_tag": "false"}, "was disliked is none to imitate"),
         ({"messages": [SYSTEM("a"), USER("b"), ASSISTANT("c")], "system": "d"}, "another in"),
-        ({"prompt": "a", "completion": "b", "system": {"x": 1}}, "'system' is an object"),
+        ({"prompt": "a", "completion": "b", "system": {"x": 1}}, "'system': it is an object"),
         ({"prompt": "a", "completion": "b", "label": False}, "was disliked is none to imitate"),
         ({"prompt": "a", "completion": "b", "category": ["x"]}, "'category' is a list of texts"),
         ({"prompt": "a", "completion": "b", "note": "\ud83d"}, "'note' holds half a character"),
