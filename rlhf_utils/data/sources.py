@@ -20,7 +20,7 @@ from ..records import (
 )
 
 WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-HUB_ID = re.compile(rf"((?:{WORD}/)?{WORD})(?::({WORD}))?(?:@({WORD}))?")
+HUB_ID = re.compile(rf"((?:{WORD}/)?{WORD})(?::({WORD}))?(?:@(\w+))?")
 FILE_ENDING = re.compile(r"\.([A-Za-z]{2,8}\d?|7z)$")  # no hub id ends so; .v2 may
 PATIENCE_S = 5  # for the hub's first answer; the library itself would try for half a minute
 
@@ -37,7 +37,7 @@ def open_source(source: str) -> tuple[str, Numbered]:
     if folder and os.path.isdir(folder):
         return open_records(Path(folder), split)
     parts = HUB_ID.fullmatch(source)
-    if FILE_ENDING.search(source.lower().removesuffix(".gz")) or not parts:
+    if not parts or FILE_ENDING.search(parts[1].lower().removesuffix(".gz")):
         raise DataError(
             f"There is no file {shown_name(os.path.abspath(path))}: give a file that ends in "
             f"{READABLE}; or a hub id such as owner/name, owner/name:config or owner/name@split."

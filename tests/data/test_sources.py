@@ -143,6 +143,7 @@ def nothing_is_asked(monkeypatch):
         "nul\0.jsonl",
         "~nobody-of-that-name/x.jsonl",
         "owner/name@",
+        "rows@2024.jsonl",
         "https://example.com/x",
     ],
 )
@@ -185,7 +186,7 @@ def test_an_unreachable_hub_id_is_one_sentence(name):
         ("owner/name", ("owner/name", None, "train")),
         ("owner/name:en", ("owner/name", "en", "train")),
         ("owner/name@test", ("owner/name", None, "test")),
-        ("owner/name:en@test", ("owner/name", "en", "test")),
+        ("owner/name:20240301.en@test", ("owner/name", "20240301.en", "test")),
         ("gsm8k", ("gsm8k", None, "train")),
     ],
 )
