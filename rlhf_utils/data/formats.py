@@ -211,10 +211,12 @@ def _asked(row: dict, kind: str, notes: Counter) -> list[dict]:
     column = _dialogue(row, kind)
     if not column:
         return _turns(_filled(row, "prompt"), "prompt", "user", notes)
-    messages, prompt = row.pop(column), row.get("prompt")
+    messages = row.pop(column)
     turns = _turns(messages, column, None, notes)
-    if isinstance(prompt, str) and prompt.strip() not in [t["content"].strip() for t in turns]:
-        raise ValueError(f"'prompt' is none of the turns in {column!r}: take one of them out")
+    said = [turn["content"].strip() for turn in turns]
+    for turn in _turns(row["prompt"], "prompt", "user", notes) if row.get("prompt") else []:
+        if turn["content"].strip() not in said:
+            raise ValueError(f"'prompt' is no part of {column!r}: take one of them out")
     if kind != "preferences" and turns and turns[-1]["role"] == "assistant":
         if row.get("completion") is not None:
             raise ValueError(f"it has an answer in {column!r} and another in 'completion'")

@@ -1,6 +1,8 @@
 """Each form of rows that people have: read as it is meant, or refused with the reason."""
 
 import json
+from collections import Counter
+from datetime import date
 
 import pytest
 
@@ -387,7 +389,7 @@ def test_no_repr_is_ever_an_answer(value):
         ({"messages": [USER("a"), ASSISTANT("b")], "tools": ["x"]}, "it has 'tools'"),
         ({"messages": [USER("a"), ASSISTANT("b")], "images": ["x.png"]}, "it has 'images'"),
         ({"messages": [USER("a"), ASSISTANT("b") | {"weight": 0}]}, "has the weight 0"),
-        ({"messages": [USER("a"), ASSISTANT("b")], "prompt": "Be a cat."}, "none of the turns in"),
+        ({"messages": [USER("a"), ASSISTANT("b")], "prompt": "Be a cat."}, "is no part of"),
         ({"conversations": ["a", "b"]}, "it is a list of texts, not a list of messages"),
         ({"Prompt": "a", "prompt": "b", "completion": "c"}, "'prompt' twice, once in other"),
         ({"instruction": "a", "output": "b", "history": "earlier"}, "'history' is a text"),
@@ -403,3 +405,13 @@ def test_no_repr_is_ever_an_answer(value):
 def test_rows_of_no_known_form(row, told):
     with pytest.raises(ValueError, match=told):
         recognise(row, "demonstrations")
+
+
+def test_a_column_that_json_cannot_hold_is_left_out_and_told():
+    """As the pictures and times of parquet files; times become texts."""
+    notes = Counter()
+    row = {"prompt": "a", "when": [date(2026, 1, 2)], "photo": {"bytes": b"x"}, "n": None}
+    assert recognise(row, "prompts", notes) == {"prompt": "a", "when": ["2026-01-02"], "n": None}
+    assert notes == {"'photo' holds what is no text or number and is left out": 1}
+    with pytest.raises(ValueError, match="holds half a character"):
+        recognise({"prompt": "a", "\ud83d": 1}, "prompts")
