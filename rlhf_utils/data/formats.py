@@ -33,8 +33,6 @@ NO_TEXTS = ("tools", "image", "images", "videos", "audios")
 KNOWN = {*ALIASES, *ALIASES["prompt"], *ALIASES["completion"]}
 KNOWN |= {*CONTEXTS, *SYSTEMS, *DIALOGUES, *KTO_LABELS, *NO_TEXTS, "history", "category"}
 
-HH_TURN = re.compile(r"\n\n(Human|Assistant):")
-
 
 def recognise(row: dict, kind: str, notes: Counter | None = None) -> dict:
     """The row with the columns of its `kind`, a key of REQUIRED, as texts.
@@ -113,15 +111,12 @@ def _add_context(row: dict, notes: Counter) -> None:
     """Puts what an instruction is about below it; the column stays, for rewards that read it."""
     for column in CONTEXTS:
         context, prompt = row.get(column) or "", row["prompt"]
-        if not context or (isinstance(context, str) and not context.strip()):
-            continue
-        if not isinstance(context, str) or not isinstance(prompt, str):
-            raise ValueError(
-                f"{column!r} is {described(context)} and the prompt {described(prompt)}: "
-                "both must be texts"
-            )
-        row["prompt"] = f"{prompt}\n\n{context}" if prompt.strip() else context
-        notes[f"{column!r} is put below the prompt, after a blank line"] += 1
+        if not isinstance(context, str) or (context and not isinstance(prompt, str)):
+            kinds = f"{column!r} is {described(context)} and the prompt {described(prompt)}"
+            raise ValueError(f"{kinds}: both must be texts")
+        if context.strip():
+            row["prompt"] = f"{prompt}\n\n{context}" if prompt.strip() else context
+            notes[f"{column!r} is put below the prompt, after a blank line"] += 1
 
 
 def _filled(row: dict, column: str):
@@ -154,12 +149,11 @@ def _turns(value, column: str, role: str | None, notes: Counter) -> list[dict]:
 
 def _hh_messages(text: str) -> list[dict]:
     """The messages of "\\n\\nHuman: …\\n\\nAssistant: …"; an answer that is only begun is none."""
-    _, *pieces = HH_TURN.split("\n\n" + text.strip())
-    roles = {"Human": "user", "Assistant": "assistant"}
-    messages = [
-        {"role": roles[who], "content": said.strip()}
-        for who, said in zip(pieces[::2], pieces[1::2])
-    ]
+    _, *pieces = re.split(r"\n\n(Human|Assistant):", "\n\n" + text.strip())
+    messages = []
+    for who, said in zip(pieces[::2], pieces[1::2]):
+        role = "user" if who == "Human" else "assistant"
+        messages.append({"role": role, "content": said.strip()})
     if messages[-1] == {"role": "assistant", "content": ""}:
         messages.pop()
     return messages
