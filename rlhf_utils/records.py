@@ -117,8 +117,7 @@ def parse_json(text: str):
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         near = text[max(error.pos - 40, 0) : error.pos + 40].strip()
-        place = f"{line}column {error.colno}, near {near!r}" if near else "nothing is there"
-        raise ValueError(f"not JSON ({error.msg}, {place})") from None
+        raise ValueError(f"not JSON ({error.msg}, {line}column {error.colno}: {near!r})") from None
     except RecursionError:
         raise ValueError("not JSON (nested too deeply)") from None
 

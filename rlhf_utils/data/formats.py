@@ -176,7 +176,7 @@ def _after_history(row: dict, turns: list[dict], notes: Counter) -> list[dict]:
 def _after_system(row: dict, turns: list[dict], notes: Counter) -> list[dict]:
     """The turns after the system message that a column of the row holds."""
     for column in SYSTEMS:
-        if not row.get(column):
+        if not str(row.get(column) or "").strip():
             continue
         system = _turns(row[column], column, "system", notes)
         if not turns or turns[0]["role"] != "system":
