@@ -38,10 +38,7 @@ def read_file(path: Path) -> list[dict]:
     rows = []
     for line, record in records(path):
         if isinstance(record, ValueError):
-            raise DataError(
-                f"{shown_name(path.name)}, line {line}: {printable(str(record))}. "
-                "Give one object a line, or one list of objects."
-            )
+            raise DataError(f"{shown_name(path.name)}, line {line}: {printable(str(record))}.")
         rows.append(record)
     return rows
 
@@ -86,19 +83,16 @@ class JsonlLog:
 
     def _read(self) -> list[dict]:
         """The rows up to the first that is damaged, as after a power cut; that is told."""
-        rows, reason = [], None
+        rows = []
         try:
             for _, record in records(self.path):
                 if not isinstance(record, dict):
-                    reason = record if isinstance(record, ValueError) else "no object"
-                    break
+                    raise record if isinstance(record, ValueError) else ValueError("no object")
                 rows.append(record)
-        except DataError as error:
-            reason = error
-        if reason is not None:
+        except ValueError as error:
             print(
                 f"{shown_name(self.path.name)} is damaged after {len(rows)} rows, which are kept: "
-                f"{printable(str(reason), 200)}"
+                f"{printable(str(error), 200)}"
             )
         return rows
 

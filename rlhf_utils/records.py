@@ -2,10 +2,10 @@
 
 import csv
 import gzip
+import io
 import itertools
 import json
 import os
-import stat
 import sys
 import unicodedata
 import zlib
@@ -15,8 +15,6 @@ from pathlib import Path
 
 from .errors import DataError
 
-TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # in any letter case, also with .gz
-ENDINGS = (*TEXT_ENDINGS, ".parquet")
 READABLE = (
     ".jsonl, .json, .csv or .tsv (each also with .gz), .parquet, or a folder that datasets' "
     "save_to_disk made"
@@ -75,46 +73,32 @@ def open_records(path: Path, split: str = "train") -> tuple[str, Numbered]:
     """("line" or "row", as the records are counted; the records). `split` is that of a folder."""
     path = Path(path)
     name = shown_name(path)
-    mode = mode_of(path)
-    if mode is None:
-        raise DataError(
-            f"There is no file {shown_name(os.path.abspath(path))}. "
-            f"Give a file that ends in {READABLE}."
-        )
-    if stat.S_ISDIR(mode):
+    if not os.path.exists(path):
+        path = shown_name(os.path.abspath(path))
+        raise DataError(f"There is no file {path}: give a file that ends in {READABLE}.")
+    if path.is_dir():
         return "row", table_records(_saved_data_set(path, split), f"{name} cannot be read")
-    ending = path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]
-    ending = ending[0].lower() if ending else ""
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{name} is neither a file nor a folder.")
-    if ending not in (TEXT_ENDINGS if path.suffix.lower() == ".gz" else ENDINGS):
-        raise DataError(f"{name} cannot be read as data: give a file that ends in {READABLE}.")
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
     if ending == ".parquet":
         return "row", table_records(_parquet(path), f"{name} cannot be read as parquet")
     if ending in (".csv", ".tsv"):
         return "line", _csv_records(path, "\t" if ending == ".tsv" else ",")
-    return _json_records(path, ending == ".json")
-
-
-def mode_of(path: Path) -> int | None:
-    """The mode of a file or folder; None if there is none or its name cannot be one."""
-    try:
-        return os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    except OSError as error:  # a loop of links, a name too long, a folder that is closed to us
-        raise DataError(f"{shown_name(path)} cannot be opened: {error.strerror}.") from None
+    if ending in (".jsonl", ".ndjson", ".json"):
+        return _json_records(path, ending == ".json")
+    raise DataError(f"{name} cannot be read as data: give a file that ends in {READABLE}.")
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, packed or not, each with its line feed; U+2028 ends none."""
+    """The lines of a UTF-8 file, packed by gzip or not, each with its end: \\n, \\r\\n or \\r."""
     name, number = shown_name(path.name), 0
     try:
-        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        with open(path, "rb") as file:
+            packed = file.peek(2).startswith(b"\x1f\x8b")
+            for number, line in enumerate(gzip.GzipFile(fileobj=file) if packed else file, 1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield from io.StringIO(text, newline="")  # U+2028 ends no line
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise DataError(f"{name} cannot be unpacked: it is damaged, or not gzip.") from None
+        raise DataError(f"{name} cannot be unpacked: it is damaged.") from None
     except UnicodeDecodeError as error:
         raise DataError(
             f"{name} is not UTF-8 text ({error.reason} in line {number}): save it as UTF-8."
@@ -131,15 +115,11 @@ def parse_json(text: str):
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"not JSON ({error.msg}, column {error.colno}): {text.strip()[:80]!r}"
-        ) from None
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        near = text[max(error.pos - 40, 0) : error.pos + 40].strip()
+        raise ValueError(f"not JSON ({error.msg}, {line}column {error.colno}: {near!r})") from None
     except RecursionError:
         raise ValueError("not JSON (nested too deeply)") from None
-    except ValueError as error:
-        if "set_int_max_str_digits" not in str(error):
-            raise
-        raise ValueError("not JSON (a number of more than 4,000 digits)") from None
 
 
 def _object(pairs: list[tuple]) -> dict:
@@ -153,79 +133,47 @@ def _twice(names: Iterable[str]) -> str:
     return repr(Counter(names).most_common(1)[0][0])
 
 
-def _json_records(path: Path, one_value: bool) -> tuple[str, Numbered]:
-    """Of JSON Lines or of one list.
+def _parsed(text: str):
+    """The value of a JSON text, or the ValueError that says why it is none."""
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        return error
 
-    one_value: it may also be an object with a list in it, and is damaged if it is none of these.
-    """
+
+def _json_records(path: Path, one_value: bool) -> tuple[str, Numbered]:
+    """Of JSON Lines, or of one list. one_value: it may also be an object with a list in it."""
     numbered = enumerate(_lines(path), 1)
     filled = ((number, line) for number, line in numbered if line.strip())
     start = list(itertools.islice(filled, 2))
-    if not start:
-        return "line", iter(())
-    a_list = start[0][1].lstrip().startswith("[")
-    if not a_list and len(start) > 1 and any(_is_json(line) for _, line in start):
-        return "line", _json_lines(itertools.chain(start, filled))
-    try:
-        return _entries_of_value(path, one_value)
-    except DataError:
-        if a_list or one_value:
-            raise
-        return "line", _json_lines(itertools.chain(start, filled))
+    if start and start[0][1].lstrip().startswith("["):
+        return _one_value(path, one_value)
+    damaged = [isinstance(_parsed(line), ValueError) for _, line in start]
+    if one_value and len(start) == 1 or len(start) == 2 and all(damaged):
+        return _one_value(path, one_value)
+    return "line", ((number, _parsed(line)) for number, line in itertools.chain(start, filled))
 
 
-def _is_json(text: str) -> bool:
-    try:
-        return parse_json(text) is not None
-    except ValueError:
-        return False
-
-
-def _json_lines(lines: Iterable[tuple[int, str]]) -> Numbered:
-    for number, line in lines:
-        try:
-            yield number, parse_json(line)
-        except ValueError as error:
-            yield number, error
-
-
-def _entries_of_value(path: Path, may_hold_list: bool) -> tuple[str, Numbered]:
-    name = shown_name(path.name)
-    try:
-        value = json.loads("".join(_lines(path)), object_pairs_hook=_object)
-    except DataError:
-        raise
-    except json.JSONDecodeError as error:
+def _one_value(path: Path, may_hold_list: bool) -> tuple[str, Numbered]:
+    name, value = shown_name(path.name), _parsed("".join(_lines(path)))
+    if isinstance(value, ValueError):
+        reason = printable(str(value), 200)
         raise DataError(
-            f"{name}, line {error.lineno}: this is not JSON ({error.msg}). "
-            "Give one object a line, or one list of objects."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        reason = "it is nested too deeply" if deep else printable(str(error), 200)
-        raise DataError(f"{name} cannot be read as JSON: {reason}.") from None
-    if isinstance(value, list):
-        return "row", enumerate(value, 1)
-    lists = _lists_of_rows(value) if may_hold_list else {}
-    if len(lists) > 1:
-        raise DataError(
-            f"{name} holds several lists, {', '.join(map(repr, lists))}: give a file with one."
+            f"{name} cannot be read: {reason}. Give one object a line, or one list of objects."
         )
-    for entries in lists.values():
-        return "row", enumerate(entries, 1)
-    return "line", iter([(1, value)])
+    if may_hold_list and isinstance(value, dict) and not {"fields", "annotations"} & set(value):
+        lists = [key for key, entries in value.items() if _are_rows(entries)]
+        if len(lists) > 1:
+            names = ", ".join(map(repr, lists))
+            raise DataError(f"{name} holds several lists, {names}: give a file with one.")
+        value = value[lists[0]] if lists else value
+    return ("row", enumerate(value, 1)) if isinstance(value, list) else ("line", iter([(1, value)]))
 
 
-def _lists_of_rows(value) -> dict[str, list]:
-    """The lists of an object that hold rows; none if the object is itself a row."""
-    if not isinstance(value, dict) or "fields" in value or "annotations" in value:
-        return {}  # one record of Argilla or Label Studio
-    lists = {}
-    for name, entries in value.items():
-        whole = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-        if whole and entries and not {"role", "from", "type"} & set(entries[0]):
-            lists[name] = entries
-    return lists
+def _are_rows(value) -> bool:
+    """Whether it is a list of objects, but not of the messages or parts that a row may hold."""
+    whole = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+    return whole and not {"role", "from", "type"} & set(value[0])
 
 
 # --- tables
@@ -233,20 +181,25 @@ def _lists_of_rows(value) -> dict[str, list]:
 
 def _csv_records(path: Path, separator: str) -> Numbered:
     """Cells stay the texts that they are. The first line names the columns."""
-    name, lines, start = shown_name(path.name), _lines(path), []
-    for line in lines:
-        start.append(line)
-        if line.strip():
-            break
-    header = "".join(start)
-    if separator == "," and "," not in header:  # as spreadsheets write it in half of Europe
-        separator = next((other for other in ";\t" if other in header), ",")
-    cells = csv.reader(itertools.chain(start, lines), delimiter=separator, strict=True)
-    return _csv_rows(name, cells)
+    name, columns, lines = shown_name(path.name), None, _lines(path)
+    start = list(itertools.islice(lines, 1))
+    if separator == "," and start and "," not in start[0]:  # so do spreadsheets in half of Europe
+        separator = next((other for other in ";\t" if other in start[0]), ",")
+    for line, cells in _cells(name, itertools.chain(start, lines), separator):
+        if isinstance(cells, ValueError):
+            yield line, cells
+        elif columns is None:
+            columns = _column_names(name, cells)
+        else:
+            while len(cells) > len(columns) and not cells[-1]:
+                cells.pop()
+            short = ValueError(f"it has {len(cells)} cells, the header has {len(columns)}")
+            yield line, dict(zip(columns, cells)) if len(cells) == len(columns) else short
 
 
-def _csv_rows(name: str, reader) -> Numbered:
-    columns = None
+def _cells(name: str, lines: Iterable[str], separator: str) -> Numbered:
+    """(line, its cells or a ValueError) without rows of empty cells, as spreadsheets leave them."""
+    reader, begun = csv.reader(lines, delimiter=separator, strict=True), False
     while True:
         line = reader.line_num + 1
         try:
@@ -254,23 +207,21 @@ def _csv_rows(name: str, reader) -> Numbered:
         except StopIteration:
             return
         except csv.Error as error:
-            if columns is None or "unexpected end" in str(error):
+            if not begun or "unexpected end" in str(error):
                 raise DataError(
                     f"{name}, line {line} cannot be read as a table: {error}. "
                     "Check that each quote that opens a cell is closed."
                 ) from None
-            yield line, ValueError(f"no row of a table ({error})")
-            continue
-        if columns is None:
-            columns = _column_names(name, cells) or None
-        elif len(cells) == len(columns):
-            yield line, dict(zip(columns, cells))
-        elif cells:
-            yield line, ValueError(f"it has {len(cells)} cells, the header has {len(columns)}")
+            cells = ValueError(f"no row of a table ({error})")
+        if isinstance(cells, ValueError) or any(cells):
+            begun = True
+            yield line, cells
 
 
 def _column_names(name: str, names: list[str]) -> list[str]:
-    names = [each.strip() or f"column {place}" for place, each in enumerate(names, 1)]
+    """The names without those at the end that are empty."""
+    last = max(place for place, each in enumerate(names, 1) if each)
+    names = [each.strip() or f"column {place}" for place, each in enumerate(names[:last], 1)]
     if len(set(names)) < len(names):
         raise DataError(f"{name} has {_twice(names)} twice among its columns: rename one of them.")
     return names
@@ -306,9 +257,8 @@ def table_records(batches: Iterator, failed: str) -> Numbered:
     number = 0
     try:
         for batch in batches:
-            names = batch.schema.names
-            if len(set(names)) < len(names):
-                raise DataError(f"{failed}: it has {_twice(names)} twice among its columns.")
+            if len(set(batch.schema.names)) < batch.num_columns:
+                raise DataError(f"{failed}: it has {_twice(batch.schema.names)} twice as a column.")
             for row in batch.to_pylist():
                 number += 1
                 yield number, row

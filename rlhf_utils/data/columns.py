@@ -1,4 +1,4 @@
-"""The other columns of rows: categories, key points, margins; what is no value is told."""
+"""The other columns of rows: categories, key points, margins."""
 
 import datetime
 import json
@@ -12,91 +12,70 @@ AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, Decimal)
 
 
 def check_columns(row: dict, kind: str, notes: Counter) -> dict:
-    """The row with its other columns as plain values, which JSON can hold.
+    """The row with its other columns as plain values; one that JSON cannot hold is left out.
 
     Raises ValueError for a value that its column cannot have.
     """
-    if "category" in row:
-        row["category"] = _category(row["category"])
+    readers = {"category": _text} | (OF_PAIRS if kind == "preferences" else {})
+    row |= {name: read(row[name], name) for name, read in readers.items() if name in row}
     points = row.get("key_points") or []
     if not isinstance(points, list) or not all(isinstance(point, str) for point in points):
         raise ValueError(f"'key_points' is {str(points)[:60]!r}, but must be a list of texts")
-    if kind == "preferences":
-        row |= {name: read(row[name], name) for name, read in NUMBERS.items() if name in row}
-    return {name: _plain(value, name) for name, value in row.items() if _fits(value, name, notes)}
-
-
-def _category(value) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if value is None or isinstance(value, str):
-        return value or ""
-    raise ValueError(f"'category' is {described(value)}, not a text")
-
-
-def _fits(value, name: str, notes: Counter) -> bool:
-    if not isinstance(value, (bytes, bytearray)):
-        return True
-    notes[f"{name!r} holds bytes and is left out"] += 1
-    return False
+    plain = {}
+    for name, value in row.items():
+        try:
+            plain[name] = _plain(value, name)
+        except (TypeError, RecursionError):
+            notes[f"{name!r} holds what is no text or number and is left out"] += 1
+    return plain
 
 
 def _plain(value, name: str):
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, AS_TEXT):
-        return str(value)
+    """The value as JSON gives it back. Raises TypeError for bytes and the like."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_date)
     try:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        text.encode()
+        (name + text).encode()
     except UnicodeEncodeError:
         raise ValueError(f"{name!r} holds half a character (a lone surrogate)") from None
-    except (TypeError, ValueError, RecursionError):
-        raise ValueError(f"{name!r} is {described(value)}, which JSON cannot hold") from None
-    return value
+    return value if isinstance(value, str) else json.loads(text)
+
+
+def _date(value) -> str:
+    if isinstance(value, AS_TEXT):
+        return str(value)
+    raise TypeError
 
 
 # --- of pairs
 
 
-def number(value, name: str) -> float | None:
+def _number(value, name: str) -> float | None:
     """A finite number, also written as a text; None where there is none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        found = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        found = math.nan
-    if not math.isfinite(found):
-        shown = repr(value[:60]) if isinstance(value, str) else described(value)
-        raise ValueError(f"{name!r} is {shown}, but must be a finite number")
-    return found
+        number = math.nan
+    if not math.isfinite(number) or (name == "confidence" and not 0 <= number <= 1):
+        wanted = "a number from 0 to 1" if name == "confidence" else "a finite number"
+        raise ValueError(f"{name!r} is {str(value)[:60]!r}, but must be {wanted}")
+    return number
 
 
-def share(value, name: str) -> float | None:
-    found = number(value, name)
-    if found is not None and not 0 <= found <= 1:
-        raise ValueError(f"{name!r} is {found:g}, but must be from 0 to 1")
-    return found
-
-
-TRUTHS = {"": False, "false": False, "0": False, "true": True, "1": True}
-
-
-def truth(value, name: str) -> bool:
+def _truth(value, name: str) -> bool:
     """A truth value, also written as true, false, 1 or 0; nothing is false."""
     text = "" if value is None else str(value).strip().lower().removesuffix(".0")
-    if not isinstance(value, (bool, int, float, str, type(None))) or text not in TRUTHS:
-        shown = repr(value[:60]) if isinstance(value, str) else described(value)
-        raise ValueError(f"{name!r} is {shown}, but must be true or false")
-    return TRUTHS[text]
+    if text not in ("", "false", "0", "true", "1"):
+        raise ValueError(f"{name!r} is {str(value)[:60]!r}, but must be true or false")
+    return text in ("true", "1")
 
 
-def split_name(value, name: str) -> str:
-    """The part of the data; "ood" is what older versions called "other"."""
-    if not isinstance(value, (str, type(None))):
+def _text(value, name: str) -> str:
+    """A text, also written as a whole number; nothing is empty."""
+    if not isinstance(value, (str, int, type(None))):
         raise ValueError(f"{name!r} is {described(value)}, not a text")
-    return {"ood": "other", "": "train"}.get(value or "", value)
+    return "" if value is None else str(value)
 
 
-NUMBERS = {"margin": number, "confidence": share, "tie": truth, "split": split_name}
+OF_PAIRS = {"margin": _number, "confidence": _number, "tie": _truth, "split": _text}

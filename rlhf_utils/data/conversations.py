@@ -4,16 +4,14 @@ MARK = "\u2063"  # invisible; begins each turn of a conversation that is written
 ROLES = ("system", "user", "assistant")
 
 # as OpenAI, ShareGPT, OASST and Gemma call them → ROLES
-ROLE_OF = {
+ROLE_OF = {role: role for role in ROLES} | {
     "developer": "system",
     "human": "user",
     "prompter": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
-    "bot": "assistant",
     "model": "assistant",
 }
-ROLE_OF |= {role: role for role in ROLES}
 
 MOST_LETTERS = 200_000  # of one text; a prompt of 1 MB would ask for 40 GB of memory
 
@@ -44,20 +42,6 @@ def messages_of(text: str) -> list[dict]:
     return messages
 
 
-def written_turns(text: str) -> list[dict]:
-    """messages_of a text that somebody brought. Raises ValueError for a MARK that is not ours."""
-    messages = messages_of(text)
-    if MARK in text:
-        roles = {turn["role"] for turn in messages}
-        marks = sum(turn["content"].count(MARK) for turn in messages)
-        if marks or not roles <= set(ROLES) or conversation(messages) != text:
-            raise ValueError(
-                "it holds the invisible character U+2063, which marks the turns of conversations "
-                "here"
-            )
-    return messages
-
-
 # --- texts
 
 
@@ -72,7 +56,7 @@ def described(value) -> str:
     if isinstance(value, dict):
         names = ", ".join(repr(str(name)[:40]) for name in list(value)[:5])
         return f"an object with {names}" if names else "an empty object"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         kinds = {bool: "truth values", int: "numbers", float: "numbers", str: "texts"}
         return f"a list of {kinds.get(type(value[0]), 'objects')}" if value else "an empty list"
     return "a text" if isinstance(value, str) else type(value).__name__
@@ -82,29 +66,30 @@ def check_letters(text: str) -> None:
     """Raises ValueError for a text that no file or tokenizer could hold."""
     if len(text) > MOST_LETTERS:
         raise ValueError(f"it has {len(text):,} characters; at most {MOST_LETTERS:,} are read")
+    if "\0" in text:
+        raise ValueError("it holds the character NUL")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"it holds half a character (a lone surrogate) at place {error.start + 1}"
-        ) from None
+        place = error.start + 1
+        raise ValueError(f"it holds half a character (a lone surrogate) at place {place}") from None
 
 
 def text_of(value) -> str:
     """A text, or the texts of content parts, a line each. Raises ValueError for all else."""
-    if is_part(value):
-        value = [value]
-    if isinstance(value, list) and value and all(map(is_part, value)):
+    if isinstance(value, list) and value and all(map(_is_part, value)):
         value = "\n".join(map(_text_of_part, value))
     if not isinstance(value, str):
         raise ValueError(f"it is {described(value)}, not a text")
     check_letters(value)
+    if MARK in value:
+        raise ValueError("it holds the invisible character U+2063, which marks turns here")
     return value
 
 
-def is_part(value) -> bool:
+def _is_part(value) -> bool:
     """Whether it is a content part such as {"type": "text", "text": …}."""
-    return isinstance(value, dict) and isinstance(value.get("type"), str) and "role" not in value
+    return isinstance(value, dict) and isinstance(value.get("type"), str)
 
 
 def _text_of_part(part: dict) -> str:
@@ -118,46 +103,46 @@ def _text_of_part(part: dict) -> str:
 # --- messages
 
 
-def is_message(value) -> bool:
-    return isinstance(value, dict) and (
-        ("role" in value and ("content" in value or "tool_calls" in value))
-        or ("from" in value and "value" in value)
-    )
+def turns_of(value, role: str | None) -> list[dict]:
+    """The turns {"role", "content"} of a text, a message or a list of messages.
 
-
-def are_messages(value) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(is_message, value))
-
-
-def turn_of(message: dict) -> dict:
-    """A message of OpenAI's or ShareGPT's spelling as {"role", "content"}.
-
-    Raises ValueError for roles other than ROLE_OF, calls of tools, and content that is no text.
+    A text is a turn of `role`, if that is given, or a whole `conversation`. Empty system messages
+    are left out. Raises ValueError for unknown roles, calls of tools, and what is no text.
     """
-    named, content = ("role", "content") if "role" in message else ("from", "value")
-    role = message[named]
-    known = ROLE_OF.get(role.strip().lower()) if isinstance(role, str) else None
-    if known is None:
-        role = repr(role[:40]) if isinstance(role, str) else described(role)
-        raise ValueError(f"it has a turn of {role}; only {', '.join(ROLES)} can be used")
-    if message.get("tool_calls") or message.get("function_call"):
-        raise ValueError("it has a turn that calls tools; only texts can be used")
-    try:
-        text = text_of(message.get(content))
-    except ValueError as error:
-        raise ValueError(f"in a turn of the {known}, {error}") from None
-    if MARK in text:
-        raise ValueError("it holds the invisible character U+2063, which marks turns here")
-    return {"role": known, "content": text}
-
-
-def turns_of(messages: list[dict]) -> list[dict]:
-    """The turns of messages, without empty system messages. Raises ValueError as turn_of does."""
+    if isinstance(value, str) and value.startswith(MARK):
+        messages = messages_of(value)
+        ours = conversation(messages) == value and all(turn["role"] in ROLES for turn in messages)
+        value = messages if ours else value
+    if _is_message(value):
+        value = [value]
+    if not isinstance(value, list) or not value or not all(map(_is_message, value)):
+        if role is None:
+            raise ValueError(f"it is {described(value)}, not a list of messages")
+        return [{"role": role, "content": text_of(value)}]
     turns = []
-    for number, message in enumerate(messages, 1):
-        turn = turn_of(message)
+    for number, message in enumerate(value, 1):
+        try:
+            turn = _turn(message)
+        except ValueError as error:
+            raise ValueError(f"in turn {number}, {error}") from None
         if turn["content"].strip():
             turns.append(turn)
         elif turn["role"] != "system":
             raise ValueError(f"turn {number} is empty")
     return turns
+
+
+def _is_message(value) -> bool:
+    return isinstance(value, dict) and ("role" in value or "from" in value)
+
+
+def _turn(message: dict) -> dict:
+    """A message of OpenAI's or ShareGPT's spelling as {"role", "content"}."""
+    named, content = ("role", "content") if "role" in message else ("from", "value")
+    role = message[named]
+    known = ROLE_OF.get(role.strip().lower()) if isinstance(role, str) else None
+    if known is None:
+        raise ValueError(f"the role is {role!r:.60}; only {', '.join(ROLES)} can be used")
+    if message.get("tool_calls") or message.get("function_call"):
+        raise ValueError("tools are called; only texts can be used")
+    return {"role": known, "content": text_of(message.get(content))}

@@ -5,16 +5,15 @@ Left out: streaming, images, tools.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
 from .conversations import conversation as conversation
 from .conversations import messages_of as messages_of
-from .formats import REQUIRED, read_row
 from .formats import recognise as recognise
-from .report import Repeat, Report
+from .report import Report
 from .report import shown_rows as shown_rows
 from .sources import open_source
 
@@ -57,15 +56,7 @@ def load_prompts(source: str, kind: str = "prompts", strict: bool = False) -> li
     told and left out, as are those that repeat a prompt. Raises DataError if more than 1% cannot
     be used, and with `strict` for the first.
     """
-    first_seen: dict[str, int] = {}
-
-    def make(row: dict, number: int) -> Prompt:
-        first = first_seen.setdefault(row["prompt"], number)
-        if first != number:
-            raise Repeat(f"it repeats the prompt of row {first}, {row['prompt'][:80]!r}")
-        return prompt_of_row(row)
-
-    return _load(source, kind, strict, make)
+    return [_prompt(row) for row in _rows(source, kind, strict)]
 
 
 def load_demonstrations(source: str, strict: bool = False) -> list[Demonstration]:
@@ -73,64 +64,45 @@ def load_demonstrations(source: str, strict: bool = False) -> list[Demonstration
 
     "crisp": the built-in ones as they would be if all who wrote them were brief and sure.
     """
-
-    def make(row: dict, number: int) -> Demonstration:
+    loaded = []
+    for row in _rows("builtin" if source == "crisp" else source, "demonstrations", strict):
         answer, crisp = row.pop("completion"), row.pop("crisp", None)
-        if source == "crisp":
-            answer = crisp or answer
-        return Demonstration(prompt_of_row(row), answer)
-
-    return _load("builtin" if source == "crisp" else source, "demonstrations", strict, make)
+        answer = crisp or answer if source == "crisp" else answer
+        loaded.append(Demonstration(_prompt(row), answer))
+    return loaded
 
 
 def load_pairs_rows(source: str, strict: bool = False) -> list[dict]:
-    """Rows with `prompt`, `chosen` and `rejected`, from which pair_files.py makes Pairs.
-
-    Answers that are empty or equal make a row bad; where 02 sampled them, `usable_pairs` counts.
-    """
-    return _load(source, "preferences", strict, _check_answers)
+    """Rows with `prompt`, `chosen` and `rejected`, from which pair_files.py makes Pairs."""
+    return list(_rows(source, "preferences", strict))
 
 
-def _check_answers(row: dict, number: int) -> dict:
-    chosen, rejected = row["chosen"].strip(), row["rejected"].strip()
-    if not row.get("item_id"):  # 02 gives one: what a model said may be odd, and is counted later
-        if not chosen or not rejected:
-            raise ValueError(f"{'rejected' if chosen else 'chosen'!r} is empty")
-        if chosen == rejected:
-            raise ValueError("'chosen' and 'rejected' are equal")
-    return row
-
-
-def _check_nul(row: dict, kind: str) -> None:
-    sampled = kind == "preferences" and row.get("item_id")
-    for column in ("prompt",) if sampled else REQUIRED[kind]:
-        if "\0" in row[column]:
-            raise ValueError(f"{column!r}: it holds the character NUL")
-
-
-def prompt_of_row(row: dict) -> Prompt:
+def _prompt(row: dict) -> Prompt:
     known = ("prompt", "category", "key_points")
     others = {column: value for column, value in row.items() if column not in known}
     return Prompt(row["prompt"], row.get("category", ""), row.get("key_points") or [], others)
 
 
-def _load(source: str, kind: str, strict: bool, make: Callable[[dict, int], object]) -> list:
-    """What `make` makes of the rows of one `kind`, a key of formats.REQUIRED, and their numbers."""
+def _rows(source: str, kind: str, strict: bool) -> Iterator[dict]:
+    """The rows that can be used, of one `kind`, a key of formats.REQUIRED."""
     name = str(BUILTIN / f"{kind}.jsonl") if source == "builtin" else source
     unit, records = open_source(name)
-    report, made = Report(source, unit, strict), []
+    report, first_seen = Report(source, unit, strict), {}
     for number, record in records:
         report.rows += 1
         try:
             if isinstance(record, ValueError):
                 raise record
-            row = read_row(record, kind, report.notes)
-            _check_nul(row, kind)
-            made.append(make(row, number))
+            row = recognise(record, kind, report.notes)
         except ValueError as error:
-            report.leave_out(number, error)
+            report.bad_row(number, error)
+            continue
+        prompt = row["prompt"]
+        if kind in ("prompts", "heldout") and first_seen.setdefault(prompt, number) != number:
+            report.repeat(number, f"of row {first_seen[prompt]}, {prompt[:80]!r}")
+        else:
+            yield row
     report.tell()
-    return made
 
 
 # --- use

@@ -3,11 +3,9 @@
 A hub id is owner/name, or the one word of an old data set; `:config` and `@split` may follow.
 """
 
-import contextlib
 import difflib
 import os
 import re
-import stat
 from pathlib import Path
 
 from ..errors import DataError
@@ -16,77 +14,52 @@ from ..records import (
     READABLE,
     Numbered,
     cause_of,
-    mode_of,
     open_records,
     shown_name,
     table_records,
 )
 
 WORD = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-HUB_ID = re.compile(rf"((?:{WORD}/)?{WORD})(?::({WORD}))?(?:@({WORD}))?")
+HUB_ID = re.compile(rf"((?:{WORD}/)?{WORD})(?::({WORD}))?(?:@(\w+))?")
 FILE_ENDING = re.compile(r"\.([A-Za-z]{2,8}\d?|7z)$")  # no hub id ends so; .v2 may
-PATIENCE_S = 5  # for the first answer of the hub; the library itself would try for half a minute
+PATIENCE_S = 5  # for the hub's first answer; the library itself would try for half a minute
 
 
 def open_source(source: str) -> tuple[str, Numbered]:
     """("line" or "row", as the records are counted; the records). Raises DataError."""
-    if isinstance(source, Path):
-        source = str(source)
-    if not isinstance(source, str) or not source.strip():
+    if not isinstance(source, (str, Path)) or not str(source).strip():
         raise DataError(f"{source!r} names no data: give a file or a hub id.")
-    name = shown_name(source)
-    path = Path(source)
-    with contextlib.suppress(RuntimeError):  # ~nobody has no home
-        path = path.expanduser()
-    if mode_of(path) is not None:
+    source = str(source)
+    path = Path(os.path.expanduser(source))
+    if os.path.exists(path):
         return open_records(path)
     folder, _, split = str(path).rpartition("@")
-    if folder and stat.S_ISDIR(mode_of(Path(folder)) or 0):
+    if folder and os.path.isdir(folder):
         return open_records(Path(folder), split)
     parts = HUB_ID.fullmatch(source)
-    if FILE_ENDING.search(source.lower().removesuffix(".gz")) or not parts:
+    if not parts or FILE_ENDING.search(parts[1].lower().removesuffix(".gz")):
         raise DataError(
-            f"There is no file {shown_name(os.path.abspath(path))}. "
-            f"Give a file that ends in {READABLE}; "
-            "or a hub id such as owner/name, owner/name:config or owner/name@split."
+            f"There is no file {shown_name(os.path.abspath(path))}: give a file that ends in "
+            f"{READABLE}; or a hub id such as owner/name, owner/name:config or owner/name@split."
         )
-    if near := difflib.get_close_matches(source.lower(), ("builtin", "crisp"), 1, 0.8):
-        meant = "builtin" if source == "crisp" else near[0]  # only demonstrations can be crisp
-        raise DataError(f"{name!r} is no data set here: did you mean {meant!r}?")
+    if difflib.get_close_matches(source.lower(), ("builtin", "crisp"), 1, 0.8):
+        raise DataError(f"{source!r} is no data set here: give 'builtin', a file or a hub id.")
     return "row", _hub_records(source, *parts.groups())
 
 
 def _hub_records(source: str, name: str, config: str | None, split: str | None) -> Numbered:
-    from datasets import load_dataset
+    import datasets
+    from huggingface_hub import HfApi
 
     failed = f"Could not load the data set {source!r}"
-    _check_reach(name, failed)
     try:
-        table = load_dataset(name, config, split=split or "train")
-    except Exception as error:
+        if not datasets.config.HF_HUB_OFFLINE:
+            HfApi().dataset_info(name, timeout=PATIENCE_S)
+        table = datasets.load_dataset(name, config, split=split or "train")
+    except Exception as error:  # these libraries have many of their own
         raise DataError(
             f"{failed}: {cause_of(error)}. Check its name, configuration and split "
-            "(owner/name:config@split) and the network, or give a file."
+            "(owner/name:config@split) and the network, give a file, or set HF_HUB_OFFLINE=1 for "
+            "what was loaded before."
         ) from error
     return table_records(table.with_format("arrow").iter(BATCH), failed)
-
-
-def _check_reach(name: str, failed: str) -> None:
-    """Raises DataError at once if the hub has no such data set or does not answer."""
-    from datasets import config
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    if config.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "TRUE", "ON"):
-        return  # it may have been loaded before
-    try:
-        HfApi().dataset_info(name, timeout=PATIENCE_S)
-    except OfflineModeIsEnabled:
-        return
-    except HfHubHTTPError as error:
-        raise DataError(f"{failed}: {cause_of(error)}. Check its name.") from error
-    except Exception as error:  # of the library that speaks to the network
-        raise DataError(
-            f"{failed}: the hub does not answer ({cause_of(error)}). Check the network, give a "
-            "file, or set HF_HUB_OFFLINE=1 for what was loaded before."
-        ) from error

@@ -35,7 +35,7 @@ def read_pairs(source: str | Path, strict: bool = False) -> list[Pair]:
             Prompt(row["prompt"], row.get("category") or "", row.get("key_points") or []),
             chosen=row["chosen"],
             rejected=row["rejected"],
-            split=row.get("split") or "train",
+            split={"ood": "other", "": "train"}.get(row.get("split", ""), row.get("split")),
             annotator=str(row.get("annotator") or ""),
             item_id=str(row.get("item_id") or ""),
             rank_gap=row.get("margin"),

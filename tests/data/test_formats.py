@@ -1,6 +1,8 @@
 """Each form of rows that people have: read as it is meant, or refused with the reason."""
 
 import json
+from collections import Counter
+from datetime import date
 
 import pytest
 
@@ -70,6 +72,12 @@ ONE_TURN = [
     {"input": "Name a tree.", "output": "Oak."},
     {"Prompt": "Name a tree.", " Completion ": "Oak."},
     {"prompt": "\n\nHuman: Name a tree.\n\nAssistant:", "response": "Oak."},
+    {
+        "prompt": "\n\nHuman: Name a tree.",
+        "completion": "\n\nHuman: Name a tree.\n\nAssistant: Oak.",
+    },
+    {"Instruction": "", "Input": "Name a tree.", "Output": "Oak."},
+    {"messages": [{"role": "prompter", "content": "Name a tree."}, ASSISTANT("Oak.")]},
 ]
 
 
@@ -220,6 +228,22 @@ HH = "\n\nHuman: I keep two goats.\n\nAssistant: How nice.\n\nHuman: What do the
             HISTORY[1:],
         ),
         ({"prompt": HH + "\n\nAssistant:", "chosen": "Hay.", "rejected": "Tin."}, HISTORY[1:]),
+        (  # Capybara's: `conversation` is of another form, and the sides hold all
+            {
+                "conversation": [{"input": GOATS, "output": "Hay."}],
+                "chosen": [USER(GOATS), ASSISTANT("Hay.")],
+                "rejected": [USER(GOATS), ASSISTANT("Tin.")],
+            },
+            [USER(GOATS)],
+        ),
+        (
+            {
+                "prompt": HH + "\n\nAssistant: ",
+                "chosen": HH + "\n\nAssistant: Hay.",
+                "rejected": HH + "\n\nAssistant: Tin.",
+            },
+            HISTORY[1:],
+        ),
     ],
 )
 def test_pairs_in_many_forms(row, asked):
@@ -231,6 +255,11 @@ def test_pairs_in_many_forms(row, asked):
     [
         ({"chosen": "Hay.", "rejected": "Tin."}, "column 'prompt' is missing"),
         ({"prompt": "p", "chosen": "Hay."}, "column 'rejected' is missing"),
+        ({"prompt": "p", "response_0": "a", "better_response_id": 0}, "name the better answer 'ch"),
+        (
+            {"messages": [USER("a"), ASSISTANT("b")], "chosen": "c", "rejected": "d"},
+            "turn of the u",
+        ),
         (
             {
                 "prompt": "Sheep?",
@@ -248,8 +277,11 @@ def test_pairs_in_many_forms(row, asked):
         ),
         ({"chosen": [USER("a")], "rejected": [USER("a")]}, "'chosen' does not end with an answer"),
         ({"prompt": "p", "chosen": "a", "rejected": "b", "margin": "much better"}, "'much better'"),
-        ({"prompt": "p", "chosen": "a", "rejected": "b", "margin": float("nan")}, "number .nan"),
-        ({"prompt": "p", "chosen": "a", "rejected": "b", "margin": True}, "'margin' is a truth"),
+        (
+            {"prompt": "p", "chosen": "a", "rejected": "b", "margin": float("nan")},
+            "'margin' is 'nan'",
+        ),
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "margin": True}, "'margin' is 'True'"),
         ({"prompt": "p", "chosen": "a", "rejected": "b", "confidence": "high"}, "'high'"),
         ({"prompt": "p", "chosen": "a", "rejected": "b", "confidence": 85}, "from 0 to 1"),
         ({"prompt": "p", "chosen": "a", "rejected": "b", "tie": "maybe"}, "true or false"),
@@ -320,11 +352,14 @@ def test_odd_answers_are_bad_rows(tmp_path, chosen, rejected, told):
         ([USER("a"), ASSISTANT("b")], "does not end with a turn of the user"),
         ([SYSTEM("Be kind.")], "does not end with a turn of the user"),
         ([USER("a"), ASSISTANT(""), USER("b")], "turn 2 is empty"),
-        ([{"role": "tool", "content": "7"}, USER("a")], "a turn of 'tool'"),
-        ([{"role": 3, "content": "7"}], "a turn of a number"),
-        ([USER(7)], r"in a turn of the user, it is a number \(7\)"),
-        ([USER(None)], "in a turn of the user, it is nothing"),
-        ([{"role": "assistant", "content": None, "tool_calls": [{}]}, USER("a")], "calls tools"),
+        ([{"role": "tool", "content": "7"}, USER("a")], "in turn 1, the role is 'tool'"),
+        ([{"role": 3, "content": "7"}], "the role is 3"),
+        ([USER(7)], r"in turn 1, it is a number \(7\)"),
+        ([USER(None)], "in turn 1, it is nothing"),
+        (
+            [{"role": "assistant", "content": None, "tool_calls": [{}]}, USER("a")],
+            "tools are called",
+        ),
         ([USER([{"type": "image_url", "image_url": "x"}])], "a part of type 'image_url'"),
         ([USER([*part("What is this?"), {"type": "image"}])], "a part of type 'image'"),
         ([USER([{"type": "text", "text": 5}])], r"a part whose text is a number \(5\)"),
@@ -348,12 +383,19 @@ def test_no_repr_is_ever_an_answer(value):
         ({"question": "a", "instruction": "b", "answer": "c"}, "'instruction' and 'question'"),
         ({"prompt": "a", "response": "b", "answer": "c"}, "'response' and 'answer': name one"),
         ({"text": "a"}, r"column 'prompt' is missing; it has \['text'\]"),
-        ({"messages": "[{}]"}, "'messages' is a text, not a list of messages"),
+        ({"messages": "[{}]"}, "'messages': it is a text, not a list of messages"),
         ({"messages": [USER("a")]}, "'messages' does not end with an answer"),
         ({"messages": [USER("a"), ASSISTANT("b")], "output": "c"}, "and another in 'completion'"),
-        ({"messages": [USER("a"), ASSISTANT("b")], "tools": ["x"]}, "has tools"),
+        ({"messages": [USER("a"), ASSISTANT("b")], "tools": ["x"]}, "it has 'tools'"),
+        ({"messages": [USER("a"), ASSISTANT("b")], "images": ["x.png"]}, "it has 'images'"),
+        ({"messages": [USER("a"), ASSISTANT("b") | {"weight": 0}]}, "has the weight 0"),
+        ({"messages": [USER("a"), ASSISTANT("b")], "prompt": "Be a cat."}, "is no part of"),
+        ({"conversations": ["a", "b"]}, "it is a list of texts, not a list of messages"),
+        ({"Prompt": "a", "prompt": "b", "completion": "c"}, "'prompt' twice, once in other"),
+        ({"instruction": "a", "output": "b", "history": "earlier"}, "'history' is a text"),
+        ({"prompt": "a", "completion": "b", "kto_tag": "false"}, "was disliked is none to imitate"),
         ({"messages": [SYSTEM("a"), USER("b"), ASSISTANT("c")], "system": "d"}, "another in"),
-        ({"prompt": "a", "completion": "b", "system": {"x": 1}}, "'system' is an object"),
+        ({"prompt": "a", "completion": "b", "system": {"x": 1}}, "'system': it is an object"),
         ({"prompt": "a", "completion": "b", "label": False}, "was disliked is none to imitate"),
         ({"prompt": "a", "completion": "b", "category": ["x"]}, "'category' is a list of texts"),
         ({"prompt": "a", "completion": "b", "note": "\ud83d"}, "'note' holds half a character"),
@@ -363,3 +405,13 @@ def test_no_repr_is_ever_an_answer(value):
 def test_rows_of_no_known_form(row, told):
     with pytest.raises(ValueError, match=told):
         recognise(row, "demonstrations")
+
+
+def test_a_column_that_json_cannot_hold_is_left_out_and_told():
+    """As the pictures and times of parquet files; times become texts."""
+    notes = Counter()
+    row = {"prompt": "a", "when": [date(2026, 1, 2)], "photo": {"bytes": b"x"}, "n": None}
+    assert recognise(row, "prompts", notes) == {"prompt": "a", "when": ["2026-01-02"], "n": None}
+    assert notes == {"'photo' holds what is no text or number and is left out": 1}
+    with pytest.raises(ValueError, match="holds half a character"):
+        recognise({"prompt": "a", "\ud83d": 1}, "prompts")

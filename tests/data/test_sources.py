@@ -38,14 +38,16 @@ TABLE = "prompt,completion\nHi?,Hello.\nWhy?,So.\n"
         ("x.csv", TABLE),
         ("x.csv.gz", "\ufeff" + TABLE.replace("\n", "\r\n")),
         ("x.csv", TABLE.replace(",", ";")),
+        ("x.csv", TABLE.replace("\n", "\r")),
+        ("x.csv", TABLE.replace("\n", ",,\r\n") + ",,,\r\n" * 3),  # as spreadsheets leave it
         ("my.data.TSV", '"prompt"\tcompletion\nHi?\t"Hello."\nWhy?\tSo.'),
     ],
 )
 def test_files_of_every_kind(tmp_path, name, text):
     path = tmp_path / name
-    content = text.encode()
-    path.write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
-    assert load_demonstrations(str(path)) == READ
+    for content in (text.encode(), gzip.compress(text.encode())):  # whatever the name says
+        path.write_bytes(content)
+        assert load_demonstrations(str(path)) == READ
 
 
 def test_parquet_and_saved_data_sets(tmp_path):
@@ -90,18 +92,20 @@ def test_lines_of_a_table_are_those_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("x.json", b"[{", "x.json, line 1: this is not JSON"),
-        ("x.json", b"[1,\n2", "x.json, line 2: this is not JSON"),
+        ("x.json", b"[{", "x.json cannot be read: not JSON .*column 3"),
+        ("x.json", b"[1,\n2", "x.json cannot be read: not JSON .*line 2, column 2"),
         ("x.json", b'{"a": [{"p": 1}],\n "b": [{"p": 1}]}', "holds several lists, 'a', 'b'"),
         ("x.json", b"[" * 100_000, "nested too deeply"),
-        ("x.jsonl", b'{"prompt": ' * 100_000, "line 1: not JSON \\(nested too deeply"),
-        ("x.jsonl", b'{"n": 1%s}' % (b"0" * 5000), "a number of more than 4,000 digits"),
+        ("x.jsonl", b'{"prompt": ' * 100_000, "nested too deeply"),
+        ("x.jsonl", b'{"n": 1%s}' % (b"0" * 5000), "value has 5001 digits"),
         ("x.jsonl", b'{"prompt": "a", "prompt": "b"}', "'prompt' twice"),
         ("x.jsonl", b'{"prompt": "caf\xe9"}\n', "not UTF-8 text .* in line 1"),
         ("x.csv", b"", "holds no rows"),
         ("x.csv", b"prompt,a,a\nx,y,z\n", "'a' twice among its columns"),
+        ("x.csv", "prompt\nHi?".encode("utf-16"), "not UTF-8 text .* in line 1.: save it as UTF-8"),
+        ("x.csv", b"prompt\nWhat is it?,really", "line 2: it has 2 cells, the header has 1"),
+        ("x.jsonl", b'{\n "prompt": "a"\n}\n{\n "prompt": "b"\n}', "line 4, .* one object a line"),
         ("x.csv", b'prompt\nx\n"y\nz\n', "x.csv, line 3 cannot be read as a table"),
-        ("x.csv.gz", b"no gzip", "x.csv.gz cannot be unpacked"),
         ("x.jsonl.gz", gzip.compress(LINES.encode())[:-12], "cannot be unpacked: it is damaged"),
         ("x.parquet", b"PAR1", "x.parquet cannot be read as parquet: Arrow"),
         ("x.xlsx", b"PK", "x.xlsx cannot be read as data: .* .jsonl, .json, .csv or .tsv"),
@@ -139,6 +143,7 @@ def nothing_is_asked(monkeypatch):
         "nul\0.jsonl",
         "~nobody-of-that-name/x.jsonl",
         "owner/name@",
+        "rows@2024.jsonl",
         "https://example.com/x",
     ],
 )
@@ -148,30 +153,20 @@ def test_a_name_that_leads_nowhere_is_told_at_once(nothing_is_asked, name):
     assert "\0" not in str(refused.value)
 
 
-def test_odd_paths_are_told(nothing_is_asked, tmp_path, monkeypatch):
-    for name, other in (("a", "b"), ("b", "a"), ("a.csv", "b.csv"), ("b.csv", "a.csv")):
-        os.symlink(tmp_path / other, tmp_path / name)
-    for name in ("a", "a.csv"):
-        with pytest.raises(DataError, match="Too many levels of symbolic links"):
-            load_prompts(str(tmp_path / name))
-    for name in ("x" * 5000, "x" * 5000 + ".jsonl"):
-        with pytest.raises(DataError, match="File name too long") as refused:
+def test_odd_paths_are_told(nothing_is_asked, tmp_path):
+    os.symlink(tmp_path / "loop.csv", tmp_path / "loop.csv")
+    for name in (f"{tmp_path}/loop.csv", "x" * 5000, "x" * 5000 + ".jsonl"):
+        with pytest.raises(DataError, match="There is no file ") as refused:
             load_prompts(name)
-        assert len(str(refused.value)) < 300
+        assert len(str(refused.value)) < 500
     with pytest.raises(DataError, match="is a folder without data: .*.parquet"):
         load_prompts(str(tmp_path))
-    os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(DataError, match="neither a file nor a folder"):
-        load_prompts(str(tmp_path / "pipe.jsonl"))
     for name in ("", " ", None, 3):
         with pytest.raises(DataError, match="names no data"):
             load_prompts(name)
     for name in ("bultin", "crisp"):
-        with pytest.raises(DataError, match=f"{name}' is no data set here: .* 'builtin'"):
+        with pytest.raises(DataError, match=f"{name}' is no data set here: give 'builtin'"):
             load_prompts(name)
-    monkeypatch.setattr(os, "stat", lambda path: (_ for _ in ()).throw(PermissionError(13, "No")))
-    with pytest.raises(DataError, match="x.csv cannot be opened: No"):
-        load_prompts("closed/x.csv")
 
 
 # --- the hub, which the tests never reach
@@ -191,7 +186,7 @@ def test_an_unreachable_hub_id_is_one_sentence(name):
         ("owner/name", ("owner/name", None, "train")),
         ("owner/name:en", ("owner/name", "en", "train")),
         ("owner/name@test", ("owner/name", None, "test")),
-        ("owner/name:en@test", ("owner/name", "en", "test")),
+        ("owner/name:20240301.en@test", ("owner/name", "20240301.en", "test")),
         ("gsm8k", ("gsm8k", None, "train")),
     ],
 )
@@ -235,6 +230,6 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked again"))
-    with pytest.raises(DataError, match="the hub does not answer .*no route.*HF_HUB_OFFLINE=1"):
+    with pytest.raises(DataError, match="ConnectionError: no route.*HF_HUB_OFFLINE=1"):
         load_demonstrations("owner/name")
     assert calls == [sources.PATIENCE_S]
