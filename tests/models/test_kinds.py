@@ -235,7 +235,7 @@ def test_sft_learns_no_more_than_the_positions(gpt2, tmp_path, capsys):
     model, tokenizer = load_model(gpt2), load_tokenizer(gpt2)
     trainer = sft.make_trainer(model, tokenizer, rows, rows[:2], tmp_path / "t", settings)
     assert trainer.left_out == 1
-    assert "5 demonstrations, 1 of them left out" in capsys.readouterr().out
+    assert "1 of 5 demonstrations are longer than max_length=128" in capsys.readouterr().out
     trainer.train()
 
 
