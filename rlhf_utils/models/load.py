@@ -4,17 +4,14 @@ A name is that of a built-in model, a local directory or a hub id; an adapter is
 model that it was made for. Left out: quantised training, several GPUs.
 """
 
-import contextlib
-import re
-
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..errors import ModelError
 from ..fast import product_rate, speed_up
 from .chat import answer_end, chat_prompt, end_ids
 from .kinds import check_kind
-from .weights import load_from
+from .source import load_from
 
 __all__ = [
     "answer_end",
@@ -27,7 +24,8 @@ __all__ = [
     "pick_dtype",
 ]
 
-ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|im_end|>")  # of texts, in tokenizers that name none
+# of texts, in tokenizers that name none; a new token if there is none of them
+ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|im_end|>")
 
 
 def pick_device() -> torch.device:
@@ -64,30 +62,15 @@ def load_tokenizer(name: str):
     tokenizer = load_from(AutoTokenizer, name)
     tokenizer.padding_side = "left"
     if tokenizer.eos_token_id is None:
-        _give_end(tokenizer, name)
+        known = [end for end in ENDS if end in tokenizer.get_vocab()]
+        tokenizer.add_special_tokens({"eos_token": (known or ENDS)[0]})
+        print(
+            f"The tokenizer of {name!r} names no end-of-sequence token: {tokenizer.eos_token} is "
+            "taken."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
-
-
-def _give_end(tokenizer, name: str) -> None:
-    """The end that the model's config names, else a usual one; a new token if there is none."""
-    ends = []
-    for kind in (GenerationConfig, AutoConfig):
-        with contextlib.suppress(ModelError):
-            told = load_from(kind, name).eos_token_id
-            ends += told if isinstance(told, list) else [told]
-    tokens = [tokenizer.convert_ids_to_tokens(end) for end in ends if _is_token(tokenizer, end)]
-    tokens = [token for token in tokens if re.fullmatch(r"[<\[].*[>\]]", token)]
-    tokens += [token for token in ENDS if token in tokenizer.get_vocab()]
-    tokenizer.add_special_tokens({"eos_token": (tokens or ENDS)[0]})
-    print(
-        f"The tokenizer of {name!r} names no end-of-sequence token: {tokenizer.eos_token} is taken."
-    )
-
-
-def _is_token(tokenizer, number) -> bool:
-    return isinstance(number, int) and 0 <= number < len(tokenizer)
 
 
 def load_model(
@@ -100,23 +83,26 @@ def load_model(
 
     Raises ModelError for a model that cannot be used, or that lacks weights.
     """
-    check_kind(name, load_from(AutoConfig, name), auto_class is AutoModelForCausalLM)
-    model, loaded = load_from(auto_class, name, dtype=dtype, output_loading_info=True)
-    check_missing(name, loaded["missing_keys"])
-    model = _with_room(model, name).to(device)
+    model = _with_room(read_model(name, auto_class, dtype=dtype), name).to(device)
     model.config.use_cache = False
     return speed_up(model).eval()
 
 
-def check_missing(name: str, missing) -> None:
-    """Raises ModelError naming the weights that are missing: transformers takes random ones."""
-    if missing:
-        first = ", ".join(sorted(missing)[:3])
+def read_model(name: str, auto_class=AutoModelForCausalLM, **options):
+    """The model as transformers loads it.
+
+    Raises ModelError for a kind that cannot be used, and for weights that are missing, which
+    transformers would fill with random numbers.
+    """
+    check_kind(name, load_from(AutoConfig, name), auto_class is AutoModelForCausalLM)
+    model, loaded = load_from(auto_class, name, output_loading_info=True, **options)
+    if missing := sorted(loaded["missing_keys"]):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ModelError(
-            f"The model {name!r} lacks weights: {first}{more}; copy or download it again, or save "
-            "it as a whole causal language model."
+            f"The model {name!r} lacks weights: {', '.join(missing[:3])}{more}; copy or download "
+            "it again, or save it as a whole causal language model."
         )
+    return model
 
 
 def _with_room(model, name: str):
@@ -126,16 +112,14 @@ def _with_room(model, name: str):
     except ModelError:  # has none of its own
         return model
     old = model.get_input_embeddings().weight.shape[0]
-    if size <= old:
-        return model
-    print(
-        f"The model {name!r} has {old:,} embeddings for the {size:,} tokens of its tokenizer: it "
-        "gets the others."
-    )
-    with torch.random.fork_rng(devices=[]):
-        model.resize_token_embeddings(size, mean_resizing=False)
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if layer is not None:
-            with torch.no_grad():
-                layer.weight[old:] = layer.weight[:old].mean(0)
+    if size > old:
+        print(
+            f"The model {name!r} has {old:,} embeddings for the {size:,} tokens of its tokenizer: "
+            "it gets the others."
+        )
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model.resize_token_embeddings(size, mean_resizing=False)
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                if layer is not None:
+                    layer.weight[old:] = layer.weight[:old].mean(0)
     return model

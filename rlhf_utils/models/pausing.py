@@ -1,17 +1,26 @@
 """Trains in a thread that pauses between two steps, so that an interrupted cell can go on."""
 
-import random
 import threading
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from ..errors import RunError
+from ..interrupts import deferred
+
+_paused: "PausingTraining | None" = None  # whose thread waits
 
 
-class PausingTraining:
+def end_paused() -> None:
+    """Ends a training that waits, which gives its memory back."""
+    if training := _paused:
+        training.error = RunError(f"This training was given up at {training.done}.")
+        training.may_go.set()
+        training.ended.wait()
+
+
+class PausingTraining(TrainerCallback):
     """`trainer.train()`, which an interrupt stops and the next `run` continues.
 
     Nothing is saved and loaded: the training waits where it is. So its numbers are those of one
@@ -25,7 +34,7 @@ class PausingTraining:
         self.ended = threading.Event()  # not thread.is_alive(): an interrupted join() breaks that
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
-        trainer.add_callback(_Pause(self))
+        trainer.add_callback(self)
 
     @property
     def done(self) -> str:
@@ -36,16 +45,13 @@ class PausingTraining:
     def run(self, on_log: Callable[[list[dict], int], None] = lambda log, step: None) -> None:
         """Starts or goes on, until the end.
 
-        on_log: called here, in the caller's thread, with the log history and the step. Raises
-        RunError after an interrupt, and whatever the training raises.
+        on_log: called here, in the caller's thread, with the log history and the step. An interrupt
+        and a failure of on_log come out of here once training waits.
         """
         try:
             self._go()
             self._follow(on_log)
-        except KeyboardInterrupt:
-            self._pause()
-            raise RunError(f"Stopped after {self.done}. Run this cell again to go on.") from None
-        except BaseException:  # the picture failed, not the training
+        except BaseException:
             self._pause()
             raise
         if self.error is not None:
@@ -59,12 +65,13 @@ class PausingTraining:
             raise RunError(f"Training is at {self.done}: run its cell again before this one.")
 
     def _go(self) -> None:
-        self.idle.clear()
-        self.may_go.set()
-        if self.thread is None:
-            threads = torch.get_num_threads()
-            self.thread = threading.Thread(target=self._train, args=(threads,), daemon=True)
-            self.thread.start()
+        with deferred():
+            self.idle.clear()
+            self.may_go.set()
+            if self.thread is None:
+                threads = torch.get_num_threads()
+                self.thread = threading.Thread(target=self._train, args=(threads,), daemon=True)
+                self.thread.start()
 
     def _follow(self, on_log) -> None:
         told = 0
@@ -84,6 +91,8 @@ class PausingTraining:
             except KeyboardInterrupt:
                 continue
 
+    # --- in the training's thread
+
     def _train(self, threads: int) -> None:
         torch.set_num_threads(threads)  # a thread has a number of its own
         try:
@@ -93,34 +102,17 @@ class PausingTraining:
         finally:
             self.ended.set()
 
-    def wait_if_told(self) -> None:
-        """Called in the training's thread between two steps."""
-        if threading.current_thread() is self.thread and not self.may_go.is_set():
-            state = _random_state()  # a cell that runs meanwhile may draw
+    def on_step_end(self, args, state, control, **kwargs):
+        global _paused
+        if threading.current_thread() is not self.thread or self.may_go.is_set():
+            return
+        gpus = range(torch.cuda.device_count())
+        with torch.random.fork_rng(gpus):  # a cell that runs meanwhile may draw
+            _paused = self
             self.idle.set()
             self.may_go.wait()
-            _set_random_state(*state)
+            _paused = None
+        if self.error is not None:
+            raise self.error
 
-
-def _random_state() -> tuple:
-    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return torch.get_rng_state(), gpu, np.random.get_state(), random.getstate()
-
-
-def _set_random_state(cpu, gpu, numpy_state, python_state) -> None:
-    torch.set_rng_state(cpu)
-    if gpu:
-        torch.cuda.set_rng_state_all(gpu)
-    np.random.set_state(numpy_state)
-    random.setstate(python_state)
-
-
-class _Pause(TrainerCallback):
-    def __init__(self, training: PausingTraining):
-        self.training = training
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.training.wait_if_told()
-
-    def on_prediction_step(self, args, state, control, **kwargs):
-        self.training.wait_if_told()
+    on_prediction_step = on_step_end

@@ -62,8 +62,8 @@ class Sampling:
     # For each prompt: must its answer start with another token than the batch's other answers to it
     # that are not apart? `logprobs` are those of this narrower choice.
     apart: list[bool] | None = None
-    # Place in the prompts → answer, filled by `sample_answers` batch after batch. What is there
-    # already is not asked again: so an interrupted call goes on, with the same generator.
+    # Place in the prompts → answer, filled batch after batch. What is there already is not asked
+    # again: so an interrupted call goes on, with the same generator.
     answers: dict[int, str] | None = None
 
 
@@ -92,26 +92,24 @@ def sample_many(
     A batch holds prompts of like length, so that little is padded. `track` wraps the loop over the
     batches to show progress. Raises ModelError for a prompt that is too long.
     """
-    for places in track(_batches(model, tokenizer, prompts, settings)):
-        yield places, _sample_places(model, tokenizer, prompts, places, settings, generator)
-
-
-def _batches(model, tokenizer, prompts: list[str], settings: Sampling) -> list[list[int]]:
-    """Places of prompts of like length. Raises ModelError for a prompt that is too long."""
     check_room(context_of(model.config), tokenizer, prompts, settings.max_new_tokens)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    return in_parts(by_length, settings.batch_size)
-
-
-def _sample_places(
-    model, tokenizer, prompts: list[str], places: list[int], settings: Sampling, generator
-) -> Samples:
-    settings_here = replace(
-        settings,
-        temperature=_pick(settings.temperature, places),
-        apart=_pick(settings.apart, places),
-    )
-    return _sample_batch(model, tokenizer, [prompts[i] for i in places], settings_here, generator)
+    answers = {} if settings.answers is None else settings.answers
+    for places in track(in_parts(by_length, settings.batch_size)):
+        if places[-1] in answers:
+            continue
+        before = generator.get_state()
+        temperature, apart = _pick(settings.temperature, places), _pick(settings.apart, places)
+        here = replace(settings, temperature=temperature, apart=apart)
+        asked = [prompts[i] for i in places]
+        try:
+            samples = _sample_batch(model, tokenizer, asked, here, generator)
+            answers.update(zip(places, samples.answers))
+        except BaseException:
+            if places[-1] not in answers:
+                generator.set_state(before)
+            raise
+        yield places, samples
 
 
 def _pick(values, places: list[int]):
@@ -127,17 +125,9 @@ def sample_answers(
     the batch that was not finished, and draws what it would have drawn.
     """
     answers = {} if settings.answers is None else settings.answers
-    for places in track(_batches(model, tokenizer, prompts, settings)):
-        if all(place in answers for place in places):
-            continue
-        before = generator.get_state()
-        try:
-            samples = _sample_places(model, tokenizer, prompts, places, settings, generator)
-            answers.update(zip(places, samples.answers))
-        except BaseException:
-            if not all(place in answers for place in places):
-                generator.set_state(before)
-            raise
+    settings = replace(settings, answers=answers)
+    for _ in sample_many(model, tokenizer, prompts, settings, generator, track):
+        pass
     return [answers[place] for place in range(len(prompts))]
 
 
@@ -279,7 +269,10 @@ class _Batch:
         self.trunk.free_memory()
         length = int(self.answer_mask.sum(1).max())
         answer_ids = self.answer_ids[:, :length]
-        texts = self._texts()
+        ids = [row[mask].tolist() for row, mask in zip(self.answer_ids, self.answer_mask)]
+        ends = set(self.ends.tolist())  # special or not
+        ids = [row[:-1] if row[-1] in ends else row for row in ids]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         trunk = None
         if self.settings.keep_states:
             trunk = self.states[:, : self.prompt_ids.shape[1] + length - 1].clone()
@@ -295,10 +288,3 @@ class _Batch:
             trunk=trunk,
             cut=self.trunk.cut,
         )
-
-    def _texts(self) -> list[str]:
-        """The answers as texts, without the tokens that end them, special or not."""
-        ids = [row[mask].tolist() for row, mask in zip(self.answer_ids, self.answer_mask)]
-        ends = set(self.ends.tolist())
-        ids = [row[:-1] if row[-1] in ends else row for row in ids]
-        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -12,10 +12,10 @@ from trl import SFTConfig, SFTTrainer
 from ..data.rows import Demonstration
 from ..errors import ModelError
 from ..fast import Trunk, speed_up, token_logprobs
-from .adapters import lora_config
+from .adapters import drop_adapters, lora_config
 from .chat import answer_end, chat_prompt
 from .kinds import context_of
-from .pausing import PausingTraining
+from .pausing import PausingTraining, end_paused
 
 
 @dataclass
@@ -49,8 +49,11 @@ def make_trainer(
     """An SFTTrainer with LoRA adapters that learns the answers only (`completion_only_loss`).
 
     Its `pausing.run` trains, and an interrupt only pauses it. `left_out` counts the demonstrations
-    that are too long. Raises ModelError if none is left, and in training if it diverges.
+    that are too long. Adapters that the model got from an earlier trainer go. Raises ModelError if
+    no demonstration is left, and in training if it diverges.
     """
+    end_paused()
+    drop_adapters(model)
     max_length = min(settings.max_length, context_of(model.config) or settings.max_length)
     learned, long = _that_fit(as_dataset(tokenizer, train), max_length, "demonstrations")
     measured, _ = _that_fit(as_dataset(tokenizer, heldout), max_length, "held-out demonstrations")
@@ -104,19 +107,18 @@ def _that_fit(rows: Dataset, max_length: int, what: str) -> tuple[Dataset, int]:
     """
     lengths = [len(ids) for ids in rows["input_ids"]]
     fit = [number for number, length in enumerate(lengths) if length <= max_length]
+    if len(fit) == len(lengths):
+        return rows, 0
     long = len(lengths) - len(fit)
-    longest = f"more={{'max_length': {max(lengths)}}} would take all, as far as the model does"
+    told = (
+        f"{long} of {len(lengths)} {what} are longer than max_length={max_length} tokens of prompt "
+        f"and answer and left out: more={{'max_length': {max(lengths)}}} would take all, as far as "
+        "the model does."
+    )
     if not fit:
-        raise ModelError(
-            f"All {long} {what} are longer than max_length={max_length} tokens of prompt and "
-            f"answer: {longest}."
-        )
-    if long:
-        print(
-            f"{len(lengths)} {what}, {long} of them left out, as they are longer than "
-            f"max_length={max_length} tokens: {longest}."
-        )
-    return (rows.select(fit) if long else rows), long
+        raise ModelError(told)
+    print(told)
+    return rows.select(fit), long
 
 
 def _check_loss(row: dict, step: int, words: int, settings: SFTSettings) -> None:
@@ -124,19 +126,18 @@ def _check_loss(row: dict, step: int, words: int, settings: SFTSettings) -> None
 
     One that knows nothing has log(words); twice that is one that is sure of what is wrong.
     """
-    for name in ("loss", "eval_loss"):
-        loss = row.get(name, 0.0)
-        if step == 0 and not math.isfinite(loss):
-            raise ModelError(
-                f"The loss is {loss} before anything was learned: the model's weights are damaged, "
-                "so load it again or take another model."
-            )
-        if step and not loss < 2 * math.log(words):
-            raise ModelError(
-                f"Training diverged: at step {step} the loss is {loss:.3g} nats a token, where one "
-                f"that knows nothing has {math.log(words):.1f}: lower "
-                f"learning_rate={settings.learning_rate:g}."
-            )
+    loss = row.get("loss", row.get("eval_loss", 0.0))
+    if step == 0 and not math.isfinite(loss):
+        raise ModelError(
+            f"The loss is {loss} before anything was learned: the model's weights are damaged, so "
+            "load it again or take another model."
+        )
+    if step and not loss < 2 * math.log(words):
+        raise ModelError(
+            f"Training diverged: at step {step} the loss is {loss:.3g} nats a token, where one "
+            f"that knows nothing has {math.log(words):.1f}: lower "
+            f"learning_rate={settings.learning_rate:g}."
+        )
 
 
 def as_dataset(tokenizer, demonstrations: list[Demonstration]) -> Dataset:

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import ModelError, SettingError
-from ..interrupts import steady
 from ..models.adapters import add_lora, layer_of, load_lora, reference_of, unfreeze_top
 from ..models.export import save_merged
 from ..models.kinds import text_config
@@ -34,7 +33,7 @@ class Policy(nn.Module):
                 "The policy's head must stay frozen, because the reference shares it: "
                 "give a model from add_lora or unfreeze_top."
             )
-        self.reference = steady(reference_of(model))
+        self.reference = reference_of(model)
         self.value_head = nn.Linear(weight.shape[1], 1, device=weight.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)

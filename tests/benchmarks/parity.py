@@ -19,8 +19,9 @@ from transformers.utils import logging
 from rlhf_utils.data.rows import Prompt
 from rlhf_utils.fast.trunk import Trunk
 from rlhf_utils.models import adapters
-from rlhf_utils.models.load import load_model, load_tokenizer, resolve
+from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.models.sampling import Samples
+from rlhf_utils.models.source import resolve
 from rlhf_utils.ppo import loop
 from rlhf_utils.ppo.policy import Policy
 

@@ -34,7 +34,7 @@ import torch
 from common import BATCH, positive
 from environment import ROOT, TRL, child, trl_python, variables
 
-from rlhf_utils.models.load import resolve
+from rlhf_utils.models.source import resolve
 
 HERE = Path(__file__).resolve().parent
 

@@ -1,5 +1,9 @@
 """What learns and what stays behind: whole top blocks, layers of names, the reference."""
 
+import contextlib
+import os
+import signal
+
 import pytest
 import torch
 from helpers_models import adapted, close, each_family, padded_ids, seeded, small
@@ -81,6 +85,43 @@ def test_the_reference_of_adapters_is_the_model_without_them():
     with adapters.reference_of(model)():
         close(last_states(model), last_states(plain), 1e-5)
     assert (last_states(model) - last_states(plain)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("place", ["there", "within", "back"])
+@pytest.mark.parametrize(
+    "kind", [lambda: adapters.unfreeze_top(small(), 2), lambda: adapted(small())]
+)
+def test_an_interrupt_leaves_no_reference_behind(kind, place, monkeypatch):
+    model = kind()
+    reference, after = adapters.reference_of(model), last_states(model)
+
+    def pressed(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        context = reference()
+        if place == "there":
+            monkeypatch.setattr(adapters, "deferred", once(adapters.deferred, pressed))
+        with context:
+            done.append("used")
+            if place == "within":
+                pressed()
+            monkeypatch.setattr(adapters, "deferred", once(adapters.deferred, pressed))
+    assert torch.equal(last_states(model), after)
+    assert bool(done) == (place != "there")
+
+
+def once(context, then):
+    """The context, which does this when it begins."""
+
+    @contextlib.contextmanager
+    def pressed():
+        with context():
+            then()
+            yield
+
+    return pressed
 
 
 def test_mixed_precision_keeps_no_cast_of_the_other_weights():

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from helpers_models import other_tokenizer, saved, seeded, small
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_utils.data.rows import Demonstration, Prompt, conversation
 from rlhf_utils.errors import ModelError
@@ -90,12 +90,30 @@ NO_SYSTEM = (
 )
 
 
-def test_a_template_without_system_gets_it_in_the_first_turn(tokenizer):
+FORGETS_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] != 'system' %}"
+    "<|im_start|>{{ m['role'] }}: {{ m['content'] | trim }}<|im_end|>{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, FORGETS_SYSTEM])
+def test_a_template_without_system_gets_it_in_the_first_turn(template):
     tokenizer = other_tokenizer(eos_token=TURN)
-    tokenizer.chat_template = NO_SYSTEM
+    tokenizer.chat_template = template
     text = chat_prompt(tokenizer, TALK)
     assert text.startswith("<|im_start|>user: Be brief.\n\nName a bird.<|im_end|>")
     assert text.endswith("<|im_start|>user: Another?<|im_end|>")
+
+
+def test_a_template_that_wants_contents_in_parts_gets_them():
+    tokenizer = other_tokenizer(eos_token=END, additional_special_tokens=[TURN])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] %}"
+        "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>"
+        "{% endfor %}"
+    )
+    assert chat_prompt(tokenizer, ASKED) == f"user: {ASKED}{TURN}"
+    assert answer_end(tokenizer) == TURN
 
 
 def test_a_conversation_that_a_template_refuses_is_told():
@@ -136,14 +154,10 @@ def test_every_kind_of_tokenizer_goes_through_all_stages(kind, tmp_path):
     assert save_and_check(policy, tokenizer, name, tmp_path / "ppo", "Hi?") < 1e-4
 
 
-def test_a_missing_end_is_the_configs_or_a_usual_one(tmp_path, capsys):
+def test_a_missing_end_is_a_usual_one(tmp_path, capsys):
     folder = saved(tmp_path, tokenizer=other_tokenizer(pad_token=END))
-    for end, token in ((2, TURN), (None, END), (77, END), (50256, END)):  # 77 is a word's
-        GenerationConfig(eos_token_id=end).save_pretrained(tmp_path)
-        config = json.loads((tmp_path / "config.json").read_text()) | {"eos_token_id": end}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        assert load_tokenizer(folder).eos_token == token
-        assert f"names no end-of-sequence token: {token} is taken" in capsys.readouterr().out
+    assert load_tokenizer(folder).eos_token == END
+    assert f"names no end-of-sequence token: {END} is taken" in capsys.readouterr().out
 
 
 def test_tokens_without_an_embedding_get_the_mean_of_the_others(tmp_path, capsys):

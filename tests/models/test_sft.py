@@ -124,7 +124,7 @@ def test_demonstrations_that_are_too_long_are_left_out_and_told(tmp_path, capsys
     made = made_of(tmp_path, short + demonstrations(5, **long), short[:3])
     assert len(made.train_dataset) == 12 and made.left_out == 5
     told = capsys.readouterr().out
-    assert told.startswith("17 demonstrations, 5 of them left out")
+    assert told.startswith("5 of 17 demonstrations are longer")
     assert "longer than max_length=64 tokens" in told and "more={'max_length': " in told
     end = load_tokenizer("tiny").eos_token_id
     assert all(row["input_ids"][-1] == end for row in made.train_dataset)
@@ -137,7 +137,7 @@ def test_demonstrations_that_are_too_long_are_left_out_and_told(tmp_path, capsys
 def test_nothing_left_to_learn_or_to_measure_is_one_sentence(tmp_path, side):
     rows = [demonstrations(4), demonstrations(4, before=LONG)]
     train, heldout = rows if side.startswith("held") else rows[::-1]
-    with pytest.raises(ModelError, match=f"^All 4 {side} are longer than max_length=64 tokens"):
+    with pytest.raises(ModelError, match=f"^4 of 4 {side} are longer than max_length=64 tokens"):
         made_of(tmp_path, train, heldout)
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from transformers import (
 
 from rlhf_utils.data.rows import Demonstration, Prompt
 from rlhf_utils.errors import ModelError
-from rlhf_utils.models import builtin, sft, source
+from rlhf_utils.models import builtin, load, sft, source
 from rlhf_utils.models.check import check_model
 from rlhf_utils.models.export import save_merged
 from rlhf_utils.models.load import load_from, load_model, load_tokenizer
@@ -84,7 +85,8 @@ def test_a_file_that_was_cut_is_named(folder):
 def test_a_damaged_json_file_is_named(folder, file):
     path = folder / file
     path.write_text(path.read_text()[:40])
-    refused(folder, f"{file} is damaged .*run what made it again")
+    with pytest.raises(ModelError, match=f"{file} is damaged .*run what made it again"):
+        check_model(str(folder))
 
 
 def test_folders_and_files_that_are_no_models(tmp_path, folder):
@@ -115,6 +117,57 @@ def test_a_hub_that_does_not_answer_is_told_within_seconds(monkeypatch):
     started = time.time()
     refused("nobody/at-all", r"127.0.0.1:9 does not answer, ConnectError\): check the name")
     assert time.time() - started < 10
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_no_weights_are_fetched_to_check_a_model_of_the_hub(tmp_path, monkeypatch, shards):
+    """A stand-in for the hub: files of a folder, and the heads of its weights."""
+    saved(tmp_path)
+    expected = check_model(str(tmp_path)).parameters
+    whole = load_file(tmp_path / "model.safetensors")
+    heads = {}
+    for shard in range(shards):
+        part = {
+            name: weights for i, (name, weights) in enumerate(whole.items()) if i % shards == shard
+        }
+        save_file(part, tmp_path / "model.safetensors")
+        raw = (tmp_path / "model.safetensors").read_bytes()
+        head = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        tensors = {name: SimpleNamespace(**entry) for name, entry in head.items()}
+        heads[str(shard)] = SimpleNamespace(tensors=tensors)
+    (tmp_path / "model.safetensors").unlink()
+
+    def file(repository, name, **options):
+        assert repository == "owner/small" and not name.endswith(".safetensors")
+        if not (tmp_path / name).is_file():
+            raise OSError
+        return str(tmp_path / name)
+
+    class Hub:
+        def __init__(self, kind):
+            self.kind = kind
+            if hasattr(kind, "from_config"):
+                self.from_config = kind.from_config
+
+        def from_pretrained(self, source, **options):
+            return self.kind.from_pretrained(
+                tmp_path if source == "owner/small" else source, **options
+            )
+
+    monkeypatch.setattr(source, "hub_problem", str)
+    monkeypatch.setattr(source, "cached_file", file)
+    for module, kind in ((load, "AutoConfig"), (load, "AutoTokenizer")):
+        monkeypatch.setattr(module, kind, Hub(getattr(module, kind)))
+    monkeypatch.setattr(
+        source.huggingface_hub,
+        "get_safetensors_metadata",
+        lambda repository: SimpleNamespace(files_metadata=heads),
+    )
+    assert check_model("owner/small").parameters == expected
+    (head,) = [head for head in heads.values() if "model.norm.weight" in head.tensors]
+    head.tensors["other"] = head.tensors.pop("model.norm.weight")
+    with pytest.raises(ModelError, match="lacks weights: model.norm.weight"):
+        check_model("owner/small")
 
 
 def test_code_of_a_models_own_is_never_run(folder):
@@ -260,6 +313,7 @@ def test_a_cache_of_an_earlier_version_gets_its_digests(tmp_path, monkeypatch, c
     listed = builtin.resolve("tiny") / builtin.DIGESTS
     text = listed.read_text()
     listed.unlink()
+    builtin._is_damaged.cache_clear()  # as in another process
     assert load_model("tiny") and listed.read_text() == text
     listed.unlink()
     (listed.parent / "model.safetensors").write_bytes(b"half")
