@@ -14,7 +14,7 @@ from ..data.rows import columns_of
 from ..errors import ModelError, SettingError
 from ..files import digest
 from ..stats import finite_scores
-from .exchange import read_labels
+from .exchange import read_rankings
 from .pairs import Item
 from .rubric import GOLD_WEIGHTS, gold_score
 
@@ -97,17 +97,12 @@ class FileAnnotator:
 
     name: str
     digest: str  # of the file: another file's labels are other labels
-    rankings: dict[tuple, dict[str, int]] = field(repr=False)  # `unordered` → answer → rank
+    rankings: dict[str, dict[str, int]] = field(repr=False)  # item id → answer → rank
 
     def rank(self, item: Item, shown_order: list[int], rng: random.Random) -> list[int]:
         """The rank of each answer; empty for an item that the file does not hold."""
-        known = self.rankings.get(unordered(item.prompt.text, item.answers), {})
+        known = self.rankings.get(item.id)
         return [known[answer] for answer in item.answers] if known else []
-
-
-def unordered(prompt: str, answers: list[str]) -> tuple[str, ...]:
-    """A key that is the same for any order of the answers."""
-    return (prompt, *sorted(answers))
 
 
 def load_annotators(
@@ -133,21 +128,11 @@ def load_annotators(
 
 
 def _of_file(path: Path, items: list[Item]) -> list[FileAnnotator]:
-    judgements, bad = read_labels(path)
-    if bad:
-        line, reason = bad[0]
-        raise SettingError(
-            f"annotator={str(path)!r}: {len(bad)} rows cannot be read, the first in line {line}: "
-            f"{reason}."
-        )
     by_name: dict[str, dict] = {}
-    for found in judgements:
-        if found.kind == "ranking":
-            rankings = by_name.setdefault(found.annotator, {})
-            rank_of = dict(zip(found.answers, found.ranks))
-            rankings[unordered(found.prompt, found.answers)] = rank_of
-    wanted = {unordered(item.prompt.text, item.answers) for item in items}
-    if not any(wanted & set(rankings) for rankings in by_name.values()):
+    for found in read_rankings(path):
+        rankings = by_name.setdefault(found.annotator, {})
+        rankings[found.item_id] = dict(zip(found.answers, found.ranks))
+    if not any(item.id in rankings for item in items for rankings in by_name.values()):
         raise SettingError(
             f"annotator={str(path)!r} ranks none of the {len(items)} prompts with these answers: "
             "sample them with the seed and model it was made with."

@@ -26,6 +26,7 @@ from .pairs import Judgement
 
 PEOPLE = uuid.UUID("7b0c2f0e-4d1f-5e0c-9f0a-5a1b7c1d2e3f")  # the namespace of users' ids
 QUESTION = "ranking"
+ENDINGS = (".json",)
 ENTRY = ("value", "user_id", "status")
 
 

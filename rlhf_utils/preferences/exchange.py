@@ -13,21 +13,26 @@ which all are tied make no pair.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
 
 from ..errors import DataError, SettingError
 from ..files import printable, records, write_text
-from . import argilla, label_studio, lmarena, trl_pairs
-from .label_rows import Row, judgement_of, trusted, whole_row
+from . import argilla, label_rows, label_studio, lmarena, trl_pairs
+from .label_rows import Row, judgement_of
 from .pairs import Judgement
 from .store import LabelStore
 
 Bad = tuple[int, str]  # line number from 1, and the reason
 TOLD = 10  # bad rows that an error lists
+FORMATS = {  # a record is of the first that it fits: what people said comes before mere columns
+    "argilla": argilla,
+    "label_studio": label_studio,
+    "pairs": trl_pairs,
+    "lmarena": lmarena,
+    "rankings": label_rows,
+}
 
 
 # --- out
@@ -39,10 +44,10 @@ def export_labels(judgements: list[Judgement], path: Path, format: str = "rankin
     Raises DataError for an unknown format, and for an ending that it does not have.
     """
     path = Path(path)
-    known = [name for name in FORMATS if FORMATS[name].write]
+    known = [name for name in FORMATS if name != "lmarena"]
     if format not in known:
         raise DataError(f"format={format!r} must be one of {', '.join(known)}.")
-    endings = FORMATS[format].endings
+    endings = FORMATS[format].ENDINGS
     if path.suffix not in endings:
         raise DataError(
             f"{path.name}: labels as {format!r} go into a file ending in {' or '.join(endings)}."
@@ -145,37 +150,9 @@ def _rows(record) -> list[Row]:
             raise record
         if not isinstance(record, dict):
             raise ValueError(f"{str(record)[:60]!r} is no object")
-        name = next((name for name, format in FORMATS.items() if format.fits(record)), name)
+        name = next(name for name, format in FORMATS.items() if format.fits(record))
         return FORMATS[name].read(record)
     except ValueError as error:
         return [error]
     except (KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return [ValueError(f"it looks like {name}, but a part is missing or of another type")]
-
-
-# --- the formats
-
-
-def _read_ranking(record: dict) -> list[Row]:
-    """A row as it stands. A uid counts only in our own files: other tools have other uids."""
-    return [trusted(record) or {name: record[name] for name in record if name != "uid"}]
-
-
-@dataclass
-class Format:
-    fits: Callable[[dict], bool]  # whether a record is of this format
-    read: Callable[[dict], list[Row]]  # rows with the store's columns
-    write: Callable[[Judgement], list[dict]] | None = None
-    endings: tuple[str, ...] = ()  # of files that are written
-
-
-LINES, WHOLE = (".jsonl", ".parquet"), (".json",)
-FORMATS = {  # a record is of the first that it fits: what people said comes before mere columns
-    "argilla": Format(argilla.fits, argilla.read, argilla.write, WHOLE),
-    "label_studio": Format(label_studio.fits, label_studio.read, label_studio.write, WHOLE),
-    "pairs": Format(trl_pairs.fits, trl_pairs.read, trl_pairs.write, LINES),
-    "lmarena": Format(lmarena.fits, lmarena.read),
-    "rankings": Format(
-        lambda record: "ranks" in record, _read_ranking, lambda found: [whole_row(found)], LINES
-    ),
-}

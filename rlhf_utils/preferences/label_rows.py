@@ -23,6 +23,7 @@ from ..data.conversations import (
 from .pairs import IMPORTED, KINDS, Judgement, item_id
 from .store import FIELDS, judgement_row
 
+ENDINGS = (".jsonl", ".parquet")
 MARK, VERSION = "rlhf_utils", 1  # a column that says: this suite wrote the others
 Row = dict | str | ValueError  # of one label; why there is none; or what is wrong with it
 RANKED = ("prompt", "responses", "ranks")
@@ -43,15 +44,24 @@ LATEST = 4102444800  # 2100-01-01, in seconds since 1970; milliseconds are beyon
 # --- what this suite wrote
 
 
-def whole_row(judgement: Judgement) -> dict:
-    """A judgement with the store's columns and the mark."""
-    return {MARK: VERSION} | judgement_row(judgement)
+def write(judgement: Judgement) -> list[dict]:
+    """One row: the store's columns and the mark."""
+    return [{MARK: VERSION} | judgement_row(judgement)]
 
 
 def about(judgement: Judgement) -> dict:
     """All but the texts, to go along in another tool's metadata."""
-    row = whole_row(judgement)
+    (row,) = write(judgement)
     return {column: row[column] for column in row if column not in ("prompt", "responses")}
+
+
+def fits(record: dict) -> bool:
+    return True
+
+
+def read(record: dict) -> list[Row]:
+    """A row as it stands. A uid counts only in our own files: other tools have other uids."""
+    return [trusted(record) or {name: record[name] for name in record if name != "uid"}]
 
 
 def trusted(row: object) -> dict:
@@ -87,19 +97,24 @@ def _parsed(text: str, *parsers: Callable) -> object:
 
 def judgement_of(row: dict) -> Judgement:
     """The judgement of a row. Raises ValueError, which says in words what is wrong."""
-    given = {name: value for name, value in row.items() if value is not None and value != ""}
     for column in RANKED:
-        if column not in given:
+        if row.get(column) in (None, ""):
             raise ValueError(f"column {column!r} is missing")
-    values = {"annotator": "imported", "session": IMPORTED}
-    for column, read in READERS.items():
-        if column in given:
-            values[FIELDS[column]] = read(column, given[column])
+    values = {"annotator": "imported", "session": IMPORTED} | fields_of(row)
     answers = values["answers"]
     values.setdefault("shown_order", list(range(len(answers))))
     judgement = Judgement(item_id=item_id(values["prompt"], answers), **values)
     judgement.check()
     return judgement
+
+
+def fields_of(row: dict) -> dict:
+    """Fields of a Judgement, from the columns of the store that a row has. Raises ValueError."""
+    fields = {}
+    for column, read in READERS.items():
+        if row.get(column) not in (None, ""):
+            fields[FIELDS[column]] = read(column, row[column])
+    return fields
 
 
 def _refuse(column: str, value, must: str) -> ValueError:

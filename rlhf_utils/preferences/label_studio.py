@@ -18,6 +18,7 @@ from .label_rows import (
 )
 from .pairs import Judgement
 
+ENDINGS = (".json",)
 LEFT_IN_LIST = "_"  # the bucket of what nobody moved
 SIDES = {"left": [1, 2], "right": [2, 1]}
 TEXTS = ("body", "html", "text", "title")  # where an entry of the list may hold its text

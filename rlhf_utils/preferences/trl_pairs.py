@@ -4,10 +4,12 @@ import hashlib
 import json
 
 from ..data.rows import Prompt, recognise
-from .label_rows import Row, annotator_in, trusted, whole_row
+from .label_rows import Row, annotator_in, trusted
+from .label_rows import write as write_row
 from .pair_files import pair_row
 from .pairs import Item, Judgement, pairs_of, ranking_to_pairs
 
+ENDINGS = (".jsonl", ".parquet")
 TEXTS = ("prompt", "chosen", "rejected")
 COLUMNS = (*TEXTS, "item_id", "annotator", "margin", "confidence")
 
@@ -18,7 +20,7 @@ def fits(record: dict) -> bool:
 
 def write(judgement: Judgement) -> list[dict]:
     """A row for each pair, each with the whole judgement as JSON."""
-    whole, rows = json.dumps(whole_row(judgement)), []
+    whole, rows = json.dumps(write_row(judgement)[0]), []
     for pair in pairs_of(judgement, Item(Prompt(judgement.prompt), judgement.answers)):
         row = pair_row(pair)
         rows.append({name: row[name] for name in COLUMNS} | {"judgement": whole})

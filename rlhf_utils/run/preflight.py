@@ -272,18 +272,9 @@ def _refuse_near(parameter: str, name: str, known: tuple[str, ...]) -> None:
 
 
 def _labels(name: str) -> str:
-    from ..preferences.exchange import read_labels
+    from ..preferences.exchange import read_rankings
 
-    judgements, bad = read_labels(Path(name))
-    if bad:
-        line, reason = bad[0]
-        raise SettingError(
-            f"annotator={name!r}: {len(bad)} rows cannot be read, the first in line {line}: "
-            f"{reason}."
-        )
-    rankings = [found for found in judgements if found.kind == "ranking"]
-    if not rankings:
-        raise SettingError(f"annotator={name!r} holds no ranking.")
+    rankings = read_rankings(Path(name))
     people = {found.annotator for found in rankings}
     return f"annotator: {len(rankings):,} rankings by {len(people)} annotators in {name}"
 
