@@ -225,7 +225,7 @@ def _rank_of(value) -> dict[str, int] | None:
     by_place = ranks_by_place([entry["value"] for entry in entries])
     if all(entry.get("rank") is None for entry in entries):
         return by_place
-    return {entry["value"]: entry.get("rank") for entry in entries}
+    return {each["value"]: each["rank"] for each in entries if each.get("rank") is not None}
 
 
 def _answers(columns: dict, rankings: list[dict | None], own: dict) -> list[str]:

@@ -15,7 +15,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from datasets import Dataset
+from pyarrow import Table
+from pyarrow.parquet import write_table
 
 from ..errors import DataError, SettingError
 from ..files import printable, records, write_text
@@ -55,7 +56,7 @@ def export_labels(judgements: list[Judgement], path: Path, format: str = "rankin
     written = [FORMATS[format].write(judgement) for judgement in judgements]
     rows = [row for rows in written for row in rows]
     if path.suffix == ".parquet":
-        Dataset.from_list(rows).to_parquet(path)
+        write_table(Table.from_pylist(rows), path)
     elif path.suffix == ".json":
         write_text(path, json.dumps(rows, indent=1))
     else:  # as ASCII, so that half a surrogate pair in an answer can be written

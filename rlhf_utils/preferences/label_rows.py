@@ -28,16 +28,9 @@ MARK, VERSION = "rlhf_utils", 1  # a column that says: this suite wrote the othe
 Row = dict | str | ValueError  # of one label; why there is none; or what is wrong with it
 RANKED = ("prompt", "responses", "ranks")
 PEOPLE = ("annotator", "worker", "user", "labeler", "rater", "participant", "judge", "prolific_pid")
-PROMPTS = (
-    "prompt",
-    "instruction",
-    "question",
-    "query",
-    "conversation",
-    "messages",
-    "text",
-    "input",
-)
+ASKED = ("prompt", "instruction", "question", "query")
+PROMPTS = (*ASKED, "conversation", "messages", "chat", "text", "input")
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 LATEST = 4102444800  # 2100-01-01, in seconds since 1970; milliseconds are beyond
 
 
@@ -99,7 +92,8 @@ def judgement_of(row: dict) -> Judgement:
     """The judgement of a row. Raises ValueError, which says in words what is wrong."""
     for column in RANKED:
         if row.get(column) in (None, ""):
-            raise ValueError(f"column {column!r} is missing")
+            there = told(sorted(map(str, row)))
+            raise ValueError(f"column {column!r} is missing; there are {there}")
     values = {"annotator": "imported", "session": IMPORTED} | fields_of(row)
     answers = values["answers"]
     values.setdefault("shown_order", list(range(len(answers))))
@@ -132,13 +126,13 @@ def _text(column: str, value) -> str:
 
 
 def _name(column: str, value) -> str:
-    """A text without null bytes; whole numbers count as names, since other tools number people."""
+    """A text that steers no terminal; whole numbers are names, since other tools number people."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is int:
         value = str(value)
-    if "\0" in _text(column, value):
-        raise _refuse(column, value, "a text without null bytes")
+    if CONTROL.search(_text(column, value)):
+        raise _refuse(column, value, "a text without control characters")
     return value
 
 

@@ -50,10 +50,8 @@ def write(judgement: Judgement) -> list[dict]:
 
 
 def fits(record: dict) -> bool:
-    if isinstance(record.get("data"), dict) or "annotations" in record:
-        return True
     cancelled = "annotation_id" in record and not {"chosen", "ranks"} & set(record)
-    return cancelled or bool(_results_of_min(record))
+    return isinstance(record.get("data"), dict) or cancelled or bool(_results_of_min(record))
 
 
 def read(record: dict) -> list[Row]:
@@ -122,7 +120,8 @@ def _judged(data: dict, results: list[dict]) -> tuple[list[str], list[str], list
         found = [name for name in lists if set(rank_of) & set(lists[name])]
         if len(found) != 1:
             raise ValueError(
-                f"{len(found)} lists of the task hold the ranked answers ({told(sorted(rank_of))})"
+                f"{len(found)} lists of the task hold the ranked answers "
+                f"({told(sorted(rank_of))}), each with an id of its own, where one must"
             )
         name = found[0]
     return [name], _texts(lists[name]), ranks_of(list(lists[name]), rank_of)

@@ -57,15 +57,14 @@ def test_turns_that_both_sides_share_are_the_prompt(tmp_path):
     assert (found.answers, found.ranks) == (["Rain.", "Sun."], [2, 1])
 
 
-def test_turns_that_differ_stay_with_their_answer(tmp_path):
-    """The last answer alone would be one to a question that the other side never had."""
+def test_sides_that_part_before_their_last_answers_are_left_out(tmp_path, capsys):
+    """As with pairs: an answer would be one to a question that the other side never had."""
     first, second = ("Hi", "Yes?", "Why?", "Rain."), ("Hi", "What?", "Why?", "Sun.")
-    (found,), bad = read(tmp_path, vote("model_a", first, second))
-    assert bad == [] and found.prompt == "Hi"
-    assert [messages_of(answer) for answer in found.answers] == [
-        talk(*first)[1:],
-        talk(*second)[1:],
-    ]
+    assert read(tmp_path, vote("model_a", first, second)) == ([], [])
+    assert "two sides that part before their last answers: 1" in capsys.readouterr().out
+    # MT-bench also votes on the first turn alone
+    (found,), bad = read(tmp_path, vote("model_a", first, second, turn=1))
+    assert bad == [] and (found.prompt, found.answers) == ("Hi", ["Yes?", "What?"])
 
 
 def test_the_form_with_columns_of_turns(tmp_path):
@@ -83,8 +82,8 @@ def test_the_form_with_columns_of_turns(tmp_path):
         (vote(None), "winner=None"),
         (vote(first=("Who?", "Rain.")), "do not begin with the same prompt"),
         (vote(first=("Why?", "Rain.", "And?")), "does not end with an answer"),
-        (vote(conversation_a=[]), "no messages"),
-        (vote(conversation_a=[{"role": "user", "content": None}]), "None, which is no text"),
+        (vote(conversation_a=[]), "an empty list, not a list of messages"),
+        (vote(conversation_a=[{"role": "user", "content": None}]), "nothing, not a text"),
     ],
 )
 def test_votes_that_cannot_be(tmp_path, record, told):
