@@ -133,11 +133,11 @@ class Desk:
         ranks, count = about.pop("ranks"), len(turn.shown_order)
         if not skipped and len(ranks) != count:
             raise ValueError(f"{len(ranks)} ranks came for {count} answers.")
-        seconds = max(0.0, number(message["seconds"], "seconds"))
+        seconds = max(0.0, number(message.get("seconds"), "seconds") or 0.0)
         self.queue.submit(
             replace(turn, kind="repeat") if again else turn,
             [] if skipped else [rank for _, rank in sorted(zip(turn.shown_order, ranks))],
-            session=message.get("session", "widget"),
+            session="form" if message.get("session") == "form" else "widget",
             shown_at=time.time() - seconds,
             **about,
         )

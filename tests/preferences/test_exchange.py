@@ -294,7 +294,7 @@ def test_annotators_who_disagree_meet(tmp_path):
     assert result["alpha"] < 0.5
 
 
-@pytest.mark.parametrize("name", ["annotator", "worker", "user", "annotator_id"])
+@pytest.mark.parametrize("name", ["annotator", "worker", "user_id", "Worker ID", "PROLIFIC_PID"])
 def test_whoever_judged_a_pair_is_named(tmp_path, name):
     path = tmp_path / "pairs.jsonl"
     row = {"prompt": "p", "chosen": "a", "rejected": "b", name: 12, "judgement": "a is better"}
@@ -310,6 +310,15 @@ def test_pairs_in_a_table(tmp_path):
     (first, second), bad = read_labels(path)
     assert bad == [] and (first.annotator, first.ranks, first.strength) == ("ann", [1, 2], 2.0)
     assert (second.annotator, second.ranks, second.strength) == ("bob", [1, 1], None)
+
+
+def test_rankings_in_a_table(tmp_path):
+    path = tmp_path / "rankings.csv"
+    lines = ["prompt;responses;ranks;confidence;shown_at", 'p;"[""a"", ""b""]";[2, 1];;12.5']
+    path.write_text("\n".join(lines) + "\n")
+    (found,), bad = read_labels(path)
+    assert bad == [] and (found.answers, found.ranks) == (["a", "b"], [2, 1])
+    assert (found.confidence, found.shown_at) == (None, 12.5)
 
 
 def test_a_pair_that_is_a_tie(tmp_path):

@@ -43,6 +43,13 @@ def test_votes(tmp_path, winner, ranks, flags):
     assert (found.ranks, found.flags, found.annotator) == (ranks, flags, "visitor_3")
 
 
+def test_conversations_as_tables_hold_them(tmp_path):
+    sides = {"conversation_a": json.dumps(talk("Why?", "Rain."))}
+    sides |= {"conversation_b": str(talk("Why?", ""))}  # and one model said nothing
+    (found,), bad = read(tmp_path, vote(**sides))
+    assert bad == [] and (found.prompt, found.answers) == ("Why?", ["Rain.", ""])
+
+
 def test_messages_in_parts(tmp_path):
     sides = {"conversation_a": talk("Why?", "Rain.", parts=True)}
     (found,), bad = read(tmp_path, vote() | sides)
@@ -67,9 +74,10 @@ def test_sides_that_part_before_their_last_answers_are_left_out(tmp_path, capsys
     assert bad == [] and (found.prompt, found.answers) == ("Hi", ["Yes?", "What?"])
 
 
-def test_the_form_with_columns_of_turns(tmp_path):
+@pytest.mark.parametrize("form", [int, bool, str, float])
+def test_the_form_with_columns_of_turns(tmp_path, form):
     record = {"prompt": '["Why?"]', "response_a": '["Rain."]', "response_b": '["Sun."]'}
-    winners = {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}
+    winners = {"winner_model_a": form(0), "winner_model_b": form(1), "winner_tie": form(0)}
     (found,), bad = read(tmp_path, record | winners)
     assert bad == [] and (found.prompt, found.answers) == ("Why?", ["Rain.", "Sun."])
     assert found.ranks == [2, 1]

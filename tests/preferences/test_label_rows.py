@@ -37,6 +37,7 @@ RANKING = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}
         ("session", {"id": 1}, "must be a text"),
         ("annotator", ["ann"], "must be a text"),
         ("annotator", "ann\0", "without control characters"),
+        ("annotator", "\x1b[31mann", "without control characters"),
         ("annotator", True, "must be a text"),
         ("note", "half \ud83d", "half a character"),
         ("responses", ["a", "\udc00"], "half a character"),
