@@ -44,6 +44,11 @@ def messages_of(text: str) -> list[dict]:
     return messages
 
 
+def readable(text: str) -> str:
+    """The text of a prompt for people: without the invisible marks."""
+    return text.replace(MARK, "")
+
+
 def written_turns(text: str) -> list[dict]:
     """messages_of a text that somebody brought. Raises ValueError for a MARK that is not ours."""
     messages = messages_of(text)

@@ -203,12 +203,10 @@ class LabelQueue:
     def answered_elsewhere(self, turn: Turn) -> bool:
         """Whether this annotator has judged the item in another window since it was asked here."""
         self.refresh()
-        return len(self._mine.get(turn.item.id, ())) > turn.before
-
-    def drop(self, turn: Turn) -> None:
-        """Asks no more for it here."""
-        if self._taken_back is turn.item:
+        answered = len(self._mine.get(turn.item.id, ())) > turn.before
+        if answered and self._taken_back is turn.item:
             self._taken_back = None
+        return answered
 
     def submit(self, turn: Turn, ranks: list[int], **about) -> None:
         """Stores a judgement; no ranks mean a skip.

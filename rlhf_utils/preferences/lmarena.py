@@ -11,6 +11,7 @@ WINNERS = {
     "tie (inconsistent)": [1, 1],
     "both_bad": [1, 1],
 }
+YES = ("1", "1.0", "true")
 SINGLE = {"winner_model_a": "model_a", "winner_model_b": "model_b", "winner_tie": "tie"}
 
 
@@ -69,5 +70,5 @@ def _of_turns(record: dict) -> dict:
         for question, answer in zip(lists[0], answers):
             turns.append({"role": "user", "content": question})
             turns.append({"role": "assistant", "content": answer})
-    winners = [SINGLE[name] for name in SINGLE if str(record.get(name)) in ("1", "1.0", "True")]
+    winners = [SINGLE[name] for name in SINGLE if str(record.get(name)).lower() in YES]
     return found | {"winner": " and ".join(winners)}

@@ -126,7 +126,6 @@ class Desk:
         if again:
             self.told = ELSEWHERE + "This ranking is kept as a repetition." * (not skipped)
         if again and skipped:
-            self.queue.drop(turn)
             return late
         row = {name: message.get(name) for name in ("uid", "flags", "note", "confidence", "ranks")}
         about = fields_of(row | {"margin": message.get("strength")})
