@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.rows import columns_of
-from ..errors import ModelError, SettingError
+from ..errors import SettingError
 from ..files import digest
 from ..stats import finite_scores
 from .exchange import read_rankings
@@ -110,20 +110,14 @@ def load_annotators(
 ) -> list[Annotator | ScoringAnnotator | FileAnnotator]:
     """`simulated`; a label file, one annotator for each name in it; or a reward.
 
-    load_scorer: name of a reward → (its scoring function, its digest). Raises SettingError for
-    anything else, and for a file that holds none of the items.
+    load_scorer: name of a reward → (its scoring function, its digest). Raises SettingError for a
+    file that holds none of the items.
     """
     if name == "simulated":
         return simulated_annotators()
     if Path(name).is_file():
         return _of_file(Path(name), items)
-    try:
-        score, scorer_digest = load_scorer(name)
-    except (SettingError, ModelError) as error:
-        raise SettingError(
-            f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: "
-            f"{error}"
-        ) from error
+    score, scorer_digest = load_scorer(name)
     return [ScoringAnnotator(name, score, scorer_digest)]
 
 

@@ -8,6 +8,7 @@ something else.
 import ast
 import json
 import re
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -71,7 +72,8 @@ def trusted(row: object) -> dict:
 def object_in(value: object) -> object:
     """The list or object that a text holds, as JSON or as Python writes it; else the value."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        return _parsed(value, json.loads, ast.literal_eval)
+        with warnings.catch_warnings(action="ignore"):  # of the compiler, about other texts
+            return _parsed(value, json.loads, ast.literal_eval)
     return value
 
 
@@ -80,7 +82,7 @@ def _parsed(text: str, *parsers: Callable) -> object:
     for parse in parsers:
         try:
             return parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             pass
     return text
 
