@@ -54,8 +54,12 @@ def fits(record: dict) -> bool:
 
 
 def read(record: dict) -> list[Row]:
-    """A row as it stands. A uid counts only in our own files: other tools have other uids."""
-    return [trusted(record) or {name: record[name] for name in record if name != "uid"}]
+    """A row as it stands. A uid counts only in our own files: other tools have other uids.
+
+    In tables nothing is an empty text.
+    """
+    others = {name: value for name, value in record.items() if name != "uid" and value != ""}
+    return [trusted(record) or others]
 
 
 def trusted(row: object) -> dict:
@@ -93,7 +97,7 @@ def _parsed(text: str, *parsers: Callable) -> object:
 def judgement_of(row: dict) -> Judgement:
     """The judgement of a row. Raises ValueError, which says in words what is wrong."""
     for column in RANKED:
-        if row.get(column) in (None, ""):
+        if row.get(column) is None:
             there = told(sorted(map(str, row)))
             raise ValueError(f"column {column!r} is missing; there are {there}")
     values = {"annotator": "imported", "session": IMPORTED} | fields_of(row)
@@ -108,7 +112,7 @@ def fields_of(row: dict) -> dict:
     """Fields of a Judgement, from the columns of the store that a row has. Raises ValueError."""
     fields = {}
     for column, read in READERS.items():
-        if row.get(column) not in (None, ""):
+        if row.get(column) is not None:
             fields[FIELDS[column]] = read(column, row[column])
     return fields
 
