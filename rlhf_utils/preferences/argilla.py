@@ -7,6 +7,7 @@ What is written is a record of Argilla 2: a ranking question over the fields res
 import json
 import re
 import uuid
+from collections import Counter
 from typing import NamedTuple
 
 from .label_rows import (
@@ -92,11 +93,14 @@ def read(record: dict) -> list[Row]:
         "prompt": find_prompt({name: columns[name] for name in columns if name not in names}),
         "responses": [columns[name] for name in names],
     }
-    people: dict[object, list] = {}
+    people: dict[tuple, list] = {}
+    before = Counter()  # several may have no name, and then answer the same question
     for each, rank_of in zip(given, rankings):
-        people.setdefault(each.user, []).append((each.status, rank_of))
+        person = (each.user, before[each.user, each.question])
+        before[each.user, each.question] += 1
+        people.setdefault(person, []).append((each.status, rank_of))
     rows = []
-    for user, said in people.items():
+    for (user, _), said in people.items():
         name = own.get("annotator")
         ours = isinstance(name, str) and user in (None, name, user_id(name))
         try:

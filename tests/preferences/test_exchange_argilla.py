@@ -138,6 +138,12 @@ def test_several_users_of_a_record(tmp_path, capsys):
     assert "3 judgements. Left out, still a draft: 1." in capsys.readouterr().out
 
 
+def test_users_without_a_name_are_several(tmp_path):
+    entries = [entry(NAMES, None), entry(NAMES[::-1], None)]
+    found, bad = read(tmp_path, {"fields": FIELDS, "responses": {"ranking": entries}})
+    assert bad == [] and [judgement.ranks for judgement in found] == [[2, 1], [1, 2]]
+
+
 def test_nobody_has_judged_it_yet(tmp_path, capsys):
     """Flattened, a record without an answer has an empty column, since another has one."""
     pending = FIELDS | {"ranking.responses": None, "ranking.responses.users": None}
