@@ -89,6 +89,20 @@ def test_what_cannot_be_stored_keeps_the_question(queue, message, told):
     assert desk.receive(ranking())["saved"] == "u"
 
 
+@pytest.mark.parametrize("message", [{}, {"type": "rank"}, {"type": "rank", "uid": ["u"]}])
+def test_half_a_message_stores_nothing_and_is_told(queue, message):
+    ranker = RankingWidget(Desk(queue), {})
+    ranker._received(None, message, [])
+    assert ranker.state["error"]["text"] and queue.store.judgements(kinds=KINDS) == []
+    for nothing in (None, [], 3):
+        ranker._received(None, nothing, [])
+
+
+def test_no_message_says_that_code_has_ranked(queue):
+    Desk(queue).receive(ranking(session="headless 1"))
+    assert queue.store.judgements()[0].session == "widget" and queue.done == 1
+
+
 def test_a_store_that_cannot_be_opened_is_told(queue, tmp_path):
     desk = Desk(queue)
     queue.store.path = tmp_path / "gone" / "labels.sqlite"
