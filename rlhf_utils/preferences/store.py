@@ -91,16 +91,17 @@ class LabelStore:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60)
+        db = sqlite3.connect(self.path, timeout=60)
+        # FULL, with a write-ahead log: a commit returns when it is on the disk.
+        db.execute(f"PRAGMA synchronous={self._synchronous}")
+        db.row_factory = sqlite3.Row
+        return db
 
     @contextmanager
     def _open(self):
         """A connection. Raises DataError for a damaged file, a full disk, a read-only folder."""
         try:
             with closing(self._connect()) as db:
-                # FULL, with a write-ahead log: a commit returns when it is on the disk.
-                db.execute(f"PRAGMA synchronous={self._synchronous}")
-                db.row_factory = sqlite3.Row
                 yield db
         except sqlite3.Error as error:
             raise DataError(_in_words(self.path, error)) from error
