@@ -42,6 +42,11 @@ def messages_of(text: str) -> list[dict]:
     return messages
 
 
+def readable(text: str) -> str:
+    """The text of a prompt for people: without the invisible marks."""
+    return text.replace(MARK, "")
+
+
 # --- texts
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.rows import columns_of
-from ..errors import ModelError, SettingError
+from ..errors import SettingError
 from ..files import digest
 from ..stats import finite_scores
-from .exchange import read_labels
+from .exchange import read_rankings
 from .pairs import Item
 from .rubric import GOLD_WEIGHTS, gold_score
 
@@ -97,17 +97,12 @@ class FileAnnotator:
 
     name: str
     digest: str  # of the file: another file's labels are other labels
-    rankings: dict[tuple, dict[str, int]] = field(repr=False)  # `unordered` → answer → rank
+    rankings: dict[str, dict[str, int]] = field(repr=False)  # item id → answer → rank
 
     def rank(self, item: Item, shown_order: list[int], rng: random.Random) -> list[int]:
         """The rank of each answer; empty for an item that the file does not hold."""
-        known = self.rankings.get(unordered(item.prompt.text, item.answers), {})
+        known = self.rankings.get(item.id)
         return [known[answer] for answer in item.answers] if known else []
-
-
-def unordered(prompt: str, answers: list[str]) -> tuple[str, ...]:
-    """A key that is the same for any order of the answers."""
-    return (prompt, *sorted(answers))
 
 
 def load_annotators(
@@ -115,39 +110,23 @@ def load_annotators(
 ) -> list[Annotator | ScoringAnnotator | FileAnnotator]:
     """`simulated`; a label file, one annotator for each name in it; or a reward.
 
-    load_scorer: name of a reward → (its scoring function, its digest). Raises SettingError for
-    anything else, and for a file that holds none of the items.
+    load_scorer: name of a reward → (its scoring function, its digest). Raises SettingError for a
+    file that holds none of the items.
     """
     if name == "simulated":
         return simulated_annotators()
     if Path(name).is_file():
         return _of_file(Path(name), items)
-    try:
-        score, scorer_digest = load_scorer(name)
-    except (SettingError, ModelError) as error:
-        raise SettingError(
-            f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: "
-            f"{error}"
-        ) from error
+    score, scorer_digest = load_scorer(name)
     return [ScoringAnnotator(name, score, scorer_digest)]
 
 
 def _of_file(path: Path, items: list[Item]) -> list[FileAnnotator]:
-    judgements, bad = read_labels(path)
-    if bad:
-        line, reason = bad[0]
-        raise SettingError(
-            f"annotator={str(path)!r}: {len(bad)} rows cannot be read, the first in line {line}: "
-            f"{reason}."
-        )
     by_name: dict[str, dict] = {}
-    for found in judgements:
-        if found.kind == "ranking":
-            rankings = by_name.setdefault(found.annotator, {})
-            rank_of = dict(zip(found.answers, found.ranks))
-            rankings[unordered(found.prompt, found.answers)] = rank_of
-    wanted = {unordered(item.prompt.text, item.answers) for item in items}
-    if not any(wanted & set(rankings) for rankings in by_name.values()):
+    for found in read_rankings(path):
+        rankings = by_name.setdefault(found.annotator, {})
+        rankings[found.item_id] = dict(zip(found.answers, found.ranks))
+    if not any(item.id in rankings for item in items for rankings in by_name.values()):
         raise SettingError(
             f"annotator={str(path)!r} ranks none of the {len(items)} prompts with these answers: "
             "sample them with the seed and model it was made with."

@@ -13,21 +13,27 @@ which all are tied make no pair.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Dataset
+from pyarrow import Table
+from pyarrow.parquet import write_table
 
-from ..errors import DataError
-from ..files import records, write_text
-from . import argilla, label_studio, lmarena, trl_pairs
-from .label_rows import LEFT_OUT, judgement_of, trusted, whole_row
+from ..errors import DataError, SettingError
+from ..files import printable, records, write_text
+from . import argilla, label_rows, label_studio, lmarena, trl_pairs
+from .label_rows import Row, judgement_of
 from .pairs import Judgement
 from .store import LabelStore
 
 Bad = tuple[int, str]  # line number from 1, and the reason
 TOLD = 10  # bad rows that an error lists
+FORMATS = {  # a record is of the first that it fits: what people said comes before mere columns
+    "argilla": argilla,
+    "label_studio": label_studio,
+    "pairs": trl_pairs,
+    "lmarena": lmarena,
+    "rankings": label_rows,
+}
 
 
 # --- out
@@ -39,38 +45,26 @@ def export_labels(judgements: list[Judgement], path: Path, format: str = "rankin
     Raises DataError for an unknown format, and for an ending that it does not have.
     """
     path = Path(path)
-    known = [name for name in FORMATS if FORMATS[name].write]
+    known = [name for name in FORMATS if name != "lmarena"]
     if format not in known:
         raise DataError(f"format={format!r} must be one of {', '.join(known)}.")
-    endings = FORMATS[format].endings
+    endings = FORMATS[format].ENDINGS
     if path.suffix not in endings:
         raise DataError(
             f"{path.name}: labels as {format!r} go into a file ending in {' or '.join(endings)}."
         )
-    rows, count = [], 0
-    for judgement in judgements:
-        written = FORMATS[format].write(judgement)
-        rows += written
-        count += bool(written)
+    written = [FORMATS[format].write(judgement) for judgement in judgements]
+    rows = [row for rows in written for row in rows]
     if path.suffix == ".parquet":
-        Dataset.from_list(rows).to_parquet(path)
+        write_table(Table.from_pylist(rows), path)
     elif path.suffix == ".json":
         write_text(path, json.dumps(rows, indent=1))
     else:  # as ASCII, so that half a surrogate pair in an answer can be written
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return count
+    return sum(map(bool, written))
 
 
 # --- in
-
-
-@dataclass
-class Labels:
-    """What a file holds."""
-
-    judgements: list[Judgement] = field(default_factory=list)
-    bad: list[Bad] = field(default_factory=list)
-    left_out: Counter = field(default_factory=Counter)  # why no judgement → how many
 
 
 def import_labels(
@@ -79,130 +73,87 @@ def import_labels(
     """Stores the judgements of a file, all or none: (how many are new, how many known, bad rows).
 
     Raises DataError, with nothing stored, for bad rows; with `leave_out_bad` they are left out.
-    Importing a file again stores nothing twice.
+    Importing a file again, or a later export that holds more, stores nothing twice.
     """
-    path = Path(path)
-    labels = _read(path)
-    if labels.bad and not leave_out_bad:
-        raise DataError(_told(path, labels))
-    _print_left_out(path, labels)
-    new = store.add_all(labels.judgements)
-    return new, len(labels.judgements) - new, labels.bad
+    judgements, bad = read_labels(path)
+    if bad and not leave_out_bad:
+        lines = [f"line {line}: {reason}" for line, reason in bad[:TOLD]]
+        if len(bad) > TOLD:
+            lines.append(f"and {len(bad) - TOLD} more")
+        raise DataError(
+            f"{Path(path).name} has {len(bad)} rows that cannot be read, so nothing was stored. "
+            "Mend them, or leave them out with leave_out_bad=True:\n  " + "\n  ".join(lines)
+        )
+    new = store.add_all(judgements)
+    return new, len(judgements) - new, bad
+
+
+def read_rankings(path: Path) -> list[Judgement]:
+    """The rankings of a file that ranks in place of annotators.
+
+    Raises SettingError for a bad row, and if there is no ranking.
+    """
+    judgements, bad = read_labels(path)
+    if bad:
+        line, reason = bad[0]
+        raise SettingError(
+            f"annotator={str(path)!r}: {len(bad)} rows cannot be read, the first in line {line}: "
+            f"{reason}."
+        )
+    rankings = [judgement for judgement in judgements if judgement.kind == "ranking"]
+    if not rankings:
+        raise SettingError(f"annotator={str(path)!r} holds no ranking.")
+    return rankings
 
 
 def read_labels(path: Path) -> tuple[list[Judgement], list[Bad]]:
     """The judgements of a file in any of the formats, and its bad rows.
 
-    Raises DataError for a file that cannot be read at all.
+    Prints what is left out. Raises DataError for a file that cannot be read at all.
     """
-    path = Path(path)
-    labels = _read(path)
-    _print_left_out(path, labels)
-    return labels.judgements, labels.bad
-
-
-def _told(path: Path, labels: Labels) -> str:
-    lines = [f"line {line}: {reason}" for line, reason in labels.bad[:TOLD]]
-    if len(labels.bad) > TOLD:
-        lines.append(f"and {len(labels.bad) - TOLD} more")
-    return (
-        f"{path.name} has {len(labels.bad)} rows that cannot be read, so nothing was stored. Mend "
-        "them, or leave them out with leave_out_bad=True:\n  " + "\n  ".join(lines)
-    )
-
-
-def _print_left_out(path: Path, labels: Labels) -> None:
-    if labels.left_out:
-        told = [f"{why}: {count}" for why, count in labels.left_out.items()]
-        print(f"{path.name}: {len(labels.judgements)} judgements. Left out, {'; '.join(told)}.")
-
-
-def _read(path: Path) -> Labels:
-    labels = Labels()
     found: dict[str, Judgement] = {}  # by uid: all pairs of a judgement hold the same one
-    seen = Counter()  # how often a record came, so that equal ones get uids of their own
-    for line, record in records(path):
-        for row in _rows(record, seen):
+    bad, left_out, seen = [], Counter(), Counter()
+    for line, record in records(Path(path)):
+        for row in _rows(record):
             try:
                 if isinstance(row, ValueError):
                     raise row
-                if LEFT_OUT in row:
-                    labels.left_out[row[LEFT_OUT]] += 1
+                if isinstance(row, str):
+                    left_out[row] += 1
                     continue
                 judgement = judgement_of(row)
+                judgement.uid = judgement.uid or _uid(judgement, seen)
                 if found.setdefault(judgement.uid, judgement) != judgement:
                     raise ValueError(f"uid={judgement.uid!r:.60} is that of another row, too")
             except ValueError as error:
-                labels.bad.append((line, str(error).rstrip(".")))
-    labels.judgements = list(found.values())
-    return labels
+                bad.append((line, printable(str(error).rstrip("."), 300)))
+    if left_out:
+        told = "; ".join(f"{why}: {count}" for why, count in left_out.items())
+        print(f"{printable(Path(path).name)}: {len(found)} judgements. Left out, {told}.")
+    return list(found.values()), bad
 
 
-def _rows(record, seen: Counter) -> list[dict | ValueError]:
-    """The rows of a record, each with a uid; an error in place of what cannot be read."""
-    try:
-        uid, rows = _uid(record, seen), _rows_of_format(record)
-    except ValueError as error:
-        return [error]
-    found = []
-    for number, row in enumerate(rows):
-        if isinstance(row, dict):
-            own = row.get("uid") or (uid if trl_pairs.fits(record) else f"{uid}/{number}")
-            row = row | {"uid": own}
-        found.append(row)
-    return found
+def _uid(judgement: Judgement, seen: Counter) -> str:
+    """Made of what it says: it stays when other lines are mended or other people judge, too.
 
-
-def _uid(record, seen: Counter) -> str:
-    """Made of the content, not the line: it stays when other lines are mended."""
-    if isinstance(record, Exception):
-        raise record
-    if not isinstance(record, dict):
-        raise ValueError(f"{str(record)[:60]!r} is no object")
-    content = json.dumps(record, sort_keys=True, default=str)  # tables may hold dates
-    content = hashlib.sha256(content.encode()).hexdigest()[:24]
+    seen: how often each content came, so that equal ones get uids of their own.
+    """
+    content = hashlib.sha256(json.dumps(judgement.content()).encode()).hexdigest()[:24]
     seen[content] += 1
     return f"{content}/{seen[content]}"
 
 
-def _rows_of_format(record: dict) -> list[dict | ValueError]:
-    """The rows of a record in the first format that it fits. Raises ValueError in words."""
+def _rows(record) -> list[Row]:
+    """The rows of a record in the first format that it fits."""
     name = "rankings"
     try:
-        name = next((name for name, format in FORMATS.items() if format.fits(record)), name)
+        if isinstance(record, ValueError):
+            raise record
+        if not isinstance(record, dict):
+            raise ValueError(f"{str(record)[:60]!r} is no object")
+        name = next(name for name, format in FORMATS.items() if format.fits(record))
         return FORMATS[name].read(record)
+    except ValueError as error:
+        return [error]
     except (KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        raise ValueError(
-            f"it looks like {name}, but a part is missing or of another type"
-        ) from None
-
-
-# --- the formats
-
-
-def _read_ranking(record: dict) -> list[dict]:
-    """A row as it stands. A uid counts only in our own files: other tools have other uids."""
-    return [trusted(record) or {name: record[name] for name in record if name != "uid"}]
-
-
-@dataclass
-class Format:
-    fits: Callable[[dict], bool]  # whether a record is of this format
-    read: Callable[[dict], list]  # record → rows with the store's columns, or errors
-    write: Callable[[Judgement], list[dict]] | None = None
-    endings: tuple[str, ...] = ()  # of files that are written
-
-
-LINES, WHOLE = (".jsonl", ".parquet"), (".json",)
-FORMATS = {  # a record is of the first that it fits
-    "pairs": Format(trl_pairs.fits, trl_pairs.read, trl_pairs.write, LINES),
-    "lmarena": Format(lmarena.fits, lmarena.read),
-    "rankings": Format(
-        lambda record: isinstance(record.get("ranks"), list),
-        _read_ranking,
-        lambda found: [whole_row(found)],
-        LINES,
-    ),
-    "argilla": Format(argilla.fits, argilla.read, argilla.write, WHOLE),
-    "label_studio": Format(label_studio.fits, label_studio.read, label_studio.write, WHOLE),
-}
+        return [ValueError(f"it looks like {name}, but a part is missing or of another type")]

@@ -19,18 +19,13 @@ from .store import LabelStore
 HEADLESS = "headless "  # how the sessions of annotators in code begin; people's do not
 REPEAT_AFTER = 10  # judgements before an item comes again, so that nobody simply remembers it
 LABEL_FILES = (".jsonl", ".json", ".parquet", ".csv")
-
-
 NOT_REWARDS = ("simulated", "person", "reward_model")  # annotators that are no name of a reward
 WARMEST = 1.0  # temperature: above it few answers are worth a person's time
 
 
 @dataclass
 class CollectionSettings:
-    """02's parameters that are checked before anything is sampled, and what `more` may hold.
-
-    Raises SettingError for a value that cannot work.
-    """
+    """02's parameters that are checked before anything is sampled, and what `more` may hold."""
 
     annotator: str = "simulated"
     answers_per_prompt: int = 4
@@ -44,10 +39,10 @@ class CollectionSettings:
     batch_size: int = 192  # answers sampled at once
 
     def __post_init__(self):
-        check_share("overlap", self.overlap)
-        check_share("repeat", self.repeat)
-        if not 2 <= self.answers_per_prompt <= 6:
-            raise SettingError(f"answers_per_prompt={self.answers_per_prompt} must be from 2 to 6.")
+        limits = {"overlap": (0, 1), "repeat": (0, 1), "answers_per_prompt": (2, 6)}
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise SettingError(f"{name}={getattr(self, name)} must be from {low} to {high}.")
         check_name(self.annotator)
         if self.num_other_prompts is None:
             self.num_other_prompts = 0 if self.by_person else 60
@@ -91,24 +86,18 @@ class Turn:
     before: int = 0  # this annotator's judgements of the item when it was asked
 
 
-def check_share(name: str, share: float) -> None:
-    if not 0 <= share <= 1:
-        raise SettingError(f"{name}={share} must be from 0 to 1.")
-
-
 def check_name(annotator: str) -> None:
     """Refuses a slip of the pen, and a file that is not there. Rewards are checked elsewhere."""
-    path = Path(annotator).expanduser()
+    path = Path(annotator)
     if annotator in NOT_REWARDS or path.exists():
         return
     if path.suffix in LABEL_FILES:
         raise SettingError(f"annotator={annotator!r}: there is no file {str(path.absolute())!r}.")
     alike = difflib.get_close_matches(annotator.lower(), NOT_REWARDS, 1)
     if alike or not annotator.strip():
-        meant = f": did you mean {alike[0]!r}?" if alike else "."
         raise SettingError(
             f"annotator={annotator!r} is neither 'simulated', 'person', a label file nor a "
-            f"reward{meant}"
+            f"reward: did you mean {(alike or NOT_REWARDS)[0]!r}?"
         )
 
 
@@ -128,13 +117,6 @@ class LabelQueue:
     session: str = ""  # only judgements of this session count; empty: all of this annotator's
 
     def __post_init__(self):
-        check_share("overlap", self.overlap)
-        check_share("repeat", self.repeat)
-        for item in self.items:
-            if not 2 <= len(item.answers) <= 6:
-                raise SettingError(
-                    f"{item.prompt.text[:60]!r} has {len(item.answers)} answers: give 2 to 6."
-                )
         self._items = {item.id: item for item in self.items}
         self._shared = {item.id for item in self.items[: round(self.overlap * len(self.items))]}
         self._repeated = self._asked_twice()
@@ -143,14 +125,11 @@ class LabelQueue:
 
     def _asked_twice(self) -> list[Item]:
         """By lot. People are promised a number of questions, so theirs are exactly that share."""
-        lots = {}
-        for item in self.items:
-            lots[item.id] = random.Random(f"{self.seed}/repeat/{item.seed}").random()
+        lots = [random.Random(f"{self.seed}/repeat/{item.seed}").random() for item in self.items]
         limit = self.repeat
         if not self.session.startswith(HEADLESS):
-            drawn = sorted(lots.values()) + [1.0]
-            limit = drawn[round(self.repeat * len(lots))]
-        return [item for item in self.items if lots[item.id] < limit]
+            limit = (sorted(lots) + [1.0])[round(self.repeat * len(lots))]
+        return [item for item, lot in zip(self.items, lots) if lot < limit]
 
     def refresh(self) -> None:
         """Reads what was judged meanwhile, by others too."""
@@ -183,10 +162,11 @@ class LabelQueue:
     def total(self) -> int:
         """Judgements in all, repetitions included."""
         fresh = {item.id for item in self._fresh()}
-        again = 0
-        for item in self._repeated:
-            again += item.id in fresh or self._mine.get(item.id) == ["ranking"]
-        return self.done + len(fresh) + again
+        twice = [each for each in self._repeated if each.id in fresh or self._waits_again(each)]
+        return self.done + len(fresh) + len(twice)
+
+    def _waits_again(self, item: Item) -> bool:
+        return self._mine.get(item.id) == ["ranking"]
 
     @property
     def contents(self) -> str:
@@ -209,7 +189,7 @@ class LabelQueue:
         if item:  # at the end of the list there is nothing to wait for
             in_mind.update(itertools.islice(reversed(self._mine), REPEAT_AFTER))
         for again in self._repeated:
-            if self._mine.get(again.id) == ["ranking"] and again.id not in in_mind:
+            if self._waits_again(again) and again.id not in in_mind:
                 return self._turn(again)
         return self._turn(item) if item else None
 
@@ -223,12 +203,10 @@ class LabelQueue:
     def answered_elsewhere(self, turn: Turn) -> bool:
         """Whether this annotator has judged the item in another window since it was asked here."""
         self.refresh()
-        return len(self._mine.get(turn.item.id, ())) > turn.before
-
-    def drop(self, turn: Turn) -> None:
-        """Asks no more for it here."""
-        if self._taken_back is turn.item:
+        answered = len(self._mine.get(turn.item.id, ())) > turn.before
+        if answered and self._taken_back is turn.item:
             self._taken_back = None
+        return answered
 
     def submit(self, turn: Turn, ranks: list[int], **about) -> None:
         """Stores a judgement; no ranks mean a skip.
@@ -291,7 +269,6 @@ def collect_judgements(
     The first `overlap` share is for all of them, the others they take in turn. What the store has
     already is not asked again, so a stopped run goes on. track: wraps the list of all questions.
     """
-    check_share("overlap", overlap)
     shared, questions = round(overlap * len(items)), []
     for index, annotator in enumerate(annotators):
         own = []

@@ -5,65 +5,90 @@ Readers of other tools' files make rows of a few columns: `prompt`, `responses`,
 something else.
 """
 
+import ast
 import json
-import math
 import re
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from ..data.conversations import ROLES, conversation
+from ..data.columns import number, share
+from ..data.conversations import (
+    are_messages,
+    check_letters,
+    conversation,
+    described,
+    turn_of,
+    written_turns,
+)
 from .pairs import IMPORTED, KINDS, Judgement, item_id
 from .store import FIELDS, judgement_row
 
+ENDINGS = (".jsonl", ".parquet")
 MARK, VERSION = "rlhf_utils", 1  # a column that says: this suite wrote the others
-LEFT_OUT = "left_out"  # the column of a row that is no judgement: why it is none
+Row = dict | str | ValueError  # of one label; why there is none; or what is wrong with it
 RANKED = ("prompt", "responses", "ranks")
-ANNOTATORS = ("annotator", "worker", "user", "annotator_id", "worker_id", "user_id", "labeler")
-PROMPTS = (
-    "prompt",
-    "instruction",
-    "question",
-    "query",
-    "conversation",
-    "messages",
-    "text",
-    "input",
-)
+PEOPLE = ("annotator", "worker", "user", "labeler", "rater", "participant", "judge", "prolific_pid")
+ASKED = ("prompt", "instruction", "question", "query")
+PROMPTS = (*ASKED, "conversation", "messages", "chat", "text", "input")
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 LATEST = 4102444800  # 2100-01-01, in seconds since 1970; milliseconds are beyond
 
 
 # --- what this suite wrote
 
 
-def whole_row(judgement: Judgement) -> dict:
-    """A judgement with the store's columns and the mark."""
-    return {MARK: VERSION} | judgement_row(judgement)
+def write(judgement: Judgement) -> list[dict]:
+    """One row: the store's columns and the mark."""
+    return [{MARK: VERSION} | judgement_row(judgement)]
 
 
 def about(judgement: Judgement) -> dict:
     """All but the texts, to go along in another tool's metadata."""
-    row = whole_row(judgement)
+    (row,) = write(judgement)
     return {column: row[column] for column in row if column not in ("prompt", "responses")}
+
+
+def fits(record: dict) -> bool:
+    return True
+
+
+def read(record: dict) -> list[Row]:
+    """A row as it stands. A uid counts only in our own files: other tools have other uids.
+
+    In tables nothing is an empty text.
+    """
+    others = {name: value for name, value in record.items() if name != "uid" and value != ""}
+    return [trusted(record) or others]
 
 
 def trusted(row: object) -> dict:
     """The store's columns of a row that this suite wrote, `item_id` left out; else nothing."""
-    if isinstance(row, str):
-        row = object_in(row)
+    row = object_in(row)
     if not isinstance(row, dict):
         return {}
     before_the_mark = set(FIELDS) - set(RANKED) <= set(row)  # older versions wrote all columns
-    if row.get(MARK) is None and not before_the_mark:
+    if not row.get(MARK) and not before_the_mark:
         return {}
     return {column: row[column] for column in FIELDS if column in row and column != "item_id"}
 
 
-def object_in(text: str) -> object:
-    """What a text holds as JSON; None for any other text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
+def object_in(value: object) -> object:
+    """The list or object that a text holds, as JSON or as Python writes it; else the value."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with warnings.catch_warnings(action="ignore"):  # of the compiler, about other texts
+            return _parsed(value, json.loads, ast.literal_eval)
+    return value
+
+
+def _parsed(text: str, *parsers: Callable) -> object:
+    """What the first parser that can makes of a text; else the text."""
+    for parse in parsers:
+        try:
+            return parse(text)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            pass
+    return text
 
 
 # --- row → judgement
@@ -71,18 +96,25 @@ def object_in(text: str) -> object:
 
 def judgement_of(row: dict) -> Judgement:
     """The judgement of a row. Raises ValueError, which says in words what is wrong."""
-    values = {"annotator": "imported", "session": IMPORTED}
     for column in RANKED:
         if row.get(column) is None:
-            raise ValueError(f"column {column!r} is missing")
-    for column, check in CHECKS.items():
-        if row.get(column) is not None:
-            values[FIELDS[column]] = check(column, row[column])
+            there = told(sorted(map(str, row)))
+            raise ValueError(f"column {column!r} is missing; there are {there}")
+    values = {"annotator": "imported", "session": IMPORTED} | fields_of(row)
     answers = values["answers"]
     values.setdefault("shown_order", list(range(len(answers))))
     judgement = Judgement(item_id=item_id(values["prompt"], answers), **values)
     judgement.check()
     return judgement
+
+
+def fields_of(row: dict) -> dict:
+    """Fields of a Judgement, from the columns of the store that a row has. Raises ValueError."""
+    fields = {}
+    for column, read in READERS.items():
+        if row.get(column) is not None:
+            fields[FIELDS[column]] = read(column, row[column])
+    return fields
 
 
 def _refuse(column: str, value, must: str) -> ValueError:
@@ -92,19 +124,21 @@ def _refuse(column: str, value, must: str) -> ValueError:
 def _text(column: str, value) -> str:
     if not isinstance(value, str):
         raise _refuse(column, value, "a text")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{column}={value!r:.60} holds half a character: surrogates come in pairs")
+    try:
+        check_letters(value)
+    except ValueError as error:
+        raise ValueError(f"{column}: {error}") from None
     return value
 
 
 def _name(column: str, value) -> str:
-    """A text without null bytes; whole numbers count as names, since other tools number people."""
+    """A text that steers no terminal; whole numbers are names, since other tools number people."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is int:
         value = str(value)
-    if "\0" in _text(column, value):
-        raise _refuse(column, value, "a text without null bytes")
+    if CONTROL.search(_text(column, value)):
+        raise _refuse(column, value, "a text without control characters")
     return value
 
 
@@ -112,74 +146,55 @@ def _prompt(column: str, value) -> str:
     text = _text(column, prompt_text(value))
     if not text.strip():
         raise _refuse(column, text, "a text that is not empty")
+    written_turns(text)
     return text
 
 
+def _list(column: str, value, of: str) -> list:
+    found = object_in(value)  # tables hold it as text
+    if not isinstance(found, list):
+        raise _refuse(column, value, f"a list of {of}")
+    return found
+
+
 def _answers(column: str, value) -> list[str]:
-    if not isinstance(value, list):
-        raise _refuse(column, value, "a list of texts")
-    answers = []
-    for number, answer in enumerate(value, 1):
-        answer = answer_text(answer)
-        if not isinstance(answer, str):
-            raise ValueError(f"the responses must be texts, but number {number} is {answer!r:.60}")
-        answers.append(_text(column, answer))
+    answers = [_text("a response", _answer(each)) for each in _list(column, value, "texts")]
     if len(answers) < 2:
         raise ValueError(f"{len(answers)} responses: at least 2 can be compared")
     return answers
 
 
-def _texts(column: str, value) -> list[str]:
+def _answer(value):
+    """The text of a list with one message of the assistant; any other value as it is."""
     if not isinstance(value, list):
-        raise _refuse(column, value, "a list of texts")
-    return [_text(column, each) for each in value]
+        return value
+    turns = dialogue(value)
+    if [turn["role"] for turn in turns] != ["assistant"]:
+        raise ValueError("a response must be one message of the assistant")
+    return turns[0]["content"]
+
+
+def _texts(column: str, value) -> list[str]:
+    return [_text(column, each) for each in _list(column, value, "texts")]
 
 
 def _whole_numbers(column: str, value) -> list[int]:
     """Of floats only whole ones count: pandas and parquet write 1.0 for 1."""
-    if not isinstance(value, list):
-        raise _refuse(column, value, "a list of whole numbers")
-    numbers = []
-    for each in value:
-        whole = type(each) is int or (isinstance(each, float) and each.is_integer())
-        if not whole:
+    numbers = _list(column, value, "whole numbers")
+    for each in numbers:
+        if type(each) is not int and not (isinstance(each, float) and each.is_integer()):
             raise _refuse(column, value, "whole numbers")
-        numbers.append(int(each))
-    return numbers
-
-
-def _number(column: str, value) -> float:
-    """A finite number; tables of text hold it as text."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise _refuse(column, value, "a number") from None
-    whole = type(value) is int and abs(value) < 10**15
-    if not whole and not (isinstance(value, float) and math.isfinite(value)):
-        raise _refuse(column, value, "a number")
-    return float(value)
-
-
-def _share(column: str, value) -> float:
-    if not 0 <= _number(column, value) <= 1:
-        raise _refuse(column, value, "from 0 to 1")
-    return float(value)
+    return [int(each) for each in numbers]
 
 
 def _seconds(column: str, value) -> float:
     """Seconds since 1970; a date in ISO 8601 counts as UTC unless it says otherwise."""
-    must = "seconds since 1970, or a time such as 2026-05-01T10:00:00Z"
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise _refuse(column, value, must) from None
-    if isinstance(value, datetime):
-        value = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    if not 0 <= _number(column, value) <= LATEST:
-        raise _refuse(column, value, must)
-    return float(value)
+    time = _parsed(value, float, datetime.fromisoformat) if isinstance(value, str) else value
+    if isinstance(time, datetime):
+        time = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    if type(time) not in (int, float) or not 0 <= time <= LATEST:
+        raise _refuse(column, value, "seconds since 1970, or a time such as 2026-05-01T10:00:00Z")
+    return float(time)
 
 
 def _kind(column: str, value) -> str:
@@ -188,7 +203,7 @@ def _kind(column: str, value) -> str:
     return value
 
 
-CHECKS: dict[str, Callable] = {
+READERS: dict[str, Callable] = {
     "prompt": _prompt,
     "responses": _answers,
     "ranks": _whole_numbers,
@@ -199,8 +214,8 @@ CHECKS: dict[str, Callable] = {
     "uid": _name,
     "kind": _kind,
     "flags": _texts,
-    "confidence": _share,
-    "margin": _number,
+    "confidence": lambda column, value: share(value, column),
+    "margin": lambda column, value: number(value, column),
     "shown_at": _seconds,
     "submitted_at": _seconds,
 }
@@ -209,41 +224,17 @@ CHECKS: dict[str, Callable] = {
 # --- texts and people in other tools' records
 
 
-def messages(value) -> list[dict]:
-    """A list of messages as {"role", "content"}, their content a text. Raises ValueError."""
-    found = []
-    for turn in value if isinstance(value, list) else [value]:
-        role = turn.get("role") if isinstance(turn, dict) else None
-        if role not in ROLES:
-            raise ValueError(f"{turn!r:.60} is no message of {', '.join(ROLES)}")
-        found.append({"role": role, "content": _content(turn.get("content"))})
-    if not found:
-        raise ValueError("a conversation has no messages")
-    return found
-
-
-def _content(content) -> str:
-    """The text of a message, which may come in parts."""
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else None for part in content]
-        if all(isinstance(part, str) for part in parts):
-            return "\n".join(parts)
-    if not isinstance(content, str):
-        raise ValueError(f"a message holds {content!r:.60}, which is no text")
-    return content
+def dialogue(value) -> list[dict]:
+    """A list of messages as {"role", "content"}. Raises ValueError."""
+    value = object_in(value)
+    if not are_messages(value):
+        raise ValueError(f"a conversation is {described(value)}, not a list of messages")
+    return [turn_of(message) for message in value]
 
 
 def prompt_text(value):
     """A list of messages as one text; any other value as it is."""
-    return conversation(messages(value)) if isinstance(value, list) else value
-
-
-def answer_text(value):
-    """The text of a list of messages of the assistant; any other value as it is."""
-    if not isinstance(value, list):
-        return value
-    turns = messages(value)
-    return turns[0]["content"] if len(turns) == 1 else conversation(turns)
+    return conversation(dialogue(value)) if isinstance(value, list) else value
 
 
 def find_prompt(columns: dict) -> str:
@@ -253,7 +244,7 @@ def find_prompt(columns: dict) -> str:
     """
     name = next((name for name in PROMPTS if columns.get(name)), None)
     if name is None:
-        raise ValueError(f"column 'prompt' is missing; there are {sorted(columns)}")
+        raise ValueError(f"column 'prompt' is missing; there are {told(sorted(columns))}")
     value, system = columns[name], columns.get("system")
     for other in ("input", "context"):
         if other != name and isinstance(value, str) and isinstance(columns.get(other), str):
@@ -264,15 +255,20 @@ def find_prompt(columns: dict) -> str:
 
 
 def annotator_in(record: dict):
-    """Who judged, by the first column that tells; None if none does."""
-    return next((record[name] for name in ANNOTATORS if record.get(name) not in (None, "")), None)
+    """Who judged, by the first column that tells, such as `Worker ID`; None if none does."""
+    found = {}
+    for name, value in record.items():
+        if value not in (None, ""):
+            plain = re.sub(r"[-_ ]+", "_", str(name).strip().lower())
+            found.setdefault(re.sub("_(id|hash|name)$", "", plain), value)
+    return next((found[name] for name in PEOPLE if name in found), None)
 
 
-NUMBER = re.compile(r"([-_ ]?\d+|[-_ ][a-fA-F]|(?<=[a-z])[A-F])$")
+NUMBER = re.compile(r"([-_ ]?\d+|[-_ ][a-fA-F]|(?<=[a-z])[A-F]|(?:^|[-_ ])(?:left|right))$")
 
 
 def stem(name: str) -> str:
-    """What is left of `response-1` or `answer_b` without its number."""
+    """What is left of `response-1`, `answer_b` or `text_left` without its number."""
     return NUMBER.sub("", name).lower()
 
 

@@ -1,14 +1,16 @@
-"""Labels as tasks of Label Studio, JSON or JSON_MIN: a Ranker, or a Pairwise comparison.
+"""Labels as tasks of Label Studio, JSON, JSON_MIN or CSV: a Ranker, or a Pairwise comparison.
 
 What is written is a list of answers and a Ranker whose buckets are named by rank, so ties fit.
 Drafts and predictions of a model are no labels.
 """
 
 from .label_rows import (
-    LEFT_OUT,
+    Row,
     about,
+    annotator_in,
     find_prompt,
     numbered,
+    object_in,
     ranks_by_place,
     ranks_of,
     told,
@@ -16,6 +18,7 @@ from .label_rows import (
 )
 from .pairs import Judgement
 
+ENDINGS = (".json",)
 LEFT_IN_LIST = "_"  # the bucket of what nobody moved
 SIDES = {"left": [1, 2], "right": [2, 1]}
 TEXTS = ("body", "html", "text", "title")  # where an entry of the list may hold its text
@@ -47,20 +50,19 @@ def write(judgement: Judgement) -> list[dict]:
 
 
 def fits(record: dict) -> bool:
-    return "annotations" in record or "annotation_id" in record or bool(_results_of_min(record))
+    cancelled = "annotation_id" in record and not {"chosen", "ranks"} & set(record)
+    return isinstance(record.get("data"), dict) or cancelled or bool(_results_of_min(record))
 
 
-def read(record: dict) -> list[dict | ValueError]:
-    """A row for each annotation; one that was cancelled, or is empty, is a skip.
-
-    In place of a bad row there is the error.
-    """
-    if "annotations" not in record:
+def read(record: dict) -> list[Row]:
+    """A row for each annotation; one that was cancelled, or is empty, is a skip."""
+    if "data" not in record:
         record = _of_min(record)
-    data, annotations = record["data"], record["annotations"] or []
-    rows = [{LEFT_OUT: "still a draft"} for _ in record.get("drafts") or []]
+    data = record["data"]
+    annotations = record.get("annotations") or record.get("completions") or []  # before version 1
+    rows: list[Row] = ["still a draft" for _ in record.get("drafts") or []]
     if not annotations:
-        return rows or [{LEFT_OUT: "not judged yet"}]
+        return rows or ["not judged yet"]
     own, used = trusted(record.get("meta")), False
     for annotation in annotations:
         try:
@@ -68,49 +70,35 @@ def read(record: dict) -> list[dict | ValueError]:
         except ValueError as error:
             rows.append(error)
             continue
-        if own and not used and _is_ours(row, own, len(annotations)):
+        same = own.get("ranks", row["ranks"]) == row["ranks"]
+        # An import there renames who did it.
+        alone = len(annotations) == 1 and "ranks" in own and same
+        if own and not used and (alone or row["annotator"] in (None, own.get("annotator"))):
             used = True
-            row = _as_we_wrote_it(row, own)
+            row = (own if same else {}) | row | {"annotator": own.get("annotator")}
         rows.append(row)
     return rows
 
 
 def _row(data: dict, annotation: dict) -> dict:
     results = annotation.get("result") or []
-    skipped = bool(annotation.get("was_cancelled")) or not results
-    if skipped:
+    if annotation.get("was_cancelled") or not results:
         names, answers = _any_answers(data)
-        ranks = {"kind": "skip", "ranks": []}
+        said = {"kind": "skip", "ranks": []}
     else:
         names, answers, ranks = _judged(data, results)
-        ranks = {"ranks": ranks}
+        said = {"ranks": ranks}
     others = {name: value for name, value in data.items() if name not in names}
-    row = {"prompt": find_prompt(others), "responses": answers}
-    return row | ranks | {"annotator": _who(annotation.get("completed_by"))}
-
-
-def _is_ours(row: dict, own: dict, annotations: int) -> bool:
-    """Whether an annotation is the one that we wrote, though an import there renames who did it."""
-    same = annotations == 1 and own.get("ranks") == row["ranks"]
-    return same or row["annotator"] in (None, own.get("annotator"))
-
-
-def _as_we_wrote_it(row: dict, own: dict) -> dict:
-    """With the columns that we wrote, unless somebody has changed the ranking since."""
-    if own.get("ranks", row["ranks"]) != row["ranks"]:
-        return row | {"annotator": own.get("annotator")}
-    return own | row | {"annotator": own.get("annotator")}
-
-
-def _who(completed_by):
-    """A number, an address, or a user with either."""
-    if isinstance(completed_by, dict):
+    who = annotation.get("completed_by")
+    if isinstance(who, list) and len(who) == 1:
+        who = who[0]
+    if isinstance(who, dict):
         known = ("email", "username", "id")
-        return next((completed_by[name] for name in known if completed_by.get(name)), None)
-    return completed_by
+        who = next((who[name] for name in known if who.get(name)), None)
+    return {"prompt": find_prompt(others), "responses": answers, "annotator": who} | said
 
 
-def _judged(data: dict, results: list[dict]) -> tuple[set[str], list[str], list[int]]:
+def _judged(data: dict, results: list[dict]) -> tuple[list[str], list[str], list[int]]:
     """(columns of the answers, the answers, their ranks). Raises ValueError."""
     found = [each for each in results if each.get("type") in ("ranker", "pairwise")]
     if len(found) != 1:
@@ -125,11 +113,18 @@ def _judged(data: dict, results: list[dict]) -> tuple[set[str], list[str], list[
         selected = value.get("selected")
         if selected not in SIDES:
             raise ValueError(f"selected={selected!r:.60} must be 'left' or 'right'")
-        return set(names), [data[name] for name in names], SIDES[selected]
+        return names, [data[name] for name in names], SIDES[selected]
     rank_of = _ranks_of_buckets(value.get("ranker"))
-    name = _list_of(data, result.get("to_name"), set(rank_of))
-    ids, answers = _entries(data[name])
-    return {name}, answers, ranks_of(ids, rank_of)
+    lists = _lists(data)
+    if (name := result.get("to_name")) not in lists:
+        found = [name for name in lists if set(rank_of) & set(lists[name])]
+        if len(found) != 1:
+            raise ValueError(
+                f"{len(found)} lists of the task hold the ranked answers "
+                f"({told(sorted(rank_of))}), each with an id of its own, where one must"
+            )
+        name = found[0]
+    return [name], _texts(lists[name]), ranks_of(list(lists[name]), rank_of)
 
 
 def _ranks_of_buckets(ranker: list | dict) -> dict[str, int]:
@@ -138,14 +133,13 @@ def _ranks_of_buckets(ranker: list | dict) -> dict[str, int]:
         return ranks_by_place(ranker)
     if not isinstance(ranker, dict):
         raise ValueError(f"ranker={ranker!r:.60} must be a list or buckets")
-    buckets = dict(ranker)
-    if buckets.get(LEFT_IN_LIST):
-        raise ValueError(f"{len(buckets[LEFT_IN_LIST])} answers were left in the list unranked")
-    buckets.pop(LEFT_IN_LIST, None)
-    if buckets and all(_is_rank(name) for name in buckets):
-        ranked = [(each, int(name)) for name, ids in buckets.items() for each in ids]
+    if left := ranker.get(LEFT_IN_LIST):
+        raise ValueError(f"{len(left)} answers were left in the list unranked")
+    buckets = {name: ids for name, ids in ranker.items() if name != LEFT_IN_LIST}
+    if buckets and all(name.isascii() and name.isdecimal() and len(name) < 10 for name in buckets):
+        ranked = [(str(each), int(name)) for name, ids in buckets.items() for each in ids]
         ranks_by_place([each for each, _ in ranked])  # none may come twice
-        return {str(each): rank for each, rank in ranked}
+        return dict(ranked)
     if len(buckets) == 1:
         return ranks_by_place(next(iter(buckets.values())))
     raise ValueError(
@@ -154,45 +148,31 @@ def _ranks_of_buckets(ranker: list | dict) -> dict[str, int]:
     )
 
 
-def _is_rank(name: str) -> bool:
-    return name.isascii() and name.isdecimal() and len(name) < 10
-
-
 # --- where the answers are
 
 
-def _lists(data: dict) -> list[str]:
-    """The columns that hold a list of answers, each with an id."""
-    found = []
+def _lists(data: dict) -> dict[str, dict[str, dict]]:
+    """Column → id → entry, of the columns that hold a list of answers, each with its own id."""
+    found = {}
     for name, value in data.items():
-        entries = value if isinstance(value, list) else []
-        if entries and all(isinstance(entry, dict) and "id" in entry for entry in entries):
-            found.append(name)
+        entries = object_in(value)
+        entries = entries if isinstance(entries, list) else []
+        by_id = {
+            str(each["id"]): each for each in entries if isinstance(each, dict) and "id" in each
+        }
+        if by_id and len(by_id) == len(entries):
+            found[name] = by_id
     return found
 
 
-def _list_of(data: dict, to_name, ids: set[str]) -> str:
-    """The list that was ranked: the one named `to_name`, or the one with these ids."""
-    lists = _lists(data)
-    if to_name in lists:
-        return to_name
-    found = [name for name in lists if ids & set(_entries(data[name])[0])]
-    if len(found) != 1:
-        raise ValueError(
-            f"{len(found)} lists of the task hold the ranked answers ({told(sorted(ids))})"
-        )
-    return found[0]
-
-
-def _entries(entries: list[dict]) -> tuple[list[str], list[str]]:
-    """(ids, texts) of a list of answers."""
+def _texts(entries: dict[str, dict]) -> list[str]:
     texts = []
-    for entry in entries:
+    for number, entry in entries.items():
         name = next((name for name in TEXTS if name in entry), None)
         if name is None:
-            raise ValueError(f"answer {entry['id']!r:.60} has none of {', '.join(TEXTS)}")
+            raise ValueError(f"answer {number!r:.60} has none of {', '.join(TEXTS)}")
         texts.append("" if entry[name] is None else entry[name])
-    return [str(entry["id"]) for entry in entries], texts
+    return texts
 
 
 def _two_texts(data: dict, to_name) -> list[str]:
@@ -202,31 +182,32 @@ def _two_texts(data: dict, to_name) -> list[str]:
         names = numbered([name for name, value in data.items() if isinstance(value, str)])
     if len(names) != 2:
         raise ValueError(
-            f"the two answers that were compared, {to_name!r:.60}, are no columns of the task"
+            f"the two answers that were compared, {to_name!r:.60}, are no columns of the task: "
+            "call them answer1 (left) and answer2"
         )
     return list(names)
 
 
-def _any_answers(data: dict) -> tuple[set[str], list[str]]:
+def _any_answers(data: dict) -> tuple[list[str], list[str]]:
     """(their columns, the answers) of a task that nobody judged."""
-    lists = _lists(data)
-    if lists:
-        return {lists[0]}, _entries(data[lists[0]])[1]
+    for name, entries in _lists(data).items():
+        return [name], _texts(entries)
     names = _two_texts(data, None)
-    return set(names), [data[name] for name in names]
+    return names, [data[name] for name in names]
 
 
-# --- JSON_MIN: one annotation a record, the task's columns beside it
+# --- JSON_MIN and CSV: one annotation a record, the task's columns beside it
 
 
 def _results_of_min(record: dict) -> dict[str, dict]:
-    """Column → result, of a record of JSON_MIN."""
+    """Column → result."""
     found = {}
     for name, value in record.items():
-        result = value[0] if isinstance(value, list) and len(value) == 1 else value
-        if isinstance(result, dict):
-            kind = "ranker" if "ranker" in result else "pairwise" if "selected" in result else None
-            if kind:
+        result = object_in(value)
+        if isinstance(result, list) and len(result) == 1:
+            result = result[0]
+        for kind, key in (("ranker", "ranker"), ("pairwise", "selected")):
+            if isinstance(result, dict) and key in result:
                 found[name] = {"type": kind, "value": result}
     return found
 
@@ -234,5 +215,5 @@ def _results_of_min(record: dict) -> dict[str, dict]:
 def _of_min(record: dict) -> dict:
     results = _results_of_min(record)
     data = {name: value for name, value in record.items() if name not in results}
-    annotation = {"result": list(results.values()), "completed_by": record.get("annotator")}
+    annotation = {"result": list(results.values()), "completed_by": annotator_in(record)}
     return {"data": data, "annotations": [annotation]}

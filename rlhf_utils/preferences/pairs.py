@@ -81,6 +81,11 @@ class Judgement:
                 "once."
             )
 
+    def content(self) -> list:
+        """What it says, the same for any order of the answers."""
+        ranked = itertools.zip_longest(self.answers, self.ranks)
+        return [self.item_id, self.annotator, sorted(ranked, key=str)]
+
     def in_order_of(self, answers: list[str]) -> "Judgement":
         """The same judgement with its answers in another order; equal texts keep theirs.
 
@@ -149,40 +154,30 @@ def pairs_of(judgement: Judgement, item: Item) -> list[Pair]:
 def pairs_of_judgements(judgements: list[Judgement], items: list[Item]) -> list[Pair]:
     """The pairs of all rankings of these items."""
     known = {item.id: item for item in items}
-    pairs = []
-    for judgement in judgements:
-        pairs += pairs_of(judgement, known[judgement.item_id])
-    return pairs
+    return [pair for found in judgements for pair in pairs_of(found, known[found.item_id])]
 
 
 # --- cleaning
 
-WHAT_HAPPENS = {  # what is odd about a pair → what becomes of the pair
-    "not text": "left out",
-    "an empty answer": "left out",
-    "both answers equal": "left out",
-    "a tie": "half a pair each way; not in the report card",
-    "judged both ways": "kept",
-}
+LEFT_OUT, KEPT = "left out", "kept"
+TIE = "half a pair each way; not in the report card"
 
 
-def oddity(pair: Pair, judged: set[tuple[str, str, str]]) -> str:
-    """What is odd about a pair, one of WHAT_HAPPENS; empty if nothing is.
+def oddity(pair: Pair, judged: set[tuple[str, str, str]]) -> tuple[str, str]:
+    """(what is odd about a pair, what becomes of the pair); ("", "kept") if nothing is.
 
     judged: (prompt, chosen, rejected) of every pair in the data.
     """
-    if not isinstance(pair.chosen, str) or not isinstance(pair.rejected, str):
-        return "not text"
     chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
     if not chosen or not rejected:
-        return "an empty answer"
+        return "an empty answer", LEFT_OUT
     if chosen == rejected:
-        return "both answers equal"
+        return "both answers equal", LEFT_OUT
     if pair.tie:
-        return "a tie"
+        return "a tie", TIE
     if (pair.prompt.text, pair.rejected, pair.chosen) in judged:
-        return "judged both ways"
-    return ""
+        return "judged both ways", KEPT
+    return "", KEPT
 
 
 def usable_pairs(pairs: list[Pair]) -> tuple[list[Pair], list[dict]]:
@@ -190,22 +185,18 @@ def usable_pairs(pairs: list[Pair]) -> tuple[list[Pair], list[dict]]:
 
     Raises DataError if no pair is left.
     """
-    judged = set()
-    for pair in pairs:
-        if isinstance(pair.chosen, str) and isinstance(pair.rejected, str):
-            judged.add((pair.prompt.text, pair.chosen, pair.rejected))
+    judged = {(pair.prompt.text, pair.chosen, pair.rejected) for pair in pairs}
     kept, findings = [], {}
     for pair in pairs:
-        kind = oddity(pair, judged)
-        fate = WHAT_HAPPENS.get(kind, "kept")
-        if kind:
+        odd, fate = oddity(pair, judged)
+        if odd:
             example = pair.prompt.text[:80]
-            row = {"finding": kind, "pairs": 0, "what happens": fate, "example": example}
-            findings.setdefault(kind, row)["pairs"] += 1
-        if fate != "left out":
+            row = {"finding": odd, "pairs": 0, "what happens": fate, "example": example}
+            findings.setdefault(odd, row)["pairs"] += 1
+        if fate != LEFT_OUT:
             kept.append(pair)
     if not kept:
-        reasons = [f"{row['pairs']} {kind}" for kind, row in findings.items()]
+        reasons = [f"{row['pairs']} {odd}" for odd, row in findings.items()]
         raise DataError(
             f"None of {len(pairs)} pairs can be used: {', '.join(reasons) or 'there are none'}."
         )

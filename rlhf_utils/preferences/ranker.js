@@ -58,7 +58,7 @@ function render({ model, el }) {
     const levels = [...new Set(ranks)].sort((a, b) => a - b);
     draft.tiers = levels.map((rank) => [...ranks.keys()].filter((card) => ranks[card] === rank));
     draft.flagged = flags.includes("flagged");
-    draft.allBad = flags.includes("all_bad");
+    draft.allBad = flags.includes("all_bad") || flags.includes("both_bad"); // of older versions
     draft.strength = (strength ?? 0) * Math.sign(ranks[0] - ranks[1]);
   }
 

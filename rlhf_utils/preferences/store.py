@@ -4,7 +4,6 @@ A judgement is on the disk before anybody is told that it is saved. Undoing one 
 Left out: several machines (SQLite's write-ahead log needs one file system).
 """
 
-import itertools
 import json
 import sqlite3
 import time
@@ -61,20 +60,16 @@ class LabelStore:
                 f"({error.strerror}): choose one that can be written to."
             ) from error
         with self._open() as db:
-            self._check_tables(db)
+            tables = [row["name"] for row in db.execute("SELECT name FROM sqlite_master")]
+            if tables and "judgements" not in tables:
+                raise DataError(
+                    f"{self.path} is no label store: it holds {tables[0]!r:.60}. It was left as it "
+                    "is; give the labels another file."
+                )
             db.execute("PRAGMA journal_mode=WAL")
             with db:
                 db.execute("BEGIN IMMEDIATE")  # only one process may bring an old file up to date
                 self._migrate(db)
-
-    def _check_tables(self, db: sqlite3.Connection) -> None:
-        """Raises DataError for a data base of something else."""
-        tables = [row["name"] for row in db.execute("SELECT name FROM sqlite_master")]
-        if tables and "judgements" not in tables:
-            raise DataError(
-                f"{self.path} is no label store: it holds {tables[0]!r:.60}. It was left as it is; "
-                "give the labels another file."
-            )
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         """Makes the table, or brings one of an older version up to date. Raises SettingError."""
@@ -146,26 +141,16 @@ class LabelStore:
         rows, new = [_table_row(judgement) for judgement in judgements], 0
         with self._open() as db, db:
             db.execute("BEGIN IMMEDIATE")
-            for row in rows:
-                added = db.execute(INSERT, row).rowcount
-                new += added
-                if not added:
-                    self._check_known(db, row)
+            for judgement, row in zip(judgements, rows):
+                new += db.execute(INSERT, row).rowcount
+                known = db.execute("SELECT * FROM judgements WHERE uid = ?", (row["uid"],))
+                if _judgement(known.fetchone()).content() != judgement.content():
+                    raise DataError(
+                        f"uid={row['uid']!r:.60} of {row['annotator']!r:.60} on "
+                        f"{row['prompt']!r:.60} is that of another judgement in {self.path.name}, "
+                        "so nothing was stored: take the uid out of the row."
+                    )
         return new
-
-    def _check_known(self, db: sqlite3.Connection, row: dict) -> None:
-        """Raises DataError if the row is not the one that has its uid already."""
-        if "/" in row["uid"]:  # made of the content of a file, so the same content
-            return
-        columns = ("item_id", "annotator", "responses", "ranks")
-        select = f"SELECT {', '.join(columns)} FROM judgements WHERE uid = ?"
-        before = dict(db.execute(select, (row["uid"],)).fetchone())
-        if _what_it_says(before) != _what_it_says(row):
-            raise DataError(
-                f"uid={row['uid']!r:.60} of {row['annotator']!r:.60} on {row['prompt']!r:.60} is "
-                f"that of another judgement in {self.path.name}, so nothing was stored: take the "
-                "uid out of the row."
-            )
 
     def undo(self, number: int) -> None:
         """Takes a judgement back; its row stays. Raises ValueError if there is none."""
@@ -199,16 +184,12 @@ class LabelStore:
 
         items: if given, only judgements of these, told of their answers in the items' order.
         """
-        wanted = None if items is None else {item.id: item.answers for item in items}
-        found = []
-        for row in self._not_undone(f"id, {', '.join(COLUMNS)}"):
-            if row["kind"] not in kinds:
-                continue
-            if wanted is None:
-                found.append(_judgement(row))
-            elif row["item_id"] in wanted:
-                found.append(_judgement(row).in_order_of(wanted[row["item_id"]]))
-        return found
+        rows = [row for row in self._not_undone("*") if row["kind"] in kinds]
+        if items is None:
+            return list(map(_judgement, rows))
+        answers = {item.id: item.answers for item in items}
+        wanted = [row for row in rows if row["item_id"] in answers]
+        return [_judgement(row).in_order_of(answers[row["item_id"]]) for row in wanted]
 
 
 INSERT = (
@@ -231,12 +212,6 @@ def _table_row(judgement: Judgement) -> dict:
     for column in JSON_COLUMNS:
         row[column] = json.dumps(row[column])
     return row
-
-
-def _what_it_says(row: dict) -> tuple:
-    """Of a row of the table, the same for any order of the answers."""
-    ranked = itertools.zip_longest(json.loads(row["responses"]), json.loads(row["ranks"]))
-    return row["item_id"], row["annotator"], sorted(ranked, key=str)
 
 
 def _judgement(row: sqlite3.Row) -> Judgement:

@@ -5,7 +5,6 @@ it on disk. Left out: logging in.
 """
 
 import html
-import sqlite3
 import statistics
 import threading
 import time
@@ -17,10 +16,12 @@ import anywidget
 import ipywidgets as widgets
 import traitlets
 
+from ..data.columns import number
 from ..data.rows import messages_of
 from ..show.notebook import table
 from .agreement import by_annotator, readout
 from .label_queue import LabelQueue, Turn, of_people
+from .label_rows import fields_of
 from .pairs import KINDS, Judgement
 
 HERE = Path(__file__).parent
@@ -97,11 +98,13 @@ class Desk:
         with self.lock:
             try:
                 if message["uid"] not in self.answered:  # else sent again while the kernel was busy
-                    self.told = ""
+                    self.told, late = "", False
                     if message["type"] == "undo":
-                        self.undone, late = self.queue.undo(), False
-                    else:
+                        self.undone = self.queue.undo()
+                    elif message["type"] in ("rank", "skip"):
                         late = self._store(message)
+                    else:
+                        raise ValueError(f"type={message['type']!r:.60} must be rank, skip or undo")
                     self.answered.add(message["uid"])
                     if not late:
                         self._advance()
@@ -112,43 +115,34 @@ class Desk:
     def _store(self, message: dict) -> bool:
         """Stores a ranking or a skip. Returns whether it was late: not for the current question.
 
-        A late one comes from a second view of the same widget. It is a repetition, as is one of
-        an item that was judged in another kernel meanwhile.
+        A late one comes from a second view of the same widget. Of an item that was judged
+        meanwhile, there or in another kernel, a ranking is a repetition and a skip is dropped.
         """
-        late, ranks = message["turn"] != self.number, message["ranks"]
-        if late and message["type"] == "skip":
-            return late
+        late, skipped = message["turn"] != self.number, message["type"] == "skip"
         turn = self.past.get(message["turn"]) if late else self.turn
         if turn is None:
             raise ValueError("There is no such question here: run the cell again.")
-        elsewhere = not late and self.queue.answered_elsewhere(turn)
-        if elsewhere and message["type"] == "skip":
-            self.told = ELSEWHERE
-            self.queue.drop(turn)
+        again = self.queue.answered_elsewhere(turn)
+        if again:
+            self.told = ELSEWHERE + "This ranking is kept as a repetition." * (not skipped)
+        if again and skipped:
             return late
-        count = len(turn.shown_order)
-        if message["type"] == "rank" and len(ranks) != count:
+        row = {name: message.get(name) for name in ("uid", "flags", "note", "confidence", "ranks")}
+        about = fields_of(row | {"margin": message.get("strength")})
+        ranks, count = about.pop("ranks"), len(turn.shown_order)
+        if not skipped and len(ranks) != count:
             raise ValueError(f"{len(ranks)} ranks came for {count} answers.")
-        ranks = [rank for _, rank in sorted(zip(turn.shown_order, ranks))]
-        about = {}
-        for name in ("confidence", "strength"):
-            if message.get(name) is not None:
-                about[name] = float(message[name])
+        seconds = max(0.0, number(message.get("seconds"), "seconds") or 0.0)
         self.queue.submit(
-            replace(turn, kind="repeat") if late or elsewhere else turn,
-            ranks,
-            session=message.get("session", "widget"),
-            uid=message["uid"],
-            shown_at=time.time() - message["seconds"],
-            flags=message.get("flags", []),
-            note=message.get("note", ""),
+            replace(turn, kind="repeat") if again else turn,
+            [] if skipped else [rank for _, rank in sorted(zip(turn.shown_order, ranks))],
+            session="form" if message.get("session") == "form" else "widget",
+            shown_at=time.time() - seconds,
             **about,
         )
-        self.seconds.append(message["seconds"])
+        self.seconds.append(seconds)
         self.queue.refresh()  # others label too
         self.undone = None
-        if elsewhere:
-            self.told = f"{ELSEWHERE}This ranking is kept as a repetition."
         return late
 
     def _advance(self) -> None:
@@ -159,9 +153,7 @@ class Desk:
 
 
 def _sentence(error: Exception) -> str:
-    text = str(error)
-    if not isinstance(error, (ValueError, sqlite3.Error)):
-        text = f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return text if text.endswith(".") else text + "."
 
 
@@ -182,6 +174,8 @@ class RankingWidget(anywidget.AnyWidget):
         self.on_msg(self._received)
 
     def _received(self, _, message: dict, buffers) -> None:
+        if not isinstance(message, dict):
+            return
         if message.get("type") == "hello":
             self.shown.set()
             self.seen = True

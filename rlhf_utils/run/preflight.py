@@ -263,16 +263,11 @@ def check_annotator(job: Job) -> None:
 
 
 def _labels(name: str) -> str:
-    from ..preferences.exchange import read_labels
+    from ..preferences.exchange import read_rankings
 
-    judgements, bad = read_labels(Path(name))
-    if bad:
-        line, reason = bad[0]
-        raise SettingError(f"annotator={name!r}: line {line} cannot be read: {reason}.")
-    count = sum(found.kind == "ranking" for found in judgements)
-    if not count:
-        raise SettingError(f"annotator={name!r} holds no ranking.")
-    return f"annotator: {count:,} rankings in {name}"
+    rankings = read_rankings(Path(name))
+    people = {found.annotator for found in rankings}
+    return f"annotator: {len(rankings):,} rankings by {len(people)} annotators in {name}"
 
 
 def check_reward_name(job: Job) -> None:

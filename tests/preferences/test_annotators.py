@@ -7,7 +7,7 @@ import pytest
 from judged import make_item, said
 
 from rlhf_utils.data.rows import Prompt
-from rlhf_utils.errors import ModelError, PPOError, SettingError
+from rlhf_utils.errors import PPOError, SettingError
 from rlhf_utils.preferences import exchange
 from rlhf_utils.preferences.annotators import (
     Annotator,
@@ -141,19 +141,12 @@ def length(prompts, completions, **columns):
 
 def test_load_annotators():
     def load_scorer(name):
-        if name == "broken":
-            raise ModelError("Its head is missing.")
-        if name != "my_scores:length":
-            raise SettingError("There is no such thing.")
         return length, "digest"
 
     (mine,) = load_annotators("my_scores:length", ITEMS, load_scorer)
     assert (mine.name, mine.digest) == ("my_scores:length", "digest")
     assert mine.rank(make_item("p", ["a", "bb"]), [0, 1], random.Random(0)) == [2, 1]
     assert len(load_annotators("simulated", ITEMS, load_scorer)) == 3
-    for name, why in (("nobody", "no such thing"), ("broken", "head is missing"), ("", "no such")):
-        with pytest.raises(SettingError, match=f"annotator={name!r} is neither .*{why}"):
-            load_annotators(name, ITEMS, load_scorer)
 
 
 # --- label files

@@ -216,6 +216,15 @@ def test_browser_all_bad(bench):
     assert [each.flags for each in b.judgements()] == [["all_bad"], []]
 
 
+def test_browser_what_older_versions_called_both_bad_comes_back_as_bad(bench):
+    b = bench(make_items(2, 2))
+    both_bad = {"flags": ["both_bad"], "session": "widget"}
+    b.queue.store.add(said(b.queue.items[0], [1, 1], "me", **both_bad))
+    b.press("u")
+    b.settle(1)
+    assert b.places() == ["bad", "bad"]
+
+
 def test_browser_a_half_made_ranking_survives_an_undo(bench):
     b = bench()
     b.press("1", "2", "3", "4", "Enter")

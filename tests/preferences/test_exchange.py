@@ -196,12 +196,12 @@ def test_bad_rows_are_listed_with_line_and_reason_and_the_good_ones_stored_if_as
         (3, "'ranks' is missing"),
         (5, "ranks=[0, 1]"),
         (6, "must be 2 whole numbers"),
-        (7, "must be texts"),
+        (7, "must be a text"),
         (8, "prompt=' '"),
         (9, "no object"),
         (11, "same text"),
         (12, "'rejected' is missing"),
-        (13, "surrogates"),
+        (13, "half a character"),
         (14, "at least 2"),
         (15, "kind='guess'"),
         (16, "shown_order"),
@@ -294,7 +294,7 @@ def test_annotators_who_disagree_meet(tmp_path):
     assert result["alpha"] < 0.5
 
 
-@pytest.mark.parametrize("name", ["annotator", "worker", "user", "annotator_id"])
+@pytest.mark.parametrize("name", ["annotator", "worker", "user_id", "Worker ID", "PROLIFIC_PID"])
 def test_whoever_judged_a_pair_is_named(tmp_path, name):
     path = tmp_path / "pairs.jsonl"
     row = {"prompt": "p", "chosen": "a", "rejected": "b", name: 12, "judgement": "a is better"}
@@ -310,6 +310,15 @@ def test_pairs_in_a_table(tmp_path):
     (first, second), bad = read_labels(path)
     assert bad == [] and (first.annotator, first.ranks, first.strength) == ("ann", [1, 2], 2.0)
     assert (second.annotator, second.ranks, second.strength) == ("bob", [1, 1], None)
+
+
+def test_rankings_in_a_table(tmp_path):
+    path = tmp_path / "rankings.csv"
+    lines = ["prompt;responses;ranks;confidence;shown_at", 'p;"[""a"", ""b""]";[2, 1];;12.5']
+    path.write_text("\n".join(lines) + "\n")
+    (found,), bad = read_labels(path)
+    assert bad == [] and (found.answers, found.ranks) == (["a", "b"], [2, 1])
+    assert (found.confidence, found.shown_at) == (None, 12.5)
 
 
 def test_a_pair_that_is_a_tie(tmp_path):

@@ -24,6 +24,10 @@ def flat(value, user="u", status="submitted") -> dict:
     return FIELDS | {"ranking.responses": [value], users: [user], statuses: [status]}
 
 
+def answers(**questions) -> dict:
+    return {"fields": FIELDS, "responses": {name: [entry(v)] for name, v in questions.items()}}
+
+
 def version_1(values: dict, **about) -> dict:
     response = {"user_id": "u", "status": "submitted", "values": values} | about
     return {"fields": FIELDS, "responses": [response], "metadata": {}}
@@ -67,6 +71,24 @@ def read(tmp_path, *records):
         version_1({"ranking": {"value": RANKED}, "comment": {"value": "fine"}}),
         FIELDS | {"ranking": [entry({"value": NAMES, "rank": [1, 2]}, status="submitted")]},
         FIELDS | {"ranking": {"user_id": ["u"], "value": [RANKED], "status": ["submitted"]}},
+        FIELDS | {"ranking": str([entry(RANKED, status="submitted")]), "metadata": "{}"},
+        {name: json.dumps(value) for name, value in answers(ranking=NAMES).items()},
+        {name: value if name in FIELDS else str(value) for name, value in flat(NAMES).items()},
+        {
+            "fields": {"chat": [{"role": "user", "content": "Why?"}]}
+            | {name: [{"role": "assistant", "content": FIELDS[name]}] for name in NAMES},
+            "responses": {"ranking": [entry(NAMES)]},
+            "suggestions": {"ranking": {"value": NAMES[::-1], "score": None}},
+            "vectors": {"v": [0.1]},
+            "metadata": None,
+        },
+        {  # named like a pair, but it is what people say that counts
+            "prompt": "Why?",
+            "chosen": "Rain.",
+            "rejected": "Sun.",
+            "ranking.responses": [["rejected", "chosen"]],
+            "ranking.responses.users": ["u"],
+        },
     ],
 )
 def test_every_shape_of_a_ranking(tmp_path, record):
@@ -116,15 +138,17 @@ def test_several_users_of_a_record(tmp_path, capsys):
     assert "3 judgements. Left out, still a draft: 1." in capsys.readouterr().out
 
 
+def test_users_without_a_name_are_several(tmp_path):
+    entries = [entry(NAMES, None), entry(NAMES[::-1], None)]
+    found, bad = read(tmp_path, {"fields": FIELDS, "responses": {"ranking": entries}})
+    assert bad == [] and [judgement.ranks for judgement in found] == [[2, 1], [1, 2]]
+
+
 def test_nobody_has_judged_it_yet(tmp_path, capsys):
     """Flattened, a record without an answer has an empty column, since another has one."""
     pending = FIELDS | {"ranking.responses": None, "ranking.responses.users": None}
     found, bad = read(tmp_path, {"fields": FIELDS, "responses": {}}, pending)
     assert (found, bad) == ([], []) and "not judged yet: 2" in capsys.readouterr().out
-
-
-def answers(**questions) -> dict:
-    return {"fields": FIELDS, "responses": {name: [entry(v)] for name, v in questions.items()}}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +159,7 @@ def answers(**questions) -> dict:
         (answers(ranking=["response-2", "response-9"]), "none of the questions, 'ranking'"),
         (answers(ranking=["response-2"]), "leaves out 'response-1'"),
         (answers(ranking=["response-2"] * 2), "twice"),
+        (answers(ranking=[RANKED[0], RANKED[1] | {"rank": None}]), "leaves out 'response-2'"),
         (answers(helpful=NAMES, honest=NAMES), "2 questions rank the answers, 'helpful', 'honest'"),
         (answers(ranking=[entry("response-1") | {"rank": r} for r in (1, 2)]), "twice"),
         ({"fields": {"x": "Why?"} | FIELDS, "responses": {"r": [{"value": NAMES}]}}, ""),

@@ -1,5 +1,6 @@
 """Exports of Label Studio: a Ranker with one list or buckets, Pairwise, JSON_MIN, many people."""
 
+import csv
 import json
 
 import pytest
@@ -91,15 +92,17 @@ def test_a_cancelled_annotation_is_a_skip(tmp_path):
 
 def test_drafts_and_predictions_are_no_labels(tmp_path, capsys):
     guessed = {"predictions": [annotation(ONE_LIST)], "drafts": [annotation(ONE_LIST)]}
-    found, bad = read(tmp_path, task() | guessed, task(), task(annotation(ONE_LIST)) | guessed)
+    only_guessed = {"data": task()["data"], "predictions": guessed["predictions"]}
+    judged = task(annotation(ONE_LIST)) | guessed
+    found, bad = read(tmp_path, task() | guessed, task(), judged, only_guessed)
     assert bad == [] and len(found) == 1
-    told = "1 judgements. Left out, still a draft: 2; not judged yet: 1."
+    told = "1 judgements. Left out, still a draft: 2; not judged yet: 2."
     assert told in capsys.readouterr().out
 
 
 def test_several_people(tmp_path):
     """Numbers, addresses, users; each with an uid of its own, and one bad row costs no other."""
-    people = [7, {"id": 8, "email": "b@x.org"}, {"id": 9}, "c@x.org", None]
+    people = [7, {"id": 8, "email": "b@x.org"}, [{"id": 9}], "c@x.org", None]
     made = [annotation(ONE_LIST, completed_by=who) for who in people]
     found, bad = read(tmp_path, task(*made, annotation({"rank": ["x"]})))
     assert [each.annotator for each in found] == ["7", "b@x.org", "9", "c@x.org", "imported"]
@@ -122,6 +125,18 @@ def test_the_list_that_was_ranked(tmp_path, data):
     assert bad == [] and found.answers == TEXTS
 
 
+def test_two_answers_of_one_id_are_told(tmp_path):
+    found, bad = read(tmp_path, task(annotation({"rank": ["x"]}), items=[ANSWERS[0], ANSWERS[0]]))
+    assert found == [] and "each with an id of its own" in bad[0][1]
+
+
+def test_annotations_were_called_completions_before_version_1(tmp_path):
+    made = task(annotation(ONE_LIST))
+    made["completions"] = made.pop("annotations")
+    (found,), bad = read(tmp_path, made)
+    assert bad == [] and found.ranks == [2, 3, 1]
+
+
 def test_an_empty_answer_is_not_its_title(tmp_path):
     entries = [{"id": "x", "title": "Model 1", "body": ""}, *ANSWERS[1:]]
     (found,), bad = read(tmp_path, task(annotation(ONE_LIST), items=entries))
@@ -138,6 +153,8 @@ PAIR = {"prompt": "Why?", "answer1": "Rain.", "answer2": "Sun."}
         ("right", PAIR, "answer1,answer2", [2, 1]),
         ("left", PAIR, "first,second", [1, 2]),  # the tags are called otherwise than the columns
         ("left", {"prompt": "Why?", "good": "Rain.", "bad": "Sun."}, "good,bad", [1, 2]),
+        ("right", {"prompt": "Why?", "right": "Sun.", "left": "Rain."}, ["t1", "t2"], [2, 1]),
+        ("left", {"prompt": "Why?", "text_left": "Rain.", "text_right": "Sun."}, "t1,t2", [1, 2]),
     ],
 )
 def test_pairwise(tmp_path, side, data, to_name, ranks):
@@ -172,6 +189,19 @@ def test_json_min(tmp_path, wrap):
     assert (first.annotator, second.annotator) == ("4", "a@x.org")
 
 
+def test_a_table(tmp_path):
+    path = tmp_path / "export.csv"
+    row = {"id": 1, "annotator": 4, "annotation_id": 9, "prompt": "Why?"}
+    row |= {"items": json.dumps(ANSWERS), "rank": json.dumps({"ranker": ONE_LIST})}
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, row)
+        table.writeheader()
+        table.writerow(row)
+    (found,), bad = read_labels(path)
+    assert bad == [] and (found.answers, found.ranks) == (TEXTS, [2, 3, 1])
+    assert found.annotator == "4"
+
+
 @pytest.mark.parametrize(
     "meta",
     [
@@ -196,6 +226,16 @@ def test_tasks_of_one_customer_are_not_one(tmp_path):
     tasks = [task(annotation(ONE_LIST), prompt=f"{n}?") | {"meta": {"uid": "c"}} for n in range(5)]
     path.write_text(json.dumps(tasks))
     assert import_labels(path, store) == (5, 0, []) and import_labels(path, store) == (0, 5, [])
+
+
+def test_a_later_export_with_more_people_stores_only_theirs(tmp_path):
+    path, store = tmp_path / "export.json", LabelStore(tmp_path / "labels.sqlite")
+    first, second = (annotation(ONE_LIST, completed_by=who) for who in (3, 4))
+    path.write_text(json.dumps([task(first)]))
+    assert import_labels(path, store) == (1, 0, [])
+    path.write_text(json.dumps([task(second, first | {"updated_at": "later"})]))
+    assert import_labels(path, store) == (1, 1, [])
+    assert [found.annotator for found in store.judgements()] == ["3", "4"]
 
 
 # --- our own

@@ -43,6 +43,13 @@ def test_votes(tmp_path, winner, ranks, flags):
     assert (found.ranks, found.flags, found.annotator) == (ranks, flags, "visitor_3")
 
 
+def test_conversations_as_tables_hold_them(tmp_path):
+    sides = {"conversation_a": json.dumps(talk("Why?", "Rain."))}
+    sides |= {"conversation_b": str(talk("Why?", ""))}  # and one model said nothing
+    (found,), bad = read(tmp_path, vote(**sides))
+    assert bad == [] and (found.prompt, found.answers) == ("Why?", ["Rain.", ""])
+
+
 def test_messages_in_parts(tmp_path):
     sides = {"conversation_a": talk("Why?", "Rain.", parts=True)}
     (found,), bad = read(tmp_path, vote() | sides)
@@ -57,20 +64,20 @@ def test_turns_that_both_sides_share_are_the_prompt(tmp_path):
     assert (found.answers, found.ranks) == (["Rain.", "Sun."], [2, 1])
 
 
-def test_turns_that_differ_stay_with_their_answer(tmp_path):
-    """The last answer alone would be one to a question that the other side never had."""
+def test_sides_that_part_before_their_last_answers_are_left_out(tmp_path, capsys):
+    """As with pairs: an answer would be one to a question that the other side never had."""
     first, second = ("Hi", "Yes?", "Why?", "Rain."), ("Hi", "What?", "Why?", "Sun.")
-    (found,), bad = read(tmp_path, vote("model_a", first, second))
-    assert bad == [] and found.prompt == "Hi"
-    assert [messages_of(answer) for answer in found.answers] == [
-        talk(*first)[1:],
-        talk(*second)[1:],
-    ]
+    assert read(tmp_path, vote("model_a", first, second)) == ([], [])
+    assert "two sides that part before their last answers: 1" in capsys.readouterr().out
+    # MT-bench also votes on the first turn alone
+    (found,), bad = read(tmp_path, vote("model_a", first, second, turn=1))
+    assert bad == [] and (found.prompt, found.answers) == ("Hi", ["Yes?", "What?"])
 
 
-def test_the_form_with_columns_of_turns(tmp_path):
+@pytest.mark.parametrize("form", [int, bool, str, float])
+def test_the_form_with_columns_of_turns(tmp_path, form):
     record = {"prompt": '["Why?"]', "response_a": '["Rain."]', "response_b": '["Sun."]'}
-    winners = {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}
+    winners = {"winner_model_a": form(0), "winner_model_b": form(1), "winner_tie": form(0)}
     (found,), bad = read(tmp_path, record | winners)
     assert bad == [] and (found.prompt, found.answers) == ("Why?", ["Rain.", "Sun."])
     assert found.ranks == [2, 1]
@@ -83,8 +90,8 @@ def test_the_form_with_columns_of_turns(tmp_path):
         (vote(None), "winner=None"),
         (vote(first=("Who?", "Rain.")), "do not begin with the same prompt"),
         (vote(first=("Why?", "Rain.", "And?")), "does not end with an answer"),
-        (vote(conversation_a=[]), "no messages"),
-        (vote(conversation_a=[{"role": "user", "content": None}]), "None, which is no text"),
+        (vote(conversation_a=[]), "an empty list, not a list of messages"),
+        (vote(conversation_a=[{"role": "user", "content": None}]), "nothing, not a text"),
     ],
 )
 def test_votes_that_cannot_be(tmp_path, record, told):

@@ -190,25 +190,6 @@ def test_undo_asks_the_same_again(store):
         LabelQueue(ITEMS, store, "nobody").undo()
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"overlap": 1.5}, "overlap=1.5"),
-        ({"repeat": -0.1}, "repeat=-0.1"),
-        ({"items": [make_item("p", "a")]}, "'p' has 1 answers: give 2 to 6"),
-        ({"items": [make_item("p", "abcdefg")]}, "has 7 answers"),
-    ],
-)
-def test_settings_that_cannot_work(store, options, told):
-    with pytest.raises(SettingError, match=told):
-        LabelQueue(**{"items": ITEMS, "store": store, "annotator": "me"} | options)
-
-
-def test_annotators_in_code_refuse_an_overlap_that_cannot_work(store):
-    with pytest.raises(SettingError, match="overlap=50"):
-        collect_judgements(ITEMS, [Person("ada")], store, overlap=50)
-
-
 # --- the settings
 
 

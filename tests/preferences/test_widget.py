@@ -70,10 +70,14 @@ def test_a_second_view_loses_nothing(queue):
     [
         ({"ranks": [1, 2]}, "2 ranks came for 3 answers"),
         ({"ranks": [0, 1, 2]}, "must be 3 whole numbers"),
-        ({"ranks": [1, 2, "3"]}, "must be 3 whole numbers"),
+        ({"ranks": [1, 2, "3"]}, "must be whole numbers"),
         ({"ranks": []}, "0 ranks came"),
-        ({"ranks": [1, 2, 3], "confidence": "high"}, "high"),
-        ({"ranks": 7}, "TypeError"),
+        ({"confidence": "high"}, "'confidence' is 'high'"),
+        ({"ranks": 7}, "ranks=7 must be a list"),
+        ({"seconds": float("nan")}, "'seconds' is a number (nan)"),
+        ({"flags": "flagged"}, "flags='flagged' must be a list"),
+        ({"note": 7}, "note=7 must be a text"),
+        ({"type": "delete"}, "type='delete' must be rank, skip or undo"),
     ],
 )
 def test_what_cannot_be_stored_keeps_the_question(queue, message, told):
@@ -83,6 +87,20 @@ def test_what_cannot_be_stored_keeps_the_question(queue, message, told):
     assert state["turn"] == 0 and state["saved"] is None
     assert queue.store.judgements(kinds=KINDS) == []
     assert desk.receive(ranking())["saved"] == "u"
+
+
+@pytest.mark.parametrize("message", [{}, {"type": "rank"}, {"type": "rank", "uid": ["u"]}])
+def test_half_a_message_stores_nothing_and_is_told(queue, message):
+    ranker = RankingWidget(Desk(queue), {})
+    ranker._received(None, message, [])
+    assert ranker.state["error"]["text"] and queue.store.judgements(kinds=KINDS) == []
+    for nothing in (None, [], 3):
+        ranker._received(None, nothing, [])
+
+
+def test_no_message_says_that_code_has_ranked(queue):
+    Desk(queue).receive(ranking(session="headless 1"))
+    assert queue.store.judgements()[0].session == "widget" and queue.done == 1
 
 
 def test_a_store_that_cannot_be_opened_is_told(queue, tmp_path):
