@@ -17,19 +17,26 @@ def chat_prompt(tokenizer, prompt: str) -> str:
     """The prompt as the model sees it, up to where its answer begins.
 
     Without a chat template it is the plain text, or a transcript of the conversation, after the
-    BOS token where the tokenizer adds one. Raises ModelError for a conversation that the template
-    refuses.
+    BOS token where the tokenizer adds one.
     """
     messages = messages_of(prompt)
     if tokenizer.chat_template is None:
         return _after_bos(tokenizer, _transcript(messages))
+    return write_chat(tokenizer, messages, add_generation_prompt=True)
+
+
+def write_chat(tokenizer, messages: list[dict], **options) -> str:
+    """The messages under the chat template.
+
+    A system message that it refuses, as Gemma's does, goes to the head of the user's first turn.
+    Raises ModelError for a conversation that it refuses all the same.
+    """
     try:
-        return _rendered(tokenizer, messages)
-    except TemplateError as error:  # such as Gemma's, which takes no system message
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except Exception as error:  # a template is a program, which may raise anything
         roles = [message["role"] for message in messages]
         if roles[:2] == ["system", "user"]:
-            with contextlib.suppress(TemplateError):
-                return _rendered(tokenizer, _without_system(messages))
+            return write_chat(tokenizer, _without_system(messages), **options)
         raise ModelError(
             "The model's chat template refuses a conversation of these roles: "
             f"{', '.join(roles)} ({error}). "
@@ -80,10 +87,6 @@ def check_room(context: int | None, tokenizer, prompts: list[str], response_leng
 
 def _special(tokenizer) -> set[int]:
     return {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-
-
-def _rendered(tokenizer, messages: list[dict]) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def _without_system(messages: list[dict]) -> list[dict]:

@@ -57,14 +57,13 @@ def longer_of_pairs(pairs: list[Pair]) -> np.ndarray:
 
 def gold_of_pairs(pairs: list[Pair]) -> np.ndarray:
     """(N,) gold of chosen minus gold of rejected: the margins of the rubric."""
-    gold = {}  # of each answer once, because it stands in many pairs
+    texts = {}  # each answer once, because it stands in many pairs
     for pair in pairs:
         for answer in (pair.chosen, pair.rejected):
-            if (pair.prompt.text, answer) not in gold:
-                gold[pair.prompt.text, answer] = gold_score(pair.prompt, answer)
-    chosen = [gold[pair.prompt.text, pair.chosen] for pair in pairs]
-    rejected = [gold[pair.prompt.text, pair.rejected] for pair in pairs]
-    return np.array(chosen) - np.array(rejected)
+            texts[pair.prompt.text, answer] = pair.prompt
+    gold = {text: gold_score(prompt, text[1]) for text, prompt in texts.items()}
+    leads = [gold[p.prompt.text, p.chosen] - gold[p.prompt.text, p.rejected] for p in pairs]
+    return np.array(leads)
 
 
 def bag_of_words(train: list[Pair], heldout: list[Pair]) -> np.ndarray:
@@ -256,9 +255,9 @@ def full_report(
 
 
 def _ranked(items: list[Item], pairs: list[Pair]) -> list[Item]:
-    """The items that these pairs come from."""
-    ids = {pair.item_id for pair in pairs}
-    return [item for item in items if item.id in ids]
+    """The items of these pairs' prompts."""
+    prompts = {pair.prompt.text for pair in pairs}
+    return [item for item in items if item.prompt.text in prompts]
 
 
 def main(arguments: list[str]) -> None:

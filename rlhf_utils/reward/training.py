@@ -56,7 +56,7 @@ def split_pairs(
 
 def _split_validation(pairs: list[Pair], fraction: float, seed: int) -> tuple[list, list]:
     prompts = len({pair.prompt.text for pair in pairs})
-    if not fraction >= 0 or round(fraction * prompts) >= prompts:
+    if round(fraction * prompts) >= prompts:
         raise SettingError(
             f"validation_fraction={fraction} of {prompts} prompts leaves none to learn from: "
             "give a share such as 0.05."
@@ -71,24 +71,16 @@ class Group:
     """The answers to one prompt, each once, and the judged pairs among them."""
 
     prompt: str
-    answers: list[str] = field(default_factory=list)
-    pairs: list[tuple[int, int]] = field(default_factory=list)  # (chosen, rejected) in `answers`
+    answers: dict[str, int] = field(default_factory=dict)  # answer → its number
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # numbers of chosen and rejected
     weights: list[float] = field(default_factory=list)  # of the pairs
     judged: int = 0  # judgements; a tie is one, but gives two pairs
-    places: dict[str, int] = field(default_factory=dict, repr=False)  # of answers in `answers`
 
     def add(self, pair: Pair) -> None:
-        """Its confidence is its weight, 1 if unknown. A tie counts half each way.
-
-        Raises DataError for a confidence that is no weight.
-        """
-        chosen, rejected = self._place(pair.chosen), self._place(pair.rejected)
+        """Its confidence is its weight, 1 if unknown. A tie counts half each way."""
+        chosen = self.answers.setdefault(pair.chosen, len(self.answers))
+        rejected = self.answers.setdefault(pair.rejected, len(self.answers))
         weight = 1.0 if pair.confidence is None else pair.confidence
-        if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
-            raise DataError(
-                f"The confidence of a pair is {weight!r}, but must be a number from 0 to 1; its "
-                f"prompt is {pair.prompt.text[:80]!r}."
-            )
         if pair.tie:
             self.pairs += [(chosen, rejected), (rejected, chosen)]
             self.weights += [weight / 2, weight / 2]
@@ -96,13 +88,6 @@ class Group:
             self.pairs.append((chosen, rejected))
             self.weights.append(weight)
         self.judged += 1
-
-    def _place(self, answer: str) -> int:
-        """Where the answer stands in `answers`; a new one is added."""
-        if answer not in self.places:
-            self.places[answer] = len(self.answers)
-            self.answers.append(answer)
-        return self.places[answer]
 
     @property
     def texts(self) -> list[tuple[str, str]]:
@@ -177,14 +162,7 @@ def standardise_by(heads: Heads, states: States, groups: list[Group]) -> None:
 
 
 def make_optimizer(heads: Heads, learning_rate: float, steps: int) -> tuple:
-    """AdamW, and a schedule that lets the learning rate fall linearly to 0 over `steps` steps.
-
-    Raises SettingError.
-    """
-    if not 0 < learning_rate < math.inf:
-        raise SettingError(f"head_learning_rate={learning_rate} must be above 0, such as 0.001.")
-    if steps < 1:
-        raise SettingError("head_epochs must be at least 1.")
+    """AdamW, and a schedule that lets the learning rate fall linearly to 0 over `steps` steps."""
     optimizer = torch.optim.AdamW(
         heads.parameters(), lr=learning_rate, weight_decay=0.1, fused=True
     )
@@ -253,15 +231,16 @@ def learning_curve(
 
     The last row is the model's own heads, which learned from all.
     """
-    shuffled, learners = random.Random(seed).sample(train, len(train)), []
+
+    def row(few: list[Group], heads: Heads) -> dict:
+        judged = sum(group.judged for group in few)
+        accuracy = accuracy_of_heads(heads, states, heldout)
+        return {"prompts": len(few), "pairs": judged, "accuracy": accuracy}
+
+    shuffled, rows = random.Random(seed).sample(train, len(train)), []
     for share in SHARES:
         few = shuffled[: max(round(share * len(shuffled)), 1)]
         heads = model.fresh_heads()
         fit_heads(heads, states, few, epochs, seed, learning_rate)
-        learners.append((few, heads))
-    rows = []
-    for few, heads in [*learners, (train, model.heads)]:
-        num_pairs = sum(group.judged for group in few)
-        accuracy = accuracy_of_heads(heads, states, heldout)
-        rows.append({"prompts": len(few), "pairs": num_pairs, "accuracy": accuracy})
-    return rows
+        rows.append(row(few, heads))
+    return [*rows, row(train, model.heads)]
