@@ -23,8 +23,6 @@ from .classifier import ClassifierReward
 from .model import load_reward_model
 from .wrapped import RewardFunction, apart, in_words, last_line, source_of
 
-Reward = Callable[..., list[float]]
-
 IMPORT_LIMIT_S = 300
 ROOT = Path(__file__).resolve().parents[2]  # the project's, if it is not installed elsewhere
 _imported: dict[Path, tuple[str, types.ModuleType]] = {}  # file → its digest, and the module
@@ -35,7 +33,7 @@ def load_reward(
     trained: Callable[[], Path],
     dtype: torch.dtype = torch.float32,
     device="cpu",
-) -> Reward:
+) -> Callable[..., list[float]]:
     """The reward of this name. trained: gives the folder of `reward_model`, if that is asked for.
 
     Prints what a function or a classifier is. Raises SettingError for a name that is no reward, and

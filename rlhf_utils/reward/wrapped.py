@@ -30,10 +30,7 @@ WANTED = "def reward(prompts, completions, **columns)"
 
 
 class RewardFunction:
-    """Calls a function like any reward. Raises SettingError for one that cannot be called so.
-
-    name: as the user gave it, `module:function`.
-    """
+    """Calls a function like any reward. Raises SettingError for one that cannot be called so."""
 
     def __init__(self, name: str, function: Callable):
         self.name, self.function = name, function
@@ -102,10 +99,7 @@ def check_signature(name: str, function: Callable) -> list[str]:
     Raises SettingError for what cannot be called as reward(prompts=…, completions=…, **columns).
     """
     if inspect.isclass(function):
-        raise SettingError(
-            f"reward={name!r} is a class: make an object of it in the module, such as "
-            f"`polite = {function.__name__}()`, and give that one's name."
-        )
+        raise SettingError(f"reward={name!r} is a class: name an object of it instead.")
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(function.__call__):
         raise SettingError(f"reward={name!r} is an async function: give a plain one, {WANTED}.")
     try:
