@@ -3,7 +3,6 @@
 import pytest
 import torch
 from helpers_reward import classifier
-from safetensors.torch import save_file
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -17,9 +16,8 @@ from transformers import (
 from rlhf_utils.data.rows import conversation
 from rlhf_utils.errors import ModelError, SettingError
 from rlhf_utils.models.load import load_tokenizer
-from rlhf_utils.reward.classifier import ClassifierReward, encode_conversations
+from rlhf_utils.reward.classifier import ClassifierReward, encode_conversations, log_odds
 from rlhf_utils.reward.functions import check_reward, digest_of, load_reward
-from rlhf_utils.reward.labels import _with_labels_of_adapter, labels_of, log_odds
 
 PROMPTS = ["Where is Rome?", "Hm?", "Say it again, please, and more slowly."]
 COMPLETIONS = ["In Italy, on the Tiber.", "Yes.", "Once more: no."]
@@ -167,17 +165,12 @@ def test_a_classifier_reads_every_turn_of_a_conversation(tmp_path):
         f"<system>Be brief.{eos}<user>Hi?{eos}<assistant>Hello.{eos}<user>Who are you?{eos}"
         f"<assistant>Nobody.{eos}"
     )
-    reward.tokenizer.chat_template = "{{ raise_exception('no system') }}"
-    with pytest.raises(ModelError, match="cannot write a prompt such as .*no system"):
-        encode_conversations(reward.tokenizer, [conversation(turns)], ["Nobody."])
-
-
-def test_an_adapter_is_told_by_its_head(tmp_path):
-    """The labels of an adapter are as many as its head has rows; without a head it is no reward."""
-    rows = {"base_model.model.score.weight": torch.ones(3, 16), "x.lora_A.weight": torch.ones(2, 2)}
-    config = BertConfig(**SMALL)
-    save_file(rows, tmp_path / "adapter_model.safetensors")
-    assert labels_of(_with_labels_of_adapter(config, tmp_path)) == ["LABEL_0", "LABEL_1", "LABEL_2"]
-    save_file({"x.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match="brings no head"):
-        _with_labels_of_adapter(config, tmp_path)
+    refuses = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    )
+    reward.tokenizer.chat_template = refuses + reward.tokenizer.chat_template
+    folded = encode_conversations(reward.tokenizer, [conversation(turns)], ["Nobody."])
+    assert reward.tokenizer.decode(folded["input_ids"][0]).startswith("<user>Be brief.\n\nHi?")
+    reward.tokenizer.chat_template = "{{ messages[0]['content'] + 1 }}"  # a TypeError
+    with pytest.raises(ModelError, match="refuses a conversation of these roles: user, assistant"):
+        encode_conversations(reward.tokenizer, ["Hi?"], ["Nobody."])
