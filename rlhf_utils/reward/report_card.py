@@ -1,12 +1,9 @@
 """How far a reward model can be trusted: accuracy, baselines, mistakes.
 
 Pairs go in, with the (N,) rewards of both answers or their margins; plain numbers come out.
-`full_report` is all of it; summary.py puts it into words.
 A finished model is judged by any file or hub id of preferences:
 
     python -m rlhf_utils.reward.report_card outputs/demo/reward_model preferences.jsonl
-
-Calibration is in calibration.py, refusals in refusals.py. Left out: the judges of others.
 """
 
 import sys
@@ -75,9 +72,8 @@ def gold_of_pairs(pairs: list[Pair]) -> np.ndarray:
 def bag_of_words(train: list[Pair], heldout: list[Pair]) -> np.ndarray:
     """(N,) held-out margins of a logistic regression on single words and word pairs.
 
-    What this reaches needs no language model: single words tell which answer people like. Where
-    a script has no spaces, a character is a word. NaN with one pair, or where no two answers share
-    a word.
+    Where a script has no spaces, a character is a word. NaN with one pair, or where no two answers
+    share a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

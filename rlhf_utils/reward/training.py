@@ -41,7 +41,15 @@ def split_pairs(
     """
     own = [pair for pair in pairs if pair.split != "other"]
     learned, heldout = split_by_prompt(own, heldout_fraction, seed)
-    train, validation = _split_validation(learned, validation_fraction, seed + 1)
+    train, validation = learned, []
+    prompts = len({pair.prompt.text for pair in learned})
+    if round(validation_fraction * prompts) >= prompts:
+        raise SettingError(
+            f"validation_fraction={validation_fraction} of {prompts} prompts leaves none to learn "
+            "from: give a share such as 0.05."
+        )
+    if round(validation_fraction * prompts):
+        train, validation = split_by_prompt(learned, validation_fraction, seed + 1)
     other = [pair for pair in pairs if pair.split == "other"]
     check_split(learned, heldout + other)
     for name, few in (("to learn from", train), ("held out", heldout)):
@@ -52,18 +60,6 @@ def split_pairs(
             )
     judged = [[pair for pair in few if not pair.tie] for few in (validation, heldout, other)]
     return train, *judged
-
-
-def _split_validation(pairs: list[Pair], fraction: float, seed: int) -> tuple[list, list]:
-    prompts = len({pair.prompt.text for pair in pairs})
-    if round(fraction * prompts) >= prompts:
-        raise SettingError(
-            f"validation_fraction={fraction} of {prompts} prompts leaves none to learn from: "
-            "give a share such as 0.05."
-        )
-    if round(fraction * prompts) == 0:
-        return pairs, []
-    return split_by_prompt(pairs, fraction, seed)
 
 
 @dataclass
@@ -131,8 +127,7 @@ def stack_states(states: States, groups: list[Group]) -> torch.Tensor:
 def pairs_of(groups: list[Group], device="cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(P,) places of the chosen and of the rejected answers in stack_states' rows, and weights.
 
-    A prompt's weights sum to 1 / the number of groups, however many pairs it has; where annotators
-    said how sure they were, to less.
+    A prompt's weights sum to 1 / the number of groups; to less where confidences are below 1.
     """
     places, weights, first = [], [], 0
     for group in groups:
@@ -189,7 +184,7 @@ def fit_heads(
     seed: int,
     learning_rate: float,
 ) -> None:
-    """Trains heads on states that were read before, as the loop in 03_reward_model does."""
+    """Trains heads as the loop in 03_reward_model does."""
     standardise_by(heads, states, groups)
     steps = epochs * len(in_parts(groups, PROMPTS_PER_STEP))
     optimizer, schedule = make_optimizer(heads, learning_rate, steps)
@@ -227,10 +222,7 @@ def learning_curve(
     seed: int,
     learning_rate: float,
 ) -> list[dict]:
-    """The held-out accuracy of heads that learn from fewer prompts; a row for each share.
-
-    The last row is the model's own heads, which learned from all.
-    """
+    """The held-out accuracy of heads that learn from fewer prompts; at last of the model's own."""
 
     def row(few: list[Group], heads: Heads) -> dict:
         judged = sum(group.judged for group in few)
