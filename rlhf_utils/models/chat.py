@@ -5,8 +5,6 @@ Every text is tokenised with add_special_tokens=False: what a tokenizer would ad
 
 import contextlib
 
-from jinja2 import TemplateError
-
 from ..data.rows import messages_of
 from ..errors import ModelError
 
@@ -26,22 +24,38 @@ def chat_prompt(tokenizer, prompt: str) -> str:
 
 
 def write_chat(tokenizer, messages: list[dict], **options) -> str:
-    """The messages under the chat template.
+    """The messages under the chat template, in the first form of them that it takes.
 
-    A system message that it refuses, as Gemma's does, goes to the head of the user's first turn.
-    Raises ModelError for a conversation that it refuses all the same.
+    Raises ModelError for a conversation that it refuses, or leaves something out of.
     """
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    except Exception as error:  # a template is a program, which may raise anything
-        roles = [message["role"] for message in messages]
-        if roles[:2] == ["system", "user"]:
-            return write_chat(tokenizer, _without_system(messages), **options)
-        raise ModelError(
-            "The model's chat template refuses a conversation of these roles: "
-            f"{', '.join(roles)} ({error}). "
-            f"It begins {messages[0]['content'][:60]!r}: leave it out, or take another model."
-        ) from None
+    why = ""
+    for form in (messages, _without_system(messages), _in_parts(messages)):
+        try:
+            text = tokenizer.apply_chat_template(form, tokenize=False, **options)
+        except Exception as error:  # whatever the template, which is a program, raises
+            why = why or f" ({error})"
+            continue
+        asked = (turn["content"].strip() for turn in messages if turn["role"] != "assistant")
+        if all(content in text for content in asked):
+            return text
+    raise ModelError(
+        "The model's chat template cannot write a conversation of these roles: "
+        f"{', '.join(message['role'] for message in messages)}{why}. "
+        f"It begins {messages[0]['content'][:60]!r}: leave it out, or take another model."
+    )
+
+
+def _without_system(messages: list[dict]) -> list[dict]:
+    """The messages with the system message at the head of the user's first turn: Gemma's way."""
+    if [message["role"] for message in messages[:2]] != ["system", "user"]:
+        return messages
+    content = "\n\n".join(message["content"] for message in messages[:2])
+    return [{"role": "user", "content": content}, *messages[2:]]
+
+
+def _in_parts(messages: list[dict]) -> list[dict]:
+    """The messages as templates of models that read pictures, too, may want them."""
+    return [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
 
 
 def answer_end(tokenizer) -> str:
@@ -49,12 +63,13 @@ def answer_end(tokenizer) -> str:
     if tokenizer.chat_template is None:
         return tokenizer.eos_token
     turns = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": PROBE}]
-    with contextlib.suppress(TemplateError):
-        whole = tokenizer.apply_chat_template(turns, tokenize=False)
-        after = tokenizer(whole.rpartition(PROBE)[2], add_special_tokens=False)["input_ids"]
-        for token in after:
-            if token in _special(tokenizer):
-                return tokenizer.convert_ids_to_tokens(token)
+    for form in (turns, _in_parts(turns)):
+        with contextlib.suppress(Exception):
+            whole = tokenizer.apply_chat_template(form, tokenize=False)
+            _, found, after = whole.rpartition(PROBE)
+            for token in tokenizer(after, add_special_tokens=False)["input_ids"] if found else ():
+                if token in _special(tokenizer):
+                    return tokenizer.convert_ids_to_tokens(token)
     return tokenizer.eos_token
 
 
@@ -87,13 +102,6 @@ def check_room(context: int | None, tokenizer, prompts: list[str], response_leng
 
 def _special(tokenizer) -> set[int]:
     return {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-
-
-def _without_system(messages: list[dict]) -> list[dict]:
-    """The messages with the system message written at the head of the user's first turn."""
-    system, user, *rest = messages
-    content = f"{system['content']}\n\n{user['content']}"
-    return [{"role": "user", "content": content}, *rest]
 
 
 def _transcript(messages: list[dict]) -> str:

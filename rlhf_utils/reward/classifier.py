@@ -5,6 +5,9 @@ classifiers that one finds have the bad label last ({0: nothate, 1: hate}), so t
 says nothing. What `fine_tune` makes loads in plain transformers.
 """
 
+import math
+import unicodedata
+
 import torch
 from datasets import Dataset
 from torch import nn
@@ -14,10 +17,11 @@ from ..data.conversations import MARK, messages_of
 from ..data.rows import in_parts
 from ..errors import ModelError, SettingError
 from ..models.chat import write_chat
-from ..models.kinds import context_of
+from ..models.kinds import context_of, text_config
 from ..models.load import load_from, load_tokenizer, pick_device
 from ..preferences.pairs import Pair
 from ..stats import correct
+from .wrapped import in_words
 
 LONGEST = 1024  # tokens of prompt and answer that a classifier reads
 TEXTS_PER_PASS = 16
@@ -65,9 +69,10 @@ class ClassifierReward:
         self.label = paid_label(name, self.labels, label)
         self.tokenizer.padding_side = "right"  # positions count from the left
         self.pads = _set_padding(self.model, self.tokenizer)
-        context = context_of(self.model.config) or LONGEST
-        longest = min(self.tokenizer.model_max_length, context, LONGEST)
+        longest = min(self.tokenizer.model_max_length, _positions_of(self.model), LONGEST)
         self.tokenizer.model_max_length = longest
+        if str(device) != "meta":
+            self.pads = self._reads() and self.pads
 
     def __str__(self) -> str:
         paid = self.labels[self.label]
@@ -84,9 +89,21 @@ class ClassifierReward:
             encoded = encode_conversations(
                 self.tokenizer, *zip(*few), padding=self.pads, return_tensors="pt"
             )
-            logits = self.model(**encoded.to(self.model.device)).logits.float()
+            try:
+                logits = self.model(**encoded.to(self.model.device)).logits.float()
+            except Exception as error:
+                raise ModelError(
+                    f"The classifier {self.name!r} cannot read {few[0][0][:60]!r} with an answer: "
+                    f"{in_words(error)}."
+                ) from error
             scores += log_odds(logits, self.label, self.model.config.problem_type).tolist()
         return scores
+
+    def _reads(self) -> bool:
+        """Tries it. Gives whether padding changes nothing, as it does in XLNet and FNet."""
+        (alone,) = self(["Hi?"], ["Yes."])
+        beside, _ = self(["Hi?"] * 2, ["Yes.", "Yes. " * 30])
+        return math.isclose(alone, beside, rel_tol=0.02, abs_tol=0.02)
 
 
 # --- which label is paid for
@@ -102,10 +119,10 @@ def paid_label(name: str, labels: list[str], label: str = "") -> int:
 
     Raises SettingError that lists the labels.
     """
-    lower = [own.casefold() for own in labels]
+    lower = list(map(_folded, labels))
     found = [i for i, own in enumerate(labels) if own == label]
     if label and not found:
-        found = [i for i, own in enumerate(lower) if own == label.casefold()]
+        found = [i for i, own in enumerate(lower) if own == _folded(label)]
     if not label and len(labels) == 1 and lower[0] not in BAD:
         found = [0]
     if not label and len(labels) == 2:
@@ -116,6 +133,10 @@ def paid_label(name: str, labels: list[str], label: str = "") -> int:
     listed = ", ".join(map(repr, labels[:SHOWN])) + ", …" * (len(labels) > SHOWN)
     ways = " or ".join(f"reward={f'{name}#{own}'!r}" for own in labels[:2])
     raise SettingError(f"{name!r} {wrong}: it has {listed}; name the one to pay for, {ways}.")
+
+
+def _folded(label: str) -> str:
+    return unicodedata.normalize("NFC", label).casefold().strip()
 
 
 def log_odds(logits: torch.Tensor, label: int, problem_type: str | None = None) -> torch.Tensor:
@@ -133,9 +154,19 @@ def log_odds(logits: torch.Tensor, label: int, problem_type: str | None = None) 
 # --- texts
 
 
+def _positions_of(model: nn.Module) -> int:
+    """The most tokens that it takes. RoBERTa and its kin count from the padding token's row on."""
+    found = [context_of(model.config) or LONGEST]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            before = 0 if module.padding_idx is None else module.padding_idx + 1
+            found.append(module.num_embeddings - before)
+    return min(found)
+
+
 def _set_padding(model: nn.Module, tokenizer) -> bool:
     """Gives both the same token for padding; False if none has an embedding."""
-    size = model.get_input_embeddings().num_embeddings
+    size = getattr(text_config(model.config), "vocab_size", 0)
     for pad in (model.config.pad_token_id, tokenizer.pad_token_id):
         if pad is not None and 0 <= pad < size:
             model.config.pad_token_id = tokenizer.pad_token_id = pad

@@ -115,6 +115,8 @@ class RewardModel:
 
     def raw(self, prompts: list[str], answers: list[str]) -> torch.Tensor:
         """(B,) raw rewards, the heads combined, on the CPU."""
+        if not prompts:
+            return torch.zeros(0)
         return self.combined(self.members(prompts, answers) - self.offsets)
 
     def score(self, prompts: list[str], completions: list[str], **columns) -> list[float]:

@@ -52,7 +52,8 @@ class Reader:
 
     def __init__(self, backbone, tokenizer, max_length: int):
         self.backbone, self.tokenizer = backbone, tokenizer
-        self.max_length = min(max_length, context_of(backbone.config) or max_length)
+        most = min(max_length, context_of(backbone.config) or max_length)
+        self.max_length = max(most, 2)  # a token of the prompt, one of the answer
         self.middle = round(MIDDLE * text_config(backbone.config).num_hidden_layers)
 
     @torch.no_grad()

@@ -159,11 +159,12 @@ def apart(seconds: float, seed: int = 0):
     """
     python, numpy = random.getstate(), np.random.get_state()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    shell = os.environ.get("RLHF_CWD", "")
     try:
         with (
             torch.random.fork_rng(gpus),
             torch.set_grad_enabled(torch.is_grad_enabled()),
-            contextlib.chdir(os.environ.get("RLHF_CWD") or "."),
+            contextlib.chdir(shell if os.path.isdir(shell) else "."),
             _time_limit(seconds),
         ):
             for set_seed in (random.seed, np.random.seed, torch.manual_seed):

@@ -3,19 +3,25 @@
 import pytest
 import torch
 from helpers_reward import classifier
+from peft import LoraConfig, get_peft_model
 from transformers import (
+    AutoModelForSequenceClassification,
     AutoTokenizer,
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    LlamaForTokenClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
 from rlhf_utils.data.rows import conversation
 from rlhf_utils.errors import ModelError, SettingError
-from rlhf_utils.models.load import load_tokenizer
+from rlhf_utils.models.load import load_from, load_tokenizer
 from rlhf_utils.reward.classifier import ClassifierReward, encode_conversations, log_odds
 from rlhf_utils.reward.functions import check_reward, digest_of, load_reward
 
@@ -83,6 +89,13 @@ def test_a_label_that_is_not_there_is_told(tmp_path):
     assert digest_of(f"{folder}#spam", None).removesuffix("#spam") == digest_of(folder, None)
 
 
+def test_a_bad_label_that_is_the_only_one_must_be_named(tmp_path):
+    folder = classifier(tmp_path, ["Toxicity"])
+    with pytest.raises(SettingError, match="does not say which label is good: it has 'Toxicity'"):
+        check_reward(folder, None)
+    assert "label 'Toxicity'" in check_reward(f"{folder}# toxicity", None)
+
+
 def test_labels_that_do_not_exclude_each_other_count_alone():
     logits = torch.tensor([[1.0, 5.0, -2.0]])
     assert log_odds(logits, 0, "multi_label_classification").tolist() == [1.0]
@@ -148,7 +161,45 @@ def test_a_padding_token_without_an_embedding_is_not_used(tmp_path):
     assert reward(PROMPTS, COMPLETIONS) == pytest.approx(plain, abs=1e-5) and not reward.pads
 
 
+def test_where_padding_changes_a_score_answers_are_scored_one_by_one(tmp_path):
+    """XLNet scores at the last place, padding or not."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    size = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32, "initializer_range": 0.5}
+    config = XLNetConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=0, **size)
+    XLNetForSequenceClassification(config).save_pretrained(tmp_path)
+    reward = ClassifierReward(str(tmp_path))
+    assert not reward.pads
+    alone = [reward([prompt], [answer])[0] for prompt, answer in zip(PROMPTS, COMPLETIONS)]
+    assert reward(PROMPTS, COMPLETIONS) == pytest.approx(alone, abs=1e-5)
+
+
 # --- conversations and what is no classifier
+
+
+def test_what_is_no_sequence_classifier_or_cannot_read_is_told(tmp_path):
+    for kind in (LlamaForTokenClassification, BartForSequenceClassification):
+        load_tokenizer("tiny").save_pretrained(tmp_path)
+        sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, **SMALL}
+        kind(kind.config_class(**sizes, vocab_size=2000)).save_pretrained(tmp_path)
+        told = "is no sequence classifier but LlamaForTokenClassification"
+        if kind is BartForSequenceClassification:  # the tokenizer writes no end that it knows
+            told = "cannot read 'Hi[?]' with an answer: ValueError: "
+        with pytest.raises(ModelError, match=told):
+            ClassifierReward(str(tmp_path))
+
+
+def test_an_adapter_may_be_a_classifier(tmp_path):
+    base = load_from(AutoModelForSequenceClassification, "tiny", num_labels=2)
+    base.config.name_or_path = base.name_or_path = "tiny"
+    base.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"])
+    get_peft_model(base, lora).save_pretrained(tmp_path)
+    with pytest.raises(SettingError, match="it has 'LABEL_0', 'LABEL_1'"):
+        check_reward(str(tmp_path), None)
+    assert "pays for label 'LABEL_1'" in check_reward(f"{tmp_path}#label_1", None)
 
 
 def test_a_classifier_reads_every_turn_of_a_conversation(tmp_path):
