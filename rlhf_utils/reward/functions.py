@@ -3,7 +3,6 @@
 That is the signature of TRL's reward functions. A reward has a name: `reward_model` (the one of
 03), the folder or hub id of a sequence classifier, with `#LABEL` for the label that is paid for, or
 `module:function`, whose module may be a file `my_rewards.py`.
-Left out: rewards for single tokens.
 """
 
 import importlib

@@ -1,7 +1,6 @@
 """The reward model: a frozen transformer, and small heads that turn its states into one number.
 
-Several heads make an ensemble for little more than the cost of one. reader.py says what they see,
-and training.py trains them. Left out: ensembles of whole transformers.
+Several heads make an ensemble for little more than the cost of one.
 """
 
 import contextlib
@@ -137,11 +136,13 @@ class RewardModel:
 
         The model reads on as before.
         """
-        tensors = [*self.backbone.parameters(), *self.backbone.buffers()]
-        dtypes = [tensor.dtype for tensor in tensors]
+
+        def tensors() -> list[torch.Tensor]:
+            return [*self.backbone.parameters(), *self.backbone.buffers()]
+
+        dtypes = [tensor.dtype for tensor in tensors()]
         save_merged(self.backbone, self.tokenizer, directory)  # turns it into float32
-        tensors = [*self.backbone.parameters(), *self.backbone.buffers()]
-        for tensor, dtype in zip(tensors, dtypes):
+        for tensor, dtype in zip(tensors(), dtypes):
             tensor.data = tensor.data.to(dtype)
         self.backbone.config.use_cache = False
         save_file(self.heads.state_dict(), directory / "head.safetensors")

@@ -2,7 +2,6 @@
 
 The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020,
 arXiv 2009.01325). All pairs of a prompt go into one step (Ouyang 2022, arXiv 2203.02155).
-Left out: the heads learning together with adapters, which gained nothing on these data.
 """
 
 import math
