@@ -100,7 +100,7 @@ class ClassifierReward:
         return scores
 
     def _reads(self) -> bool:
-        """Tries it. Gives whether padding changes nothing, as it does in XLNet and FNet."""
+        """Tries it. Whether padding changes nothing; in XLNet and FNet it changes a score."""
         (alone,) = self(["Hi?"], ["Yes."])
         beside, _ = self(["Hi?"] * 2, ["Yes.", "Yes. " * 30])
         return math.isclose(alone, beside, rel_tol=0.02, abs_tol=0.02)

@@ -7,11 +7,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BartConfig,
     BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    LlamaConfig,
     LlamaForTokenClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -180,13 +182,18 @@ def test_where_padding_changes_a_score_answers_are_scored_one_by_one(tmp_path):
 
 
 def test_what_is_no_sequence_classifier_or_cannot_read_is_told(tmp_path):
-    for kind in (LlamaForTokenClassification, BartForSequenceClassification):
-        load_tokenizer("tiny").save_pretrained(tmp_path)
-        sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, **SMALL}
-        kind(kind.config_class(**sizes, vocab_size=2000)).save_pretrained(tmp_path)
-        told = "is no sequence classifier but LlamaForTokenClassification"
-        if kind is BartForSequenceClassification:  # the tokenizer writes no end that it knows
-            told = "cannot read 'Hi[?]' with an answer: ValueError: "
+    """Bart wants the end that it knows in every text, which this tokenizer never writes."""
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    layers = {f"{side}_layers": 1 for side in ("encoder", "decoder")}
+    heads = {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
+    bart = BartConfig(vocab_size=len(tokenizer), d_model=16, num_labels=1, **layers, **heads)
+    for model, told in (
+        (LlamaForTokenClassification(LlamaConfig(**SMALL)), "classifier but LlamaForTokenClass"),
+        (BartForSequenceClassification(bart), "cannot read 'Hi[?]' with an answer: ValueError: "),
+    ):
+        model.save_pretrained(tmp_path)
         with pytest.raises(ModelError, match=told):
             ClassifierReward(str(tmp_path))
 
