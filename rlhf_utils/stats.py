@@ -1,5 +1,6 @@
 """Shares and their confidence intervals, lengths of answers, and the check of scores."""
 
+import itertools
 import re
 from collections.abc import Iterable
 
@@ -85,12 +86,12 @@ def finite_scores(found, count: int, who: str = "The reward") -> list[float]:
         found = found.tolist()
     if not isinstance(found, Iterable) or isinstance(found, (dict, set, frozenset, str, bytes)):
         raise _no_scores(who, count, _shown(found))
-    scores = list(found)
+    scores = list(itertools.islice(found, count + 1))  # a generator may have no end
     for number, score in enumerate(scores, 1):
         if not _is_finite(score):
             raise _no_scores(who, count, f"{_shown(score)} for answer {number}")
     if len(scores) != count:
-        raise _no_scores(who, count, f"{len(scores)} of them")
+        raise _no_scores(who, count, "more" if len(scores) > count else f"{len(scores)} of them")
     return [float(score) for score in scores]
 
 
@@ -101,8 +102,8 @@ def _no_scores(who: str, count: int, gave: str) -> PPOError:
 
 
 def _shown(value) -> str:
-    """The value as Python writes it, cut where it is long."""
-    text = repr(value)
+    """The value as Python writes it, on one line, cut where it is long."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}… ({type(value).__name__})"
 
 

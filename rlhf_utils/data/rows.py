@@ -116,7 +116,7 @@ def columns_of(prompts: list[Prompt]) -> dict[str, list]:
     }
     for prompt in prompts:
         for name in prompt.columns:
-            if name not in columns:
+            if name not in (*columns, "prompts", "completions"):  # which it gets anyway
                 columns[name] = [other.columns.get(name) for other in prompts]
     return columns
 

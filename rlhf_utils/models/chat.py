@@ -15,16 +15,23 @@ def chat_prompt(tokenizer, prompt: str) -> str:
     """The prompt as the model sees it, up to where its answer begins.
 
     Without a chat template it is the plain text, or a transcript of the conversation, after the
-    BOS token where the tokenizer adds one. Raises ModelError for a conversation that the template
-    refuses, or leaves something out of.
+    BOS token where the tokenizer adds one.
     """
     messages = messages_of(prompt)
     if tokenizer.chat_template is None:
         return _after_bos(tokenizer, _transcript(messages))
+    return write_chat(tokenizer, messages, add_generation_prompt=True)
+
+
+def write_chat(tokenizer, messages: list[dict], **options) -> str:
+    """The messages under the chat template, in the first form of them that it takes.
+
+    Raises ModelError for a conversation that it refuses, or leaves something out of.
+    """
     why = ""
     for form in (messages, _without_system(messages), _in_parts(messages)):
         try:
-            text = tokenizer.apply_chat_template(form, tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(form, tokenize=False, **options)
         except Exception as error:  # whatever the template, which is a program, raises
             why = why or f" ({error})"
             continue

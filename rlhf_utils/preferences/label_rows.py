@@ -19,7 +19,7 @@ from ..data.conversations import (
     conversation,
     described,
     turn_of,
-    written_turns,
+    turns_of,
 )
 from .pairs import IMPORTED, KINDS, Judgement, item_id
 from .store import FIELDS, judgement_row
@@ -146,7 +146,7 @@ def _prompt(column: str, value) -> str:
     text = _text(column, prompt_text(value))
     if not text.strip():
         raise _refuse(column, text, "a text that is not empty")
-    written_turns(text)
+    turns_of(text, "user")  # refuses marks that are not ours
     return text
 
 

@@ -3,7 +3,6 @@
 That is the signature of TRL's reward functions. A reward has a name: `reward_model` (the one of
 03), the folder or hub id of a sequence classifier, with `#LABEL` for the label that is paid for, or
 `module:function`, whose module may be a file `my_rewards.py`.
-Left out: rewards for single tokens.
 """
 
 import importlib
@@ -20,11 +19,8 @@ import torch
 from ..errors import SettingError
 from ..files import digest
 from .classifier import ClassifierReward
-from .labels import describe_classifier
 from .model import load_reward_model
-from .wrapped import RewardFunction, TimeUp, in_words, last_line, source_of, time_limit
-
-Reward = Callable[..., list[float]]
+from .wrapped import RewardFunction, apart, in_words, last_line, source_of
 
 IMPORT_LIMIT_S = 300
 ROOT = Path(__file__).resolve().parents[2]  # the project's, if it is not installed elsewhere
@@ -36,7 +32,7 @@ def load_reward(
     trained: Callable[[], Path],
     dtype: torch.dtype = torch.float32,
     device="cpu",
-) -> Reward:
+) -> Callable[..., list[float]]:
     """The reward of this name. trained: gives the folder of `reward_model`, if that is asked for.
 
     Prints what a function or a classifier is. Raises SettingError for a name that is no reward, and
@@ -45,10 +41,10 @@ def load_reward(
     found, label = _find(name, trained)
     if _is_reward_model(found):
         return load_reward_model(found, dtype, device)
-    print(f"The reward is the {_describe(name, found, label)}.")
-    if callable(found):
-        return RewardFunction(name, found)
-    return ClassifierReward(str(found), dtype, device, label)
+    function = callable(found)
+    reward = RewardFunction(name, found) if function else _classifier(found, label, dtype, device)
+    print(f"The reward is the {reward}.")
+    return reward
 
 
 def check_reward(name: str, trained: Callable[[], Path] | None) -> str:
@@ -59,16 +55,10 @@ def check_reward(name: str, trained: Callable[[], Path] | None) -> str:
     """
     if name == "reward_model" and trained is None:
         return "reward model of 03_reward_model"
-    return _describe(name, *_find(name, trained))
-
-
-def _describe(name: str, found: Path | str | Callable, label: str) -> str:
-    if callable(found):
-        reward = RewardFunction(name, found)
-        return f"function {name} of {reward.file}" if reward.file else f"function {name}"
+    found, label = _find(name, trained)
     if _is_reward_model(found):
         return f"reward model in {found}"
-    return describe_classifier(str(found), label)
+    return str(RewardFunction(name, found) if callable(found) else _classifier(found, label))
 
 
 def digest_of(name: str, trained: Callable[[], Path] | None) -> str:
@@ -84,8 +74,12 @@ def digest_of(name: str, trained: Callable[[], Path] | None) -> str:
     return digest(found) + (f"#{label}" if label else "")
 
 
-def _is_reward_model(found: Path | str) -> bool:
+def _is_reward_model(found: Path | str | Callable) -> bool:
     return isinstance(found, Path) and (found / "reward_config.json").is_file()
+
+
+def _classifier(found: Path | str, label: str, dtype=torch.float32, device="meta"):
+    return ClassifierReward(str(found), dtype, device, label)
 
 
 # --- what a name means
@@ -93,23 +87,27 @@ def _is_reward_model(found: Path | str) -> bool:
 
 def _find(name: str, trained: Callable[[], Path] | None) -> tuple[Path | str | Callable, str]:
     """(the function, or the model's folder or hub id; the label after #, or "")."""
-    if not name.strip():
-        raise SettingError(
-            f"reward={name!r} is no reward: give reward_model, the folder or hub id of a "
-            "classifier, or module:function."
-        )
     if name == "reward_model":
         return Path(trained()), ""
     place, label = name, ""
     if "#" in name and not _locate(name):
         place, _, label = name.rpartition("#")
+    if not place.strip():
+        raise SettingError(
+            f"reward={name!r} is no reward: give reward_model, the folder or hub id of a "
+            "classifier, or module:function."
+        )
     if " + " in place or "*" in place:
         raise SettingError(f"reward={name!r} is a sum: add rewards up in a function of your own.")
     path = _locate(place)
     if path is None and ":" in place:
         return _function(name), ""
-    if path and path.is_file():
-        raise SettingError(f"reward={name!r} is a file: name a function in it, {place}:polite.")
+    if not (path and path.is_dir()):
+        file = Path(place).with_suffix(".py")  # my_rewards, my_rewards.py or my_rewards.polite
+        if _locate(str(file)):
+            raise SettingError(
+                f"reward={name!r} is a file: name a function in it, such as {file}:polite."
+            )
     return path or place, label
 
 
@@ -135,70 +133,49 @@ def _locate(path: str) -> Path | None:
 
 
 def _function(name: str) -> Callable:
+    """The function. Raises SettingError, whatever its module does when it is imported."""
     module, _, function = name.rpartition(":")
+    file, folders = _locate(module.removesuffix(".py") + ".py"), list(map(str, _folders()))
     try:
-        with time_limit(IMPORT_LIMIT_S):
-            found = operator.attrgetter(function)(_module(module))
+        with apart(IMPORT_LIMIT_S):
+            sys.path += [folder for folder in folders if folder not in sys.path]
+            found = _import_file(file) if file else importlib.import_module(module)
+            found = operator.attrgetter(function)(found)
     except KeyboardInterrupt:
         raise
-    except TimeUp:
+    except BaseException as error:
+        line = last_line(error, file)
+        place = f" ({file.name}, line {line})" if line else ""
+        if isinstance(error, ModuleNotFoundError) and not file:
+            place = f" in {', '.join(dict.fromkeys(folders))} or among what is installed"
         raise SettingError(
-            f"reward={name!r} cannot be imported: its module took more than {IMPORT_LIMIT_S} s."
-        ) from None
-    except BaseException as error:  # importing runs the user's module, which may do anything
-        raise SettingError(
-            f"reward={name!r} cannot be imported: {in_words(error)}{_place(module, error)}."
+            f"reward={name!r} cannot be imported: {in_words(error)}{place}."
         ) from error
     if not callable(found):
         raise SettingError(f"reward={name!r} is no function but {type(found).__name__}.")
     return found
 
 
-def _place(module: str, error: BaseException) -> str:
-    """Where the error came up in the user's file, or where a missing module was looked for."""
-    if isinstance(error, ModuleNotFoundError) and error.name == module.removesuffix(".py"):
-        return f" in {', '.join(dict.fromkeys(map(str, _folders())))} or among what is installed"
-    file = _locate(module.removesuffix(".py") + ".py")
-    line = last_line(error, file)
-    return f" ({file.name}, line {line})" if line else ""
-
-
-def _module(name: str) -> types.ModuleType:
-    """The module; a file in one of our folders goes before an installed package of its name."""
-    sys.path += [str(folder) for folder in _folders() if str(folder) not in sys.path]
-    stem = name.removesuffix(".py")
-    file = _locate(f"{stem}.py")
-    if file is None and name != stem:
-        raise ModuleNotFoundError(f"there is no file {name}", name=stem)
-    return _import_file(file) if file else importlib.import_module(name)
-
-
 def _import_file(file: Path) -> types.ModuleType:
-    """The module in this file, run anew if the file has changed."""
+    """The module in this file, run anew if the file has changed.
+
+    It goes before an installed module of its name, and leaves that one to everybody else.
+    """
     content = digest(file)
     if file in _imported and _imported[file][0] == content:
         return _imported[file][1]
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))  # for what lies beside it
-    name = file.stem if _is_free(file) else f"reward_of_{file.stem}"
-    module = types.ModuleType(name)
-    module.__file__ = str(file)
-    before = sys.modules.get(name)
+    name = file.stem.replace(".", "_")
+    known = importlib.util.find_spec(name)
+    if known and known.origin != str(file):
+        name = f"reward_of_{name}"
+    module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, file))
     sys.modules[name] = module
     try:
         exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
     except BaseException:
-        sys.modules.pop(name)
-        if before:
-            sys.modules[name] = before
+        del sys.modules[name]
         raise
     _imported[file] = content, module
     return module
-
-
-def _is_free(file: Path) -> bool:
-    """Whether no other module has the name of this file."""
-    if file.stem in sys.modules:
-        return getattr(sys.modules[file.stem], "__file__", None) == str(file)
-    spec = importlib.util.find_spec(file.stem)
-    return spec is None or spec.origin == str(file)

@@ -1,7 +1,6 @@
 """The reward model: a frozen transformer, and small heads that turn its states into one number.
 
-Several heads make an ensemble for little more than the cost of one. reader.py says what they see,
-and training.py trains them. Left out: ensembles of whole transformers.
+Several heads make an ensemble for little more than the cost of one.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ from torch import nn
 from transformers import AutoModel
 
 from ..data.rows import in_parts
-from ..errors import ModelError, SettingError
+from ..errors import ModelError
 from ..files import read_json, write_json
 from ..models.export import save_merged
 from ..models.load import load_model, load_tokenizer
@@ -70,7 +69,7 @@ class Heads(nn.ModuleList):
 class RewardModel:
     """Scores answers. Only the heads learn, so each text needs to be read only once.
 
-    combine: a key of COMBINATIONS. max_length: see Reader. Raises SettingError.
+    combine: a key of COMBINATIONS. max_length: see Reader.
     """
 
     def __init__(
@@ -82,14 +81,11 @@ class RewardModel:
         dropout: float = 0.3,
         max_length: int = 512,
     ):
-        if ensemble < 1:
-            raise SettingError(f"ensemble={ensemble} must be at least 1.")
-        if combine not in COMBINATIONS:
-            raise SettingError(f"combine={combine!r} must be one of {', '.join(COMBINATIONS)}.")
         # The backbone's dropout stays off: its noise would stay in the states for all epochs.
         self.backbone, self.tokenizer = backbone.requires_grad_(False).eval(), tokenizer
         self.reader = Reader(backbone, tokenizer, max_length)
         self.ensemble, self.combine, self.dropout = ensemble, combine, dropout
+        self.combined = COMBINATIONS[combine]
         self.heads = self.fresh_heads().eval()
         # Each head's mean less the mean of all heads: a pairwise loss leaves a head's level free.
         self.offsets = torch.zeros(ensemble)
@@ -118,10 +114,9 @@ class RewardModel:
 
     def raw(self, prompts: list[str], answers: list[str]) -> torch.Tensor:
         """(B,) raw rewards, the heads combined, on the CPU."""
-        return self._combined(self.members(prompts, answers))
-
-    def _combined(self, members: torch.Tensor) -> torch.Tensor:
-        return COMBINATIONS[self.combine](members - self.offsets)
+        if not prompts:
+            return torch.zeros(0)
+        return self.combined(self.members(prompts, answers) - self.offsets)
 
     def score(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
         """Normalised rewards, with the signature of TRL's reward functions."""
@@ -133,21 +128,22 @@ class RewardModel:
         """Makes `score` have mean 0 and standard deviation 1 on these answers of π_SFT."""
         members = self.members(prompts, answers)
         self.offsets = members.mean(0) - members.mean()
-        raw = self._combined(members)
+        raw = self.combined(members - self.offsets)
         self.mean, self.std = raw.mean().item(), max(raw.std().item(), 1e-6)
-
-    def _tensors(self) -> list[tuple[str, torch.Tensor]]:
-        return [*self.backbone.named_parameters(), *self.backbone.named_buffers()]
 
     def save(self, directory: Path) -> None:
         """Writes the backbone as a plain transformers folder, with the heads and settings in it.
 
         The model reads on as before.
         """
-        dtypes = {name: tensor.dtype for name, tensor in self._tensors()}
+
+        def tensors() -> list[torch.Tensor]:
+            return [*self.backbone.parameters(), *self.backbone.buffers()]
+
+        dtypes = [tensor.dtype for tensor in tensors()]
         save_merged(self.backbone, self.tokenizer, directory)  # turns it into float32
-        for name, tensor in self._tensors():
-            tensor.data = tensor.data.to(dtypes[name])
+        for tensor, dtype in zip(tensors(), dtypes):
+            tensor.data = tensor.data.to(dtype)
         self.backbone.config.use_cache = False
         save_file(self.heads.state_dict(), directory / "head.safetensors")
         settings = {

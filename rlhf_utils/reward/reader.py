@@ -2,8 +2,8 @@
 
 Three of them: the mean over the answer in the last layer and in a middle one, and the middle state
 just before the answer, where the model has read the whole prompt. The last layer is busy with the
-next word; in the middle it is plainer whether a prompt is harmful. Left out: more states, which
-only gave the heads more to learn by heart (notes/defaults.md); recurrent models, such as Mamba.
+next word; in the middle it is plainer whether a prompt is harmful. More states only gave the heads
+more to learn by heart (notes/defaults.md).
 """
 
 import copy
@@ -52,7 +52,8 @@ class Reader:
 
     def __init__(self, backbone, tokenizer, max_length: int):
         self.backbone, self.tokenizer = backbone, tokenizer
-        self.max_length = min(max_length, context_of(backbone.config) or max_length)
+        most = min(max_length, context_of(backbone.config) or max_length)
+        self.max_length = max(most, 2)  # a token of the prompt, one of the answer
         self.middle = round(MIDDLE * text_config(backbone.config).num_hidden_layers)
 
     @torch.no_grad()

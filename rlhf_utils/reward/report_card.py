@@ -1,12 +1,9 @@
 """How far a reward model can be trusted: accuracy, baselines, mistakes.
 
 Pairs go in, with the (N,) rewards of both answers or their margins; plain numbers come out.
-`full_report` is all of it; summary.py puts it into words.
 A finished model is judged by any file or hub id of preferences:
 
     python -m rlhf_utils.reward.report_card outputs/demo/reward_model preferences.jsonl
-
-Calibration is in calibration.py, refusals in refusals.py. Left out: the judges of others.
 """
 
 import sys
@@ -50,6 +47,12 @@ def margins(score, pairs: list[Pair]) -> torch.Tensor:
     return chosen - rejected
 
 
+def share_right(margins) -> float:
+    """The mean of `correct`; NaN of no margins."""
+    right = correct(margins)
+    return float(right.mean()) if len(right) else float("nan")
+
+
 def longer_of_pairs(pairs: list[Pair]) -> np.ndarray:
     """(N,) length of chosen minus length of rejected: the margins of "the longer answer wins"."""
     return np.array([answer_length(pair.chosen) - answer_length(pair.rejected) for pair in pairs])
@@ -57,22 +60,20 @@ def longer_of_pairs(pairs: list[Pair]) -> np.ndarray:
 
 def gold_of_pairs(pairs: list[Pair]) -> np.ndarray:
     """(N,) gold of chosen minus gold of rejected: the margins of the rubric."""
-    gold = {}  # of each answer once, because it stands in many pairs
+    texts = {}  # each answer once, because it stands in many pairs
     for pair in pairs:
         for answer in (pair.chosen, pair.rejected):
-            if (pair.prompt.text, answer) not in gold:
-                gold[pair.prompt.text, answer] = gold_score(pair.prompt, answer)
-    chosen = [gold[pair.prompt.text, pair.chosen] for pair in pairs]
-    rejected = [gold[pair.prompt.text, pair.rejected] for pair in pairs]
-    return np.array(chosen) - np.array(rejected)
+            texts[pair.prompt.text, answer] = pair.prompt
+    gold = {text: gold_score(prompt, text[1]) for text, prompt in texts.items()}
+    leads = [gold[p.prompt.text, p.chosen] - gold[p.prompt.text, p.rejected] for p in pairs]
+    return np.array(leads)
 
 
 def bag_of_words(train: list[Pair], heldout: list[Pair]) -> np.ndarray:
     """(N,) held-out margins of a logistic regression on single words and word pairs.
 
-    What this reaches needs no language model: single words tell which answer people like. Where
-    a script has no spaces, a character is a word. NaN with one pair, or where no two answers share
-    a word.
+    Where a script has no spaces, a character is a word. NaN with one pair, or where no two answers
+    share a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -154,10 +155,9 @@ def directness(pairs: list[Pair], margins) -> dict:
     wordy = {answer: bool(filler(answer)) for answer in texts}
     signs = np.array([wordy[pair.rejected] - wordy[pair.chosen] for pair in pairs], dtype=int)
     told = signs != 0  # +1 where the label prefers the answer without filler
-    by_model = correct(np.asarray(margins, dtype=float)[told] * signs[told])
     return {
-        "prefers_direct": float(by_model.mean()) if told.any() else float("nan"),
-        "labels_prefer_direct": float(correct(signs[told]).mean()) if told.any() else float("nan"),
+        "prefers_direct": share_right(np.asarray(margins, dtype=float)[told] * signs[told]),
+        "labels_prefer_direct": share_right(signs[told]),
         "direct_pairs": int(told.sum()),
     }
 
@@ -196,7 +196,7 @@ def report_of_pairs(heldout: list[Pair], chosen, rejected, temperature: float) -
         "pairs": len(heldout),
         "accuracy": float(right.mean()),
         "accuracy_ci": bootstrap_by_prompt(right, prompts),
-        "longer": float(correct(longer_of_pairs(heldout)).mean()),
+        "longer": share_right(longer_of_pairs(heldout)),
         "temperature": temperature,
         "calibration": as_trained,
         "calibration_scaled": scaled,
@@ -237,28 +237,25 @@ def full_report(
     temperature = fit_temperature(margins(score, validation)) if enough else 1.0
     report = report_of_pairs(heldout, chosen, rejected, temperature)
     report["validation_pairs"] = len(validation)
-    report["bag_of_words"] = float(correct(bag_of_words(train, heldout)).mean())
-    report["ceiling"] = float("nan")
-    if by_rubric:
-        report["ceiling"] = float(correct(gold_of_pairs(heldout)).mean())
+    report["bag_of_words"] = share_right(bag_of_words(train, heldout))
+    report["ceiling"] = share_right(gold_of_pairs(heldout)) if by_rubric else float("nan")
     report |= directness(heldout, chosen - rejected)
     report |= refusal_report(score, _ranked(items, train)[:400], _ranked(items, heldout))
     report["mistakes"] = mistakes(heldout, chosen - rejected)
     rewards = {"chosen": chosen.tolist(), "rejected": rejected.tolist()}
-    report |= {"accuracy_ood": float("nan"), "accuracy_ood_ci": (0.0, 1.0)}
+    sides = pair_rewards(score, other)
+    right = correct(sides[0] - sides[1])
+    report["accuracy_ood"] = share_right(sides[0] - sides[1])
+    report["accuracy_ood_ci"] = bootstrap_by_prompt(right, [pair.prompt.text for pair in other])
     if other:
-        sides = pair_rewards(score, other)
-        right = correct(sides[0] - sides[1])
-        report["accuracy_ood"] = float(right.mean())
-        report["accuracy_ood_ci"] = bootstrap_by_prompt(right, [pair.prompt.text for pair in other])
         rewards["other categories"] = torch.cat(sides).tolist()
     return report, rewards
 
 
 def _ranked(items: list[Item], pairs: list[Pair]) -> list[Item]:
-    """The items that these pairs come from."""
-    ids = {pair.item_id for pair in pairs}
-    return [item for item in items if item.id in ids]
+    """The items of these pairs' prompts."""
+    prompts = {pair.prompt.text for pair in pairs}
+    return [item for item in items if item.prompt.text in prompts]
 
 
 def main(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+from .refusals import KINDS
 from .report_card import FEWEST_PAIRS
 
 RESULTS = ("accuracy", "accuracy_ci", "accuracy_ood", "accuracy_ood_ci", "ceiling", "longer")
@@ -30,9 +31,10 @@ def accuracies(report: dict) -> list[tuple]:
 def rows(report: dict) -> list[dict]:
     """One row a question, in plain words; what is not known is left out."""
     apart = f"the labels {report['labels_prefer_direct']:.1%} ({report['direct_pairs']} pairs)"
-    learned = f"{report['refusal_auc_learned']:.2f} on prompts it learned from"
-    if math.isnan(report["refusal_auc_learned"]):
-        learned = ""
+    by_category = report["prefers_refusing"]
+    asked = f"{sum(row['prompts'] for row in by_category if row['category'] in KINDS)} prompts"
+    if not math.isnan(report["refusal_auc_learned"]):
+        asked += f"; {report['refusal_auc_learned']:.2f} on those it learned from"
     questions = [
         ("Pairs ordered as labelled", "accuracy", ".1%", _between(report["accuracy_ci"])),
         ("… in other categories", "accuracy_ood", ".1%", _between(report["accuracy_ood_ci"])),
@@ -40,7 +42,7 @@ def rows(report: dict) -> list[dict]:
         ("… by a rule on single words", "bag_of_words", ".1%", "needs no language model"),
         ("… by “the longer answer wins”", "longer", ".1%", "a coin has 50%"),
         ("The answer without filler preferred", "prefers_direct", ".1%", apart),
-        ("When to refuse, AUC", "refusal_auc", ".2f", learned),
+        ("When to refuse, AUC", "refusal_auc", ".2f", asked),
         ("Reward and length, correlation", "length_correlation", "+.2f", "within a prompt"),
     ]
     found = []

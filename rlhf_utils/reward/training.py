@@ -2,7 +2,6 @@
 
 The loss is −log σ(r_chosen − r_rejected) (Bradley and Terry 1952; Stiennon 2020,
 arXiv 2009.01325). All pairs of a prompt go into one step (Ouyang 2022, arXiv 2203.02155).
-Left out: the heads learning together with adapters, which gained nothing on these data.
 """
 
 import math
@@ -41,7 +40,15 @@ def split_pairs(
     """
     own = [pair for pair in pairs if pair.split != "other"]
     learned, heldout = split_by_prompt(own, heldout_fraction, seed)
-    train, validation = _split_validation(learned, validation_fraction, seed + 1)
+    train, validation = learned, []
+    prompts = len({pair.prompt.text for pair in learned})
+    if round(validation_fraction * prompts) >= prompts:
+        raise SettingError(
+            f"validation_fraction={validation_fraction} of {prompts} prompts leaves none to learn "
+            "from: give a share such as 0.05."
+        )
+    if round(validation_fraction * prompts):
+        train, validation = split_by_prompt(learned, validation_fraction, seed + 1)
     other = [pair for pair in pairs if pair.split == "other"]
     check_split(learned, heldout + other)
     for name, few in (("to learn from", train), ("held out", heldout)):
@@ -54,41 +61,21 @@ def split_pairs(
     return train, *judged
 
 
-def _split_validation(pairs: list[Pair], fraction: float, seed: int) -> tuple[list, list]:
-    prompts = len({pair.prompt.text for pair in pairs})
-    if not fraction >= 0 or round(fraction * prompts) >= prompts:
-        raise SettingError(
-            f"validation_fraction={fraction} of {prompts} prompts leaves none to learn from: "
-            "give a share such as 0.05."
-        )
-    if round(fraction * prompts) == 0:
-        return pairs, []
-    return split_by_prompt(pairs, fraction, seed)
-
-
 @dataclass
 class Group:
     """The answers to one prompt, each once, and the judged pairs among them."""
 
     prompt: str
-    answers: list[str] = field(default_factory=list)
-    pairs: list[tuple[int, int]] = field(default_factory=list)  # (chosen, rejected) in `answers`
+    answers: dict[str, int] = field(default_factory=dict)  # answer → its number
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # numbers of chosen and rejected
     weights: list[float] = field(default_factory=list)  # of the pairs
     judged: int = 0  # judgements; a tie is one, but gives two pairs
-    places: dict[str, int] = field(default_factory=dict, repr=False)  # of answers in `answers`
 
     def add(self, pair: Pair) -> None:
-        """Its confidence is its weight, 1 if unknown. A tie counts half each way.
-
-        Raises DataError for a confidence that is no weight.
-        """
-        chosen, rejected = self._place(pair.chosen), self._place(pair.rejected)
+        """Its confidence is its weight, 1 if unknown. A tie counts half each way."""
+        chosen = self.answers.setdefault(pair.chosen, len(self.answers))
+        rejected = self.answers.setdefault(pair.rejected, len(self.answers))
         weight = 1.0 if pair.confidence is None else pair.confidence
-        if not (isinstance(weight, (int, float)) and 0 <= weight < math.inf):
-            raise DataError(
-                f"The confidence of a pair is {weight!r}, but must be a number from 0 to 1; its "
-                f"prompt is {pair.prompt.text[:80]!r}."
-            )
         if pair.tie:
             self.pairs += [(chosen, rejected), (rejected, chosen)]
             self.weights += [weight / 2, weight / 2]
@@ -96,13 +83,6 @@ class Group:
             self.pairs.append((chosen, rejected))
             self.weights.append(weight)
         self.judged += 1
-
-    def _place(self, answer: str) -> int:
-        """Where the answer stands in `answers`; a new one is added."""
-        if answer not in self.places:
-            self.places[answer] = len(self.answers)
-            self.answers.append(answer)
-        return self.places[answer]
 
     @property
     def texts(self) -> list[tuple[str, str]]:
@@ -146,8 +126,7 @@ def stack_states(states: States, groups: list[Group]) -> torch.Tensor:
 def pairs_of(groups: list[Group], device="cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(P,) places of the chosen and of the rejected answers in stack_states' rows, and weights.
 
-    A prompt's weights sum to 1 / the number of groups, however many pairs it has; where annotators
-    said how sure they were, to less.
+    A prompt's weights sum to 1 / the number of groups; to less where confidences are below 1.
     """
     places, weights, first = [], [], 0
     for group in groups:
@@ -177,14 +156,7 @@ def standardise_by(heads: Heads, states: States, groups: list[Group]) -> None:
 
 
 def make_optimizer(heads: Heads, learning_rate: float, steps: int) -> tuple:
-    """AdamW, and a schedule that lets the learning rate fall linearly to 0 over `steps` steps.
-
-    Raises SettingError.
-    """
-    if not 0 < learning_rate < math.inf:
-        raise SettingError(f"head_learning_rate={learning_rate} must be above 0, such as 0.001.")
-    if steps < 1:
-        raise SettingError("head_epochs must be at least 1.")
+    """AdamW, and a schedule that lets the learning rate fall linearly to 0 over `steps` steps."""
     optimizer = torch.optim.AdamW(
         heads.parameters(), lr=learning_rate, weight_decay=0.1, fused=True
     )
@@ -211,7 +183,7 @@ def fit_heads(
     seed: int,
     learning_rate: float,
 ) -> None:
-    """Trains heads on states that were read before, as the loop in 03_reward_model does."""
+    """Trains heads as the loop in 03_reward_model does."""
     standardise_by(heads, states, groups)
     steps = epochs * len(in_parts(groups, PROMPTS_PER_STEP))
     optimizer, schedule = make_optimizer(heads, learning_rate, steps)
@@ -249,19 +221,17 @@ def learning_curve(
     seed: int,
     learning_rate: float,
 ) -> list[dict]:
-    """The held-out accuracy of heads that learn from fewer prompts; a row for each share.
+    """The held-out accuracy of heads that learn from fewer prompts; at last of the model's own."""
 
-    The last row is the model's own heads, which learned from all.
-    """
-    shuffled, learners = random.Random(seed).sample(train, len(train)), []
+    def row(few: list[Group], heads: Heads) -> dict:
+        judged = sum(group.judged for group in few)
+        accuracy = accuracy_of_heads(heads, states, heldout)
+        return {"prompts": len(few), "pairs": judged, "accuracy": accuracy}
+
+    shuffled, rows = random.Random(seed).sample(train, len(train)), []
     for share in SHARES:
         few = shuffled[: max(round(share * len(shuffled)), 1)]
         heads = model.fresh_heads()
         fit_heads(heads, states, few, epochs, seed, learning_rate)
-        learners.append((few, heads))
-    rows = []
-    for few, heads in [*learners, (train, model.heads)]:
-        num_pairs = sum(group.judged for group in few)
-        accuracy = accuracy_of_heads(heads, states, heldout)
-        rows.append({"prompts": len(few), "pairs": num_pairs, "accuracy": accuracy})
-    return rows
+        rows.append(row(few, heads))
+    return [*rows, row(train, model.heads)]

@@ -1,18 +1,25 @@
 """A user's reward function, called so that whatever goes wrong with it is one sentence.
 
-It gets copies of the lists, None for a column that a prompt does not have, and a time limit.
-Left out: a limit outside of the main thread and on Windows, where no signal can stop it.
+It gets copies of the lists, None for a column that no prompt has, a time limit, the shell's folder
+and random streams of its own. Left out: a time limit outside of the main thread and on Windows,
+where no signal can stop it; a function that ends the process.
 """
 
 import contextlib
 import copy
 import functools
 import inspect
+import os
+import random
 import signal
 import threading
 import traceback
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from ..data.conversations import MARK
 from ..errors import ExplainedError, RunError, SettingError
@@ -23,24 +30,32 @@ WANTED = "def reward(prompts, completions, **columns)"
 
 
 class RewardFunction:
-    """Calls a function like any reward. Raises SettingError for one that cannot be called so.
-
-    name: as the user gave it, `module:function`.
-    """
+    """Calls a function like any reward. Raises SettingError for one that cannot be called so."""
 
     def __init__(self, name: str, function: Callable):
         self.name, self.function = name, function
         self.file, self.line = source_of(function)
         self.columns = check_signature(name, function)
-        self.missing: set[str] = set()  # columns that some prompt lacked
+        self.told: set[str] = set()  # columns of which was printed that they are missing
         self.limit_s = getattr(function, "time_limit_s", TIME_LIMIT_S)
 
+    def __str__(self) -> str:
+        return f"function {self.name}" + (f" of {self.file}" if self.file else "")
+
     def __call__(self, prompts: list[str], completions: list[str], **columns) -> list[float]:
-        """One float an answer. Raises PPOError or RunError that names function, file and line."""
+        """One float an answer. Raises PPOError or RunError that names function, file and line.
+
+        What it draws at random depends on the answers alone.
+        """
         count = len(completions)
-        columns = {name: [None] * count for name in self._lacking(columns)} | columns
+        missing = [name for name in self.columns if name not in columns]
+        if new := [name for name in missing if name not in self.told]:
+            self.told.update(new)
+            print(f"{self.name} gets None for {', '.join(new)}: no prompt has such a column.")
+        columns = {name: [None] * count for name in missing} | columns
+        seed = zlib.crc32("\0".join(completions).encode("utf-8", "replace"))
         try:
-            with time_limit(self.limit_s):
+            with apart(self.limit_s, seed):
                 found = self.function(
                     prompts=[prompt.replace(MARK, "") for prompt in prompts],
                     completions=list(completions),
@@ -49,67 +64,56 @@ class RewardFunction:
                 return finite_scores(found, count, f"The reward {self._where(self.line)}")
         except (ExplainedError, KeyboardInterrupt):
             raise
-        except TimeUp:
-            raise RunError(
-                f"The reward {self._where(self.line)} took more than {self.limit_s:g} s for "
-                f"{count} answers and was stopped: if it needs longer, set its time_limit_s."
-            ) from None
         except BaseException as error:  # exit() raises SystemExit
-            line = last_line(error, self.file) or self.line
-            told = f"{self._where(line)} raised {in_words(error)}."
-            raise RunError(told + self._first_none(prompts, columns, error)) from error
+            where = self._where(last_line(error, self.file) or self.line)
+            if isinstance(error, TimeUp):
+                raise RunError(
+                    f"{where} took {error} for {count} answers and was stopped: if it needs "
+                    "longer, set its time_limit_s."
+                ) from None
+            hint = _hint(prompts, columns, error)
+            raise RunError(f"{where} raised {in_words(error)}.{hint}") from error
 
     def _where(self, line: int) -> str:
         return f"{self.name} ({self.file.name}, line {line})" if self.file else self.name
 
-    def _lacking(self, columns: dict) -> list[str]:
-        """The columns that the function asks for and does not get; printed the first time."""
-        lacking = [name for name in self.columns if name not in columns]
-        new = [name for name in lacking if name not in self.missing]
-        if new:
-            self.missing.update(new)
-            print(f"{self.name} gets None for {', '.join(new)}: a prompt has no such column.")
-        return lacking
 
-    def _first_none(self, prompts: list[str], columns: dict, error: BaseException) -> str:
-        """A sentence on the first column that is None, if that may be why the function failed."""
-        names = self.columns if "None" not in str(error) else list(columns)
-        for name in names:
-            for prompt, value in zip(prompts, columns[name]):
+def _hint(prompts: list[str], columns: dict, error: BaseException) -> str:
+    """A sentence on what the function may have expected otherwise."""
+    if "string indices" in str(error) or "'str' object has no" in str(error):
+        return " Prompts and completions are plain texts, not lists of messages."
+    if "None" in str(error):
+        for name, values in columns.items():
+            for prompt, value in zip(prompts, values):
                 if value is None:
                     return f" The column {name!r} is None for the prompt {prompt[:80]!r}."
-        return ""
+    return ""
 
 
 # --- what can be told about a function before it is called
 
 
 def check_signature(name: str, function: Callable) -> list[str]:
-    """The columns that it asks for by name and must get.
+    """The columns that it must get by name.
 
     Raises SettingError for what cannot be called as reward(prompts=…, completions=…, **columns).
     """
     if inspect.isclass(function):
-        raise SettingError(
-            f"reward={name!r} is a class: make an object of it in the module, such as "
-            f"`polite = {function.__name__}()`, and give that one's name."
-        )
+        raise SettingError(f"reward={name!r} is a class: name an object of it instead.")
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(function.__call__):
         raise SettingError(f"reward={name!r} is an async function: give a plain one, {WANTED}.")
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # not written in Python
-        parameters = [inspect.Parameter("columns", inspect.Parameter.VAR_KEYWORD)]
-    by_name = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.POSITIONAL_ONLY)]
-    by_place = [p for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
-    if by_place or not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        written = ", ".join(str(parameter) for parameter in parameters)
+        return []
+    must = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    rest = [p for p in must if p.kind is p.VAR_KEYWORD]
+    if not rest or any(p.kind is p.POSITIONAL_ONLY for p in must):
         raise SettingError(
-            f"reward={name!r} takes ({written}), but is called with prompts, completions and every "
-            f"column of the prompts by name: write {WANTED}."
+            f"reward={name!r} takes ({', '.join(map(str, parameters))}), but is called with "
+            f"prompts, completions and every column of the prompts by name: write {WANTED}."
         )
-    asked = [p.name for p in by_name if p.kind is not p.VAR_KEYWORD and p.default is p.empty]
-    return [name for name in asked if name not in ("prompts", "completions")]
+    return [p.name for p in must if p not in rest and p.name not in ("prompts", "completions")]
 
 
 def source_of(function: Callable) -> tuple[Path | None, int]:
@@ -140,12 +144,39 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
+# --- apart from our own code
+
+
 class TimeUp(BaseException):
     """No Exception, which the function might catch."""
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float):
+def apart(seconds: float, seed: int = 0):
+    """Runs a user's code in the shell's folder, with a time limit and seeded random streams.
+
+    Afterwards random streams, folder and torch's gradient mode are as before. Raises TimeUp.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    shell = os.environ.get("RLHF_CWD", "")
+    try:
+        with (
+            torch.random.fork_rng(gpus),
+            torch.set_grad_enabled(torch.is_grad_enabled()),
+            contextlib.chdir(shell if os.path.isdir(shell) else "."),
+            _time_limit(seconds),
+        ):
+            for set_seed in (random.seed, np.random.seed, torch.manual_seed):
+                set_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float):
     """Raises TimeUp in what takes longer, again each second if it goes on all the same.
 
     A function that sets an alarm of its own is not stopped.
@@ -157,7 +188,7 @@ def time_limit(seconds: float):
 
     def stop(number, frame) -> None:
         if counting:
-            raise TimeUp
+            raise TimeUp(f"more than {seconds:g} s")
 
     handler = signal.signal(signal.SIGALRM, stop)
     timer = signal.setitimer(signal.ITIMER_REAL, seconds, 1)

@@ -120,10 +120,14 @@ def test_a_saved_model_reads_on_as_before(tmp_path):
             "'tiny' is no sequence classifier but LlamaForCausalLM",
         ),
         (__file__, SettingError, "is a file: name a function in it"),
+        ("broken", SettingError, "such as broken.py:polite"),
+        ("broken.f", SettingError, "such as broken.py:polite"),
+        ("#good", SettingError, "is no reward: give reward_model, "),
     ],
 )
 def test_what_is_no_reward_is_named(mine, tmp_path, monkeypatch, name, error, told):
     (tmp_path / "broken.py").write_text("1 / 0")
+    monkeypatch.setenv("RLHF_CWD", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(error, match=told):
         load_reward(name, trained=None)

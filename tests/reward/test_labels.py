@@ -3,23 +3,29 @@
 import pytest
 import torch
 from helpers_reward import classifier
-from safetensors.torch import save_file
+from peft import LoraConfig, get_peft_model
 from transformers import (
+    AutoModelForSequenceClassification,
     AutoTokenizer,
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForTokenClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
 from rlhf_utils.data.rows import conversation
 from rlhf_utils.errors import ModelError, SettingError
-from rlhf_utils.models.load import load_tokenizer
-from rlhf_utils.reward.classifier import ClassifierReward, encode_conversations
+from rlhf_utils.models.load import load_from, load_tokenizer
+from rlhf_utils.reward.classifier import ClassifierReward, encode_conversations, log_odds
 from rlhf_utils.reward.functions import check_reward, digest_of, load_reward
-from rlhf_utils.reward.labels import _with_labels_of_adapter, labels_of, log_odds
 
 PROMPTS = ["Where is Rome?", "Hm?", "Say it again, please, and more slowly."]
 COMPLETIONS = ["In Italy, on the Tiber.", "Yes.", "Once more: no."]
@@ -83,6 +89,13 @@ def test_a_label_that_is_not_there_is_told(tmp_path):
         check_reward(f"{folder}#good", None)
     assert digest_of(f"{folder}#spam", None) != digest_of(f"{folder}#fine", None)
     assert digest_of(f"{folder}#spam", None).removesuffix("#spam") == digest_of(folder, None)
+
+
+def test_a_bad_label_that_is_the_only_one_must_be_named(tmp_path):
+    folder = classifier(tmp_path, ["Toxicity"])
+    with pytest.raises(SettingError, match="does not say which label is good: it has 'Toxicity'"):
+        check_reward(folder, None)
+    assert "label 'Toxicity'" in check_reward(f"{folder}# toxicity", None)
 
 
 def test_labels_that_do_not_exclude_each_other_count_alone():
@@ -150,7 +163,50 @@ def test_a_padding_token_without_an_embedding_is_not_used(tmp_path):
     assert reward(PROMPTS, COMPLETIONS) == pytest.approx(plain, abs=1e-5) and not reward.pads
 
 
+def test_where_padding_changes_a_score_answers_are_scored_one_by_one(tmp_path):
+    """XLNet scores at the last place, padding or not."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    size = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32, "initializer_range": 0.5}
+    config = XLNetConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=0, **size)
+    XLNetForSequenceClassification(config).save_pretrained(tmp_path)
+    reward = ClassifierReward(str(tmp_path))
+    assert not reward.pads
+    alone = [reward([prompt], [answer])[0] for prompt, answer in zip(PROMPTS, COMPLETIONS)]
+    assert reward(PROMPTS, COMPLETIONS) == pytest.approx(alone, abs=1e-5)
+
+
 # --- conversations and what is no classifier
+
+
+def test_what_is_no_sequence_classifier_or_cannot_read_is_told(tmp_path):
+    """Bart wants the end that it knows in every text, which this tokenizer never writes."""
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    layers = {f"{side}_layers": 1 for side in ("encoder", "decoder")}
+    heads = {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
+    bart = BartConfig(vocab_size=len(tokenizer), d_model=16, num_labels=1, **layers, **heads)
+    for model, told in (
+        (LlamaForTokenClassification(LlamaConfig(**SMALL)), "classifier but LlamaForTokenClass"),
+        (BartForSequenceClassification(bart), "cannot read 'Hi[?]' with an answer: ValueError: "),
+    ):
+        model.save_pretrained(tmp_path)
+        with pytest.raises(ModelError, match=told):
+            ClassifierReward(str(tmp_path))
+
+
+def test_an_adapter_may_be_a_classifier(tmp_path):
+    base = load_from(AutoModelForSequenceClassification, "tiny", num_labels=2)
+    base.config.name_or_path = base.name_or_path = "tiny"
+    base.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"])
+    get_peft_model(base, lora).save_pretrained(tmp_path)
+    with pytest.raises(SettingError, match="it has 'LABEL_0', 'LABEL_1'"):
+        check_reward(str(tmp_path), None)
+    assert "pays for label 'LABEL_1'" in check_reward(f"{tmp_path}#label_1", None)
 
 
 def test_a_classifier_reads_every_turn_of_a_conversation(tmp_path):
@@ -167,17 +223,12 @@ def test_a_classifier_reads_every_turn_of_a_conversation(tmp_path):
         f"<system>Be brief.{eos}<user>Hi?{eos}<assistant>Hello.{eos}<user>Who are you?{eos}"
         f"<assistant>Nobody.{eos}"
     )
-    reward.tokenizer.chat_template = "{{ raise_exception('no system') }}"
-    with pytest.raises(ModelError, match="cannot write a prompt such as .*no system"):
-        encode_conversations(reward.tokenizer, [conversation(turns)], ["Nobody."])
-
-
-def test_an_adapter_is_told_by_its_head(tmp_path):
-    """The labels of an adapter are as many as its head has rows; without a head it is no reward."""
-    rows = {"base_model.model.score.weight": torch.ones(3, 16), "x.lora_A.weight": torch.ones(2, 2)}
-    config = BertConfig(**SMALL)
-    save_file(rows, tmp_path / "adapter_model.safetensors")
-    assert labels_of(_with_labels_of_adapter(config, tmp_path)) == ["LABEL_0", "LABEL_1", "LABEL_2"]
-    save_file({"x.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match="brings no head"):
-        _with_labels_of_adapter(config, tmp_path)
+    refuses = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    )
+    reward.tokenizer.chat_template = refuses + reward.tokenizer.chat_template
+    folded = encode_conversations(reward.tokenizer, [conversation(turns)], ["Nobody."])
+    assert reward.tokenizer.decode(folded["input_ids"][0]).startswith("<user>Be brief.\n\nHi?")
+    reward.tokenizer.chat_template = "{{ messages[0]['content'] + 1 }}"  # a TypeError
+    with pytest.raises(ModelError, match="refuses a conversation of these roles: user, assistant"):
+        encode_conversations(reward.tokenizer, ["Hi?"], ["Nobody."])

@@ -6,7 +6,6 @@ from rlhf_utils.data.rows import Prompt
 from rlhf_utils.preferences.pairs import Item
 from rlhf_utils.reward.refusals import (
     REFUSAL,
-    RefusalLead,
     prefers_refusing,
     refusal_auc,
     refusal_leads,
@@ -29,12 +28,7 @@ def test_refusing_is_preferred_where_other_answers_are_worse_on_average():
         Item(Prompt("d", "y"), ["No."]),
     ]
     leads = refusal_leads(short, items)
-    assert [(lead.prompt.text, lead.lead) for lead in leads] == [
-        ("a", 2.0),
-        ("b", -1.0),
-        ("d", -4.0),
-    ]
-    assert leads[0].prompt is items[0].prompt
+    assert leads == [(items[0].prompt, 2.0), (items[1].prompt, -1.0), (items[3].prompt, -4.0)]
     assert prefers_refusing(leads) == [
         {"category": "x", "prompts": 2, "refusing is preferred": 0.5},
         {"category": "y", "prompts": 1, "refusing is preferred": 0.0},
@@ -51,7 +45,7 @@ def test_refusal_auc_by_hand():
     """(harmful, look-alike): 3 over 1 and 0, 1 over 0; 1 and 1 count half; other kinds nothing."""
     kinds = [("harmful", 3.0), ("harmful", 1.0), ("benign_lookalike", 1.0)]
     kinds += [("benign_lookalike", 0.0), ("world", 9.0)]
-    leads = [RefusalLead(Prompt("", category), lead) for category, lead in kinds]
+    leads = [(Prompt("", category), lead) for category, lead in kinds]
     assert refusal_auc(leads) == (1 + 1 + 1 + 0.5) / 4
     assert np.isnan(refusal_auc(leads[:2])) and np.isnan(refusal_auc([]))
 

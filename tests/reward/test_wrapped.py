@@ -1,9 +1,12 @@
 """Reward functions that a user writes, and whatever may be wrong with them."""
 
+import os
+import random
 import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +48,7 @@ def write(tmp_path, monkeypatch):
         ("import sys\nsys.exit('bye')", "line 3) raised SystemExit: bye."),
         ("raise ValueError('a\\n\\x1b[31mb')", "line 2) raised ValueError: a [31mb."),
         ("return int('x')", "raised ValueError: invalid literal"),
+        ("return [c[0]['content'] for c in completions]", "are plain texts, not lists of messages"),
         ("return polite(prompts, completions)", "raised RecursionError"),
         ("import asyncio\nraise asyncio.CancelledError", "line 3) raised CancelledError."),
     ],
@@ -67,6 +71,8 @@ def test_an_error_names_function_file_and_line(write, body, told):
         ("[1.0, float('nan')]", "nan for answer 2"),
         ("[1.0]", "1 of them"),
         ("prompts", "'Hi?' for answer 1"),
+        ("__import__('itertools').repeat(1.0)", "more"),
+        ("[[1.0], [2.0]]", "[1.0] for answer 1"),
     ],
 )
 def test_what_is_no_score_names_the_function(write, returned, told):
@@ -97,7 +103,7 @@ def test_tensors_arrays_and_generators_are_scores(write):
 def test_a_function_that_blocks_is_stopped(write, body):
     reward, began = load_reward(write(body + "\nreturn [1.0, 1.0]"), None), time.monotonic()
     reward.limit_s = 0.2
-    with pytest.raises(RunError, match=r"line 1\) took more than 0.2 s for 2 answers"):
+    with pytest.raises(RunError, match=r"line [2-6]\) took more than 0.2 s for 2 answers"):
         reward(**CALL)
     assert time.monotonic() - began < 20
     time.sleep(1.2)  # nothing rings later
@@ -120,6 +126,33 @@ def test_a_function_cannot_change_the_lists_it_gets(write):
     given = {"prompts": ["a", "b"], "completions": ["c", "d"], "tags": [["x"], ["y"]]}
     assert load_reward(write(body), None)(**given) == [1.0, 1.0]
     assert given == {"prompts": ["a", "b"], "completions": ["c", "d"], "tags": [["x"], ["y"]]}
+
+
+def test_what_a_function_seeds_or_sets_is_undone(write, tmp_path):
+    """Else all seeds of a run would be the function's: in its module, and in each call."""
+    (tmp_path / "words.txt").write_text("So")
+    name = write(
+        "os.chdir('/')\ntorch.manual_seed(0)\nrandom.seed(0)\nnumpy.random.seed(0)\n"
+        "return [float(word in text) for text in completions]",
+        head="import numpy, os, random, torch\nfrom transformers import set_seed\nset_seed(42)\n"
+        "torch.set_grad_enabled(False)\nword = open('words.txt').read()\nos.chdir('/tmp')\n",
+    )
+
+    def state() -> tuple:
+        words = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        return *words, random.getstate(), os.getcwd(), torch.is_grad_enabled()
+
+    before = state()
+    assert load_reward(name, None)(**CALL) == [0.0, 1.0]
+    assert state() == before
+
+
+def test_random_rewards_depend_on_the_answers_alone(write):
+    reward = load_reward(
+        write("import random\nreturn [random.random() for _ in completions]"), None
+    )
+    first = reward(**CALL)
+    assert reward(**CALL) == first != reward(["Hi?"] * 2, ["Ho.", "So."])
 
 
 def test_an_interrupt_stays_an_interrupt(write):
@@ -146,7 +179,7 @@ def test_a_function_reads_conversations_without_invisible_marks(write):
         ("def f(x, /, **columns): return []", "write def reward"),
         ("f = lambda *texts: []", r"takes \(\*texts\)"),
         ("async def f(prompts, completions, **columns): return []", "is an async function"),
-        ("class f:\n    def __call__(self, **columns): return []", "is a class: make an object"),
+        ("class f:\n    def __call__(self, **columns): return []", "is a class: name an object"),
         ("f = 3", "is no function but int"),
         ("f = len", "write def reward"),
     ],
@@ -199,7 +232,7 @@ def test_a_column_that_a_prompt_lacks_is_none_and_the_error_says_which(write, tm
     for _ in range(2):
         assert kind(["And 5?"], ["x"], **columns_of([plain])) == [1.0]
     out = capsys.readouterr().out
-    assert out.count("sums:kind gets None for answer: a prompt has no such column.") == 1
+    assert out.count("sums:kind gets None for answer: no prompt has such a column.") == 1
 
 
 # --- where a module lies
