@@ -215,8 +215,7 @@ def check_kl(rollout: Rollout, config: PPOConfig) -> None:
     if config.max_kl and not kl <= config.max_kl:  # "not", because KL may be NaN
         raise PPOError(
             f"The policy has run away: objective/kl_full is {kl:.4g} nats per answer, above "
-            f"max_kl={config.max_kl:g}. Lower learning_rate, or raise kl_coef.",
-            {"objective/kl_full": kl},
+            f"max_kl={config.max_kl:g}. Lower learning_rate, or raise kl_coef."
         )
 
 
@@ -255,7 +254,7 @@ def train_minibatch(
     metrics["policy/grad_norm"] = float(norm)
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     if broken:
-        raise PPOError(f"{', '.join(broken)} is not finite. Lower learning_rate.", metrics)
+        raise PPOError(f"{', '.join(broken)} is not finite. Lower learning_rate.")
     # the variance over tokens; TRL's is over minibatches
     square = metrics.pop("val/ratio_square")
     metrics["val/ratio_var"] = max(square - metrics["val/ratio"] ** 2, 0.0)
