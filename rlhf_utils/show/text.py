@@ -128,12 +128,10 @@ def headline(results: dict) -> list[tuple[str, str]]:
         if all(map(is_number, values)):
             told = " → ".join(result_text(name, value) for value in values)
             found.append((words(name) + addition, told))
-    for name in ("eval.kl", "reward_model.accuracy", "ppo.reward_gain", "sft.loss_heldout"):
+    allowed = result_text("reward_model.ceiling", results.get("reward_model.ceiling"))
+    accuracy = f"reward-model accuracy; label noise allows {allowed}"
+    for name, told in (("eval.kl", words("kl")), ("reward_model.accuracy", accuracy)):
         if is_number(results.get(name)):
-            told = result_words(name)
-            if name == "reward_model.accuracy":
-                allowed = result_text(name, results.get("reward_model.ceiling"))
-                told = f"reward-model accuracy; label noise allows {allowed}"
             found.append((told, result_text(name, results[name])))
     return found
 
