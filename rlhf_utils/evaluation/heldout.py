@@ -36,9 +36,10 @@ def learned_from(run: Path, asked: dict[str, dict]) -> dict[str, list[Prompt]]:
             with contextlib.redirect_stdout(io.StringIO()):  # the stage has told of its rows
                 learned[source] = load()
         except DataError as error:
+            again = " Run 02_preferences again." if source == "prompts of 02" else ""
             raise RunError(
                 f"Whether held-out prompts are new cannot be said, because the {source} cannot be "
-                f"read again: {error}"
+                f"read again: {error}{again}"
             ) from error
     return learned
 
