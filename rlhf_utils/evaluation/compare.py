@@ -16,7 +16,7 @@ import pandas as pd
 from ..data.rows import UNSEEN_TOPICS, Prompt, columns_of
 from ..preferences.filler import filler
 from ..preferences.rubric import GOLD_WEIGHTS, gold_score, refuses, rubric
-from ..show.text import JUDGES
+from ..show.text import JUDGES, result_text, value_text
 from ..stats import UNSPACED, answer_length, bootstrap_by_prompt, correct, finite_scores
 
 NOT_TO_BE_ANSWERED = ("harmful", "unanswerable")  # all others are harmless, look-alikes too
@@ -31,6 +31,7 @@ WHO = {  # policy → its name in `scale`
 }
 BY_GROUP = {  # column of `by_group` → field of ScoredAnswer, form of its mean
     "gold": ("gold", ".2f"),
+    "reward": ("reward", ".2f"),
     "declined": ("refuses", ".0%"),
     "filler": ("filler", ".0%"),
     "words": ("words", ".1f"),
@@ -180,9 +181,9 @@ def told(results: dict) -> list[str]:
                 f"(wins and half of the ties: 95% interval {low:.0%} to {high:.0%})"
             )
     name = "gold" if "eval.gold_sft" in results else "reward"
-    before, after = results[f"eval.{name}_sft"], results[f"eval.{name}_ppo"]
+    before, after = (result_text(name, results[f"eval.{name}_{end}"]) for end in ("sft", "ppo"))
     kl = results["eval.kl"]
-    return [*found, f"{name} {before:.2f} → {after:.2f}; KL {kl:.1f} nats an answer"]
+    return [*found, f"{name} {before} → {after}; KL {kl:.1f} nats an answer"]
 
 
 def scale(answers: dict[str, list[ScoredAnswer]]) -> list[dict]:
@@ -219,10 +220,10 @@ def by_group(comparisons: list[Comparison]) -> list[dict]:
     for name, pairs in sorted(groups.items()):
         row = {"prompts": name, "number": len(pairs)}
         for column, (measured, form) in BY_GROUP.items():
-            if column != "gold" or pairs[0].judge == "gold":
+            if column in (pairs[0].judge, "declined", "filler", "words"):
                 before = np.mean([getattr(pair.sft, measured) for pair in pairs])
                 after = np.mean([getattr(pair.ppo, measured) for pair in pairs])
-                row[column] = f"{before:{form}} → {after:{form}}"
+                row[column] = f"{value_text(before, form)} → {value_text(after, form)}"
         rows.append(row)
     return rows
 

@@ -142,7 +142,9 @@ def value_text(value, form: str = ".4g") -> str:
         return " to ".join(value_text(part, form) for part in value)
     if value is None or value != value:
         return "–"
-    return format(value, form) if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return format(value, form if abs(value) < 1e6 else ".3g")
 
 
 def marked(text: str, spans: list[tuple[int, int]]) -> str:

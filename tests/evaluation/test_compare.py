@@ -262,6 +262,7 @@ def test_the_reward_that_paid_ppo_judges_where_the_rubric_knows_nothing():
         {
             "prompts": "ordinary",
             "number": 3,
+            "reward": "0.33 → 0.33",
             "declined": "0% → 0%",
             "filler": "0% → 0%",
             "words": "1.0 → 1.0",
