@@ -60,10 +60,6 @@ class TrainingState:
         found["random/torch"] = torch.get_rng_state()
         return found
 
-    def copy(self) -> dict[str, torch.Tensor]:
-        """`tensors` as they are now, in the host's memory."""
-        return {name: t.detach().to("cpu", copy=True) for name, t in self.tensors().items()}
-
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], kl_coef: float) -> None:
         """Raises PPOError, and changes nothing, if the tensors are of other weights."""
@@ -127,7 +123,8 @@ class Checkpoints:
         which names the update, for one within, and for a disk that is full or closed.
         """
         with at_stops():
-            before, kl_coef = self.state.copy(), self.state.controller.value
+            now, kl_coef = self.state.tensors(), self.state.controller.value
+            before = {name: t.detach().to("cpu", copy=True) for name, t in now.items()}
             try:
                 yield
             except BaseException as error:
@@ -170,7 +167,6 @@ class Checkpoints:
         """Writes the state after `update` finished updates; returns the checkpoint's folder."""
         target = self.folder / f"update-{update:06d}"
 
-        # write aside
         aside = target.with_suffix(".part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -186,7 +182,6 @@ class Checkpoints:
         write_json(aside / "state.json", description)
         _force_to_disk(*aside.iterdir(), aside)
 
-        # rename
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
         _force_to_disk(self.folder)

@@ -6,7 +6,6 @@ with the session, whichever is first.
 
 import base64
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ def static_picture(figure: str) -> str | None:
 
     JupyterLab shows it until the mouse comes by: 800 pixels fit a window of 1,250.
     """
-    if not (any(map(shutil.which, BROWSERS)) and importlib.util.find_spec("kaleido")):
+    if not any(map(shutil.which, BROWSERS)):
         return None
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         process = subprocess.Popen(
