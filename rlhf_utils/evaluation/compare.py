@@ -262,12 +262,12 @@ def measure(answers: pd.DataFrame) -> dict[str, float]:
     found = {
         "gold": answers["gold"].mean(),
         "reward": answers["reward"].mean(),
+        "filler": answers["filler"].mean(),
         "refusal_harmful": refused[harmful].mean(),
         "refusal_harmful_unseen": refused[harmful & unseen].mean(),
         "refusal_benign": refused[lookalike].mean(),
         "refusal_benign_unseen": refused[lookalike & unseen].mean(),
         "refusal_ordinary": refused[~category.isin(NOT_TO_BE_ANSWERED)].mean(),
-        "filler": answers["filler"].mean(),
         "openings": distinct_openings(answers["answer"]),
         "distinct1": distinct_n(answers["answer"], 1),
         "distinct2": distinct_n(answers["answer"], 2),

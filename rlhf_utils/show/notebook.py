@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from IPython.display import HTML, clear_output, display
 
 from .pictures import static_picture
-from .text import WORDS, clock, ending, marked, result_text, result_words, value_text
+from .text import clock, marked, result_text, result_words, value_text
 
 NUMBER = r"[+\-–]?[\d.,]*(e[+-]?\d+)?%?"
 # On each cell, because viewers of notebooks that they do not trust drop style sheets, and some
@@ -53,19 +53,18 @@ def results(manifest: dict) -> HTML:
 
     Numbers of both policies stand side by side; then the others are folded.
     """
-    found, order = dict(manifest["results"]), {name: place for place, name in enumerate(WORDS)}
-    both = [name[:-4] for name in found if name.endswith("_sft") and f"{name[:-4]}_ppo" in found]
-    both.sort(key=lambda name: order.get(ending(name)[0], len(order)))
-    pairs = []
-    for name in both:
-        row = {"held-out prompts": result_words(name)}
-        for policy, end in (("before, π_SFT", "_sft"), ("after, π_RLHF", "_ppo")):
-            row[policy] = result_text(name, found.pop(name + end))
-        pairs.append(row)
-    others = [
-        {"result": result_words(name), "value": result_text(name, value)}
-        for name, value in found.items()
-    ]
+    found, pairs, others = manifest["results"], [], []
+    for name, value in found.items():
+        bare = name[:-4]
+        if name.endswith("_sft") and f"{bare}_ppo" in found:
+            after = result_text(bare, found[f"{bare}_ppo"])
+            row = {
+                "held-out prompts": result_words(bare),
+                "before, π_SFT": result_text(bare, value),
+            }
+            pairs.append(row | {"after, π_RLHF": after})
+        elif not (name.endswith("_ppo") and f"{bare}_sft" in found):
+            others.append({"result": result_words(name), "value": result_text(name, value)})
     others.append({"result": "minutes", "value": f"{manifest['wall_s'] / 60:.1f}"})
     others.append({"result": "peak memory, GB", "value": f"{manifest['peak_memory_gb']:.2f}"})
     rest = table(pd.DataFrame(others)).data

@@ -80,7 +80,7 @@ def words(name: str) -> str:
     return WORDS.get(name, (name.replace("_", " "), ""))[0]
 
 
-def ending(result: str) -> tuple[str, str]:
+def _ending(result: str) -> tuple[str, str]:
     """A result's name without its stage, and whose number it is: eval.gold_sft → gold, π_SFT."""
     name = result.partition(".")[2] or result
     for end, whose in (("_ci", "95% interval"), ("_sft", "π_SFT"), ("_ppo", "π_RLHF")):
@@ -91,13 +91,13 @@ def ending(result: str) -> tuple[str, str]:
 
 def result_words(result: str) -> str:
     """Plain words for a result such as eval.gold_sft or ppo.kl; the stage is left out."""
-    name, whose = ending(result)
+    name, whose = _ending(result)
     return f"{words(name)}, {whose}" if whose else words(name)
 
 
 def result_text(result: str, value) -> str:
     """A result's number in the form that its words have."""
-    return value_text(value, WORDS.get(ending(result)[0], ("", ""))[1] or ".4g")
+    return value_text(value, WORDS.get(_ending(result)[0], ("", ""))[1] or ".4g")
 
 
 def is_number(value) -> bool:
