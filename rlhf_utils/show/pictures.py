@@ -25,6 +25,8 @@ def static_picture(figure: str) -> str | None:
 
     JupyterLab shows it until the mouse comes by: 800 pixels fit a window of 1,250.
     """
+    from ..interrupts import deferred  # here, because the process knows no package
+
     if not any(map(shutil.which, BROWSERS)):
         return None
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
@@ -40,8 +42,9 @@ def static_picture(figure: str) -> str | None:
             picture, _ = process.communicate(figure.encode(), SECONDS)
             return picture.decode() or None
         finally:
-            kill_all(process.pid)
-            process.wait()
+            with deferred():
+                kill_all(process.pid)
+                process.wait()
     return None
 
 
