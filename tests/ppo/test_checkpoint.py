@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers_ppo import CONFIG, PROMPTS, checkpoints, fresh_run, train, weights, whole_blocks
+from safetensors import SafetensorError
 
 from rlhf_utils import files
 from rlhf_utils.data.rows import Endless
@@ -90,6 +91,31 @@ def test_a_failure_says_the_update_and_the_last_good_checkpoint(tmp_path):
         raise PPOError("Broken.")
     shown = caught.value._render_traceback_()
     assert shown == [f"PPOError: {caught.value}"], "a notebook shows the sentence alone"
+
+
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
+def test_a_full_disk_is_told_in_one_sentence(tmp_path, kind):
+    state = checkpoints(tmp_path, fresh_run())
+    before = weights(fresh_run())
+    told = (
+        "^Update 1 cannot be written .*No space left.*: make room on the disk, or open its folder"
+    )
+    with pytest.raises(PPOError, match=told), state.guard(1):
+        state.state.policy.value_head.bias.data += 1.0
+        raise kind("No space left on device")
+    assert torch.equal(state.state.policy.value_head.bias, before["value_head.bias"])
+
+
+def test_a_checkpoint_of_other_weights_is_refused_and_changes_nothing(tmp_path):
+    state = checkpoints(tmp_path, fresh_run())
+    state.state.learning["more"] = torch.zeros(2)
+    state.save(1)
+    state.state.learning["more"] = torch.zeros(3)
+    before = weights(state.state)
+    state.state.policy.value_head.bias.data += 1.0
+    with pytest.raises(PPOError, match="holds another more, .*: run with resume=False"):
+        state.load_last()
+    assert torch.equal(state.state.policy.value_head.bias, before["value_head.bias"] + 1.0)
 
 
 def flipped(path) -> None:
