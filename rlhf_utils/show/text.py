@@ -70,7 +70,7 @@ HEADLINE = {  # what is told of a run, before → after, and what to add to its 
     "filler": "",
     "refusal_harmful": "",
     "refusal_ordinary": " (lower is better)",
-    "distinct2": " (falls if answers become alike)",
+    "distinct2": "; falls if answers become alike",
 }
 MARK = "background:rgba(230,159,0,.38);color:inherit;border-radius:3px"  # light and dark pages
 
