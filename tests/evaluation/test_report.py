@@ -228,7 +228,7 @@ def test_the_report_in_a_browser_holds_everything_itself(opened):
     assert cards[0].startswith(" / ".join(shares) + "\n")
     assert f"{results['eval.gold_sft']:.2f} → {results['eval.gold_ppo']:.2f}" in cards[1]
     assert cards[6] == "1.25\nKL to π_SFT, nats an answer"
-    assert cards[7] == "80%\nreward-model accuracy; label noise allows 90%"
+    assert cards[7] == "80.0%\nreward-model accuracy; label noise allows 90.0%"
     rows = page.locator("details.stage tr")
     told = {}
     for row in rows.all():
