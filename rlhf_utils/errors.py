@@ -25,8 +25,4 @@ class RunError(ExplainedError, RuntimeError):
 
 
 class PPOError(ExplainedError, RuntimeError):
-    """Training that must not go on; `metrics` holds the numbers of the step, if there are any."""
-
-    def __init__(self, message: str, metrics: dict | None = None):
-        super().__init__(message)
-        self.metrics = metrics or {}
+    """Training that must not go on."""

@@ -74,34 +74,18 @@ def strict(content):
 
 
 class JsonlLog:
-    """Rows in memory (`rows`) and in a file, which begins empty unless it is to `keep` its rows."""
+    """Rows in memory (`rows`) and in a file, which begins with these rows alone."""
 
-    def __init__(self, path: Path, keep: bool = False):
-        self.path = path
-        self.rows = self._read() if keep and self.path.is_file() else []
+    def __init__(self, path: Path, rows: Iterable[dict] = ()):
+        self.path, self.rows = path, list(rows)
         self.cut(len(self.rows))
-
-    def _read(self) -> list[dict]:
-        """The rows up to the first that is damaged, as after a power cut; that is told."""
-        rows = []
-        try:
-            for _, record in records(self.path):
-                if not isinstance(record, dict):
-                    raise record if isinstance(record, ValueError) else ValueError("no object")
-                rows.append(record)
-        except ValueError as error:
-            print(
-                f"{shown_name(self.path.name)} is damaged after {len(rows)} rows, which are kept: "
-                f"{printable(str(error), 200)}"
-            )
-        return rows
 
     def add(self, row: dict) -> None:
         self.rows.append(row)
         self.cut(len(self.rows))
 
     def cut(self, count: int) -> None:
-        """Keeps the first `count` rows: those that a checkpoint still knows of."""
+        """Keeps the first `count` rows."""
         self.rows = self.rows[:count]
         write_jsonl(self.path, self.rows)
 

@@ -36,7 +36,7 @@ def clustered_interval(
     """The 95% percentile interval of Σ successes / Σ counts, drawing whole items with replacement.
 
     Item i holds counts[i] pairs, which hang together. An item without pairs says nothing and is
-    left out. Fewer than two items give (0, 1). Where all are right, all are wrong, or there
+    left out. Fewer than two items give (0, 1). Where all are alike (right, wrong or ties), or there
     are fewer than FEW items, it reaches as far as Wilson's interval with one case an item.
     """
     successes, counts = np.asarray(successes, dtype=float), np.asarray(counts, dtype=float)
@@ -54,7 +54,7 @@ def clustered_interval(
     )
     low, high = (float(end) for end in found.confidence_interval)
     share = successes.sum() / counts.sum()
-    if len(counts) >= FEW and 0 < share < 1:
+    if len(counts) >= FEW and low < high:
         return low, high
     by_items = wilson(share * len(counts), len(counts))
     return min(low, by_items[0]), max(high, by_items[1])

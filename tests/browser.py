@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from rlhf_utils.show.notebook import BROWSERS
+from rlhf_utils.show.pictures import BROWSERS
 
 MISSING = (
     "No Chromium on the PATH: install it from your system's packages (Debian, Ubuntu: apt install "

@@ -26,15 +26,15 @@ def write_run(outputs, name: str, seed: int, gold: float) -> None:
 
 
 def test_means_and_ranges():
-    assert tables.spread(TWO, "eval.gold", 1) == "4.1 (4.0–4.2)"
-    assert tables.spread(TWO, "eval.filler", None) == "2% (0–5)"
-    assert tables.spread(TWO[:1], "eval.gold", 2) == "4.00 (4.00–4.00)"
+    assert tables.spread(TWO, "eval.gold", ".1f") == "4.1 (4.0–4.2)"
+    assert tables.spread(TWO, "eval.filler") == "2% (0–5)"
+    assert tables.spread(TWO[:1], "eval.gold") == "4.00 (4.00–4.00)"
 
 
 def test_a_result_that_a_run_lacks_is_a_dash():
-    assert tables.spread([{"eval.gold": 4.0}, {}], "eval.gold", 2) == "–"
-    assert tables.spread([{"eval.gold": None}], "eval.gold", 2) == "–"  # NaN, as JSON has it
-    assert tables.spread([], "eval.gold", 2) == "–"
+    assert tables.spread([{"eval.gold": 4.0}, {}], "eval.gold") == "–"
+    assert tables.spread([{"eval.gold": None}], "eval.gold") == "–"  # NaN, as JSON has it
+    assert tables.spread([], "eval.gold") == "–"
 
 
 @pytest.mark.parametrize("page", [tables.README, tables.NOTES])

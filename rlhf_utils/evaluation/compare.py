@@ -5,22 +5,33 @@ Intervals resample whole prompts. Left out: language models as judges, reward fr
 
 import random
 import re
+import statistics
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from ..data.rows import UNSEEN_TOPICS, Prompt
+from ..data.rows import UNSEEN_TOPICS, Prompt, columns_of
 from ..preferences.filler import filler
 from ..preferences.rubric import GOLD_WEIGHTS, gold_score, refuses, rubric
-from ..stats import UNSPACED, answer_length, bootstrap_by_prompt, correct
+from ..show.text import JUDGES, result_text, value_text
+from ..stats import UNSPACED, answer_length, bootstrap_by_prompt, correct, finite_scores
 
 NOT_TO_BE_ANSWERED = ("harmful", "unanswerable")  # all others are harmless, look-alikes too
 SAME = 1e-9  # scores closer than this are a tie
 
+WHO = {  # policy → its name in `scale`
+    "random": "a random model",
+    "base": "the base model",
+    "sft": "π_SFT",
+    "ppo": "π_RLHF",
+    "best_of_4": "best of four of π_SFT",
+}
 BY_GROUP = {  # column of `by_group` → field of ScoredAnswer, form of its mean
     "gold": ("gold", ".2f"),
+    "reward": ("reward", ".2f"),
     "declined": ("refuses", ".0%"),
     "filler": ("filler", ".0%"),
     "words": ("words", ".1f"),
@@ -33,8 +44,8 @@ class ScoredAnswer:
 
     prompt: Prompt
     answer: str
-    reward: float | None  # what PPO was paid by; None if nobody asked it
-    kl: float | None  # nats to π_SFT; None for answers of π_SFT itself
+    reward: float | None = None  # what PPO was paid by; None if nobody asked it
+    kl: float | None = None  # nats to π_SFT; None for answers of π_SFT itself
     reward_model: float | None = None  # of 03, where PPO was paid by another reward
 
     def __post_init__(self):
@@ -79,16 +90,37 @@ class Comparison:
         return 0.0 if self.ppo.answer == self.sft.answer or abs(gain) <= SAME else gain
 
 
+def ask_judges(
+    judges: dict[str, Callable],
+    prompts: list[Prompt],
+    answers: list[str],
+    size: int,
+    track: Callable[[Iterable], Iterable] = iter,
+) -> dict[str, list[float]]:
+    """The scores of all answers by each of these rewards, which get `size` answers at a time.
+
+    track: what the batches are taken through, such as a progress bar.
+    """
+    texts, columns = [prompt.text for prompt in prompts], columns_of(prompts)
+    found = {name: [] for name in judges}
+    for start in track(range(0, len(texts), size)):
+        batch = slice(start, start + size)
+        given = {name: values[batch] for name, values in columns.items()}
+        for name, judge in judges.items():
+            scores = judge(prompts=texts[batch], completions=answers[batch], **given)
+            found[name] += finite_scores(scores, len(texts[batch]))
+    return found
+
+
 def score_answers(
     prompts: list[Prompt],
     answers: list[str],
-    rewards: list[float] | None = None,
+    reward: list[float] | None = None,
     kl: list[float] | None = None,
-    by_reward_model: list[float] | None = None,
+    reward_model: list[float] | None = None,
 ) -> list[ScoredAnswer]:
     """The answers with their scores; all lists are in the same order."""
-    nothing = [None] * len(prompts)
-    others = [column or nothing for column in (rewards, kl, by_reward_model)]
+    others = [column or [None] * len(prompts) for column in (reward, kl, reward_model)]
     return [ScoredAnswer(*row) for row in zip(prompts, answers, *others, strict=True)]
 
 
@@ -103,17 +135,6 @@ def pair_up(sft: list[ScoredAnswer], ppo: list[ScoredAnswer]) -> list[Comparison
     return [Comparison(*pair, judge) for pair in zip(sft, ppo, strict=True)]
 
 
-def judges(comparisons: list[Comparison], paid_by: str) -> dict[str, str]:
-    """End of a result's name → score that is compared. paid_by: the name of PPO's reward."""
-    found = {"": "gold"} if comparisons[0].judge == "gold" else {}
-    if paid_by == "reward_model":
-        return found | {"_reward_model": "reward"}
-    found["_reward"] = "reward"
-    if comparisons[0].sft.reward_model is not None:
-        found["_reward_model"] = "reward_model"
-    return found
-
-
 def compare(comparisons: list[Comparison], seed: int = 0, paid_by: str = "reward_model") -> dict:
     """The flat `eval.*` results; a name's end says whose number it is, `_sft` or `_ppo`.
 
@@ -122,24 +143,66 @@ def compare(comparisons: list[Comparison], seed: int = 0, paid_by: str = "reward
     """
     sft = pd.DataFrame([pair.sft.row("sft") for pair in comparisons])
     ppo = pd.DataFrame([pair.ppo.row("ppo") for pair in comparisons])
-    prompts = sft["prompt"].to_list()
-    results = {"eval.prompts": len(prompts), "eval.kl": float(ppo["kl"].mean())}
-    for judge, column in judges(comparisons, paid_by).items():
-        gains = np.array([pair.gain_by(column) for pair in comparisons])
-        rate, interval = win_rate(gains, prompts, seed)
+    by_gold = comparisons[0].judge == "gold"
+    judges = {"": "gold"} if by_gold else {}
+    judges["_reward_model" if paid_by == "reward_model" else "_reward"] = "reward"
+    if comparisons[0].sft.reward_model is not None:
+        judges["_reward_model"] = "reward_model"
+
+    results = {"eval.prompts": len(comparisons), "eval.kl": float(ppo["kl"].mean())}
+    for end, judge in judges.items():
+        gains = np.array([pair.gain_by(judge) for pair in comparisons])
+        rate, interval = win_rate(gains, sft["prompt"].to_list(), seed)
         results |= {
-            f"eval.wins{judge}": float((gains > 0).mean()),
-            f"eval.ties{judge}": float((gains == 0).mean()),
-            f"eval.losses{judge}": float((gains < 0).mean()),
-            f"eval.win_rate{judge or '_vs_sft'}": rate,
-            f"eval.win_rate{judge}_ci": interval,
+            f"eval.wins{end}": float((gains > 0).mean()),
+            f"eval.ties{end}": float((gains == 0).mean()),
+            f"eval.losses{end}": float((gains < 0).mean()),
+            f"eval.win_rate{end or '_vs_sft'}": rate,
+            f"eval.win_rate{end}_ci": interval,
         }
-    by_rubric = {"gold", *GOLD_WEIGHTS} if comparisons[0].judge != "gold" else set()
     for policy, answers in (("sft", sft), ("ppo", ppo)):
         for name, value in measure(answers).items():
-            if name not in by_rubric:
+            if by_gold or name not in ("gold", *GOLD_WEIGHTS):
                 results[f"eval.{name}_{policy}"] = float(value)
     return results
+
+
+def told(results: dict) -> list[str]:
+    """Sentences of the results by each judge, and of score and KL."""
+    found = []
+    for end, judge in JUDGES.items():
+        if f"eval.wins{end}" in results:
+            wins, ties, losses = (
+                results[f"eval.{name}{end}"] for name in ("wins", "ties", "losses")
+            )
+            low, high = results[f"eval.win_rate{end}_ci"]
+            found.append(
+                f"by {judge}: {wins:.0%} wins, {ties:.0%} ties, {losses:.0%} losses "
+                f"(wins and half of the ties: 95% interval {low:.0%} to {high:.0%})"
+            )
+    name = "gold" if "eval.gold_sft" in results else "reward"
+    before, after = (result_text(name, results[f"eval.{name}_{end}"]) for end in ("sft", "ppo"))
+    kl = results["eval.kl"]
+    return [*found, f"{name} {before} → {after}; KL {kl:.1f} nats an answer"]
+
+
+def scale(answers: dict[str, list[ScoredAnswer]]) -> list[dict]:
+    """A row for each of WHO that answered: the mean gold score, filler, the first answer.
+
+    answers: policy → its answers, "sft" among them.
+    """
+    first = answers["sft"][0].prompt.text
+    with_gold = has_gold([answer.prompt for answer in answers["sft"]])
+    rows = []
+    for policy, who in WHO.items():
+        if not (own := answers.get(policy)):
+            continue
+        row = {"who": who}
+        if with_gold:
+            row["gold of 5"] = statistics.mean(answer.gold for answer in own)
+        row["with filler"] = f"{statistics.mean(answer.filler for answer in own):.0%}"
+        rows.append(row | {f"“{first}”": own[0].answer})
+    return rows
 
 
 def win_rate(gains, prompts: list[str], seed: int = 0) -> tuple[float, tuple[float, float]]:
@@ -153,16 +216,14 @@ def by_group(comparisons: list[Comparison]) -> list[dict]:
     groups: dict[str, list[Comparison]] = {}
     for pair in comparisons:
         groups.setdefault(group(pair.prompt), []).append(pair)
-    measures = dict(BY_GROUP)
-    if comparisons[0].judge != "gold":
-        del measures["gold"]
     rows = []
-    for name in sorted(groups):
-        row = {"prompts": name, "number": len(groups[name])}
-        for column, (measured, form) in measures.items():
-            before = np.mean([getattr(pair.sft, measured) for pair in groups[name]])
-            after = np.mean([getattr(pair.ppo, measured) for pair in groups[name]])
-            row[column] = f"{before:{form}} → {after:{form}}"
+    for name, pairs in sorted(groups.items()):
+        row = {"prompts": name, "number": len(pairs)}
+        for column, (measured, form) in BY_GROUP.items():
+            if column in (pairs[0].judge, "declined", "filler", "words"):
+                before = np.mean([getattr(pair.sft, measured) for pair in pairs])
+                after = np.mean([getattr(pair.ppo, measured) for pair in pairs])
+                row[column] = f"{value_text(before, form)} → {value_text(after, form)}"
         rows.append(row)
     return rows
 
@@ -196,18 +257,17 @@ def manners(prompts: list[Prompt], answers: list[str]) -> dict[str, float]:
 
 def measure(answers: pd.DataFrame) -> dict[str, float]:
     """The means over one policy's rows; NaN where there is nothing to count."""
-    refused, category = answers["refuses"], answers["category"]
+    refused, category, unseen = (answers[name] for name in ("refuses", "category", "unseen"))
+    harmful, lookalike = category == "harmful", category == "benign_lookalike"
     found = {
         "gold": answers["gold"].mean(),
         "reward": answers["reward"].mean(),
-        "refusal_harmful": refused[category == "harmful"].mean(),
-        "refusal_harmful_unseen": refused[(category == "harmful") & answers["unseen"]].mean(),
-        "refusal_benign": refused[category == "benign_lookalike"].mean(),
-        "refusal_benign_unseen": refused[
-            (category == "benign_lookalike") & answers["unseen"]
-        ].mean(),
-        "refusal_ordinary": refused[~category.isin(NOT_TO_BE_ANSWERED)].mean(),
         "filler": answers["filler"].mean(),
+        "refusal_harmful": refused[harmful].mean(),
+        "refusal_harmful_unseen": refused[harmful & unseen].mean(),
+        "refusal_benign": refused[lookalike].mean(),
+        "refusal_benign_unseen": refused[lookalike & unseen].mean(),
+        "refusal_ordinary": refused[~category.isin(NOT_TO_BE_ANSWERED)].mean(),
         "openings": distinct_openings(answers["answer"]),
         "distinct1": distinct_n(answers["answer"], 1),
         "distinct2": distinct_n(answers["answer"], 2),

@@ -1,5 +1,8 @@
 """Whether held-out prompts are new: none may be among those that a stage was trained on."""
 
+import contextlib
+import io
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,15 +14,15 @@ from ..preferences.pair_files import read_items, read_pairs
 def learned_from(run: Path, asked: dict[str, dict]) -> dict[str, list[Prompt]]:
     """What a stage learned from → its prompts.
 
-    run: the run's folder. asked: stage → its parameters. Raises RunError for a file that cannot be
-    read any more.
+    run: the run's folder. asked: finished stage → its parameters. Raises RunError for a file that
+    cannot be read any more.
     """
     sources = {}
     if "sft" in asked:
         name = asked["sft"]["demonstrations"]
         sources["demonstrations of 01"] = lambda: [row.prompt for row in load_demonstrations(name)]
-    items = run / "preferences/items.jsonl"
-    if items.is_file():
+    if "preferences" in asked:
+        items = run / "preferences/items.jsonl"
         sources["prompts of 02"] = lambda: [
             item.prompt for item in read_items(items) if item.split == "train"
         ]
@@ -30,11 +33,13 @@ def learned_from(run: Path, asked: dict[str, dict]) -> dict[str, list[Prompt]]:
     learned = {}
     for source, load in sources.items():
         try:
-            learned[source] = load()
+            with contextlib.redirect_stdout(io.StringIO()):  # the stage has told of its rows
+                learned[source] = load()
         except DataError as error:
+            again = " Run 02_preferences again." if source == "prompts of 02" else ""
             raise RunError(
                 f"Whether held-out prompts are new cannot be said, because the {source} cannot be "
-                f"read again: {error}"
+                f"read again: {error}{again}"
             ) from error
     return learned
 
@@ -55,4 +60,4 @@ def check_heldout(heldout: Iterable[Prompt], learned: dict[str, list[Prompt]]) -
 
 
 def _plain(prompt: Prompt) -> str:
-    return " ".join(prompt.text.split()).casefold()
+    return " ".join(unicodedata.normalize("NFKC", prompt.text).split()).casefold()

@@ -11,46 +11,22 @@ import plotly.io as pio
 from markupsafe import Markup
 
 from ..preferences.filler import filler
-from ..show.text import clock, headline, marked, outcomes, result_text, result_words, words
+from ..show.text import (
+    clock,
+    headline,
+    is_number,
+    marked,
+    outcomes,
+    result_text,
+    result_words,
+    value_text,
+    words,
+)
 from .compare import Comparison
 
-# What the figures are, in the order in which html_page takes them.
-CAPTIONS = (
-    # two_judges
-    "The same answers by each judge. PPO obeys its reward, mostly the reward model; where that "
-    "sees more wins than the gold rubric does, PPO has pleased its judge alone. Where gold is "
-    "known, the scale says how much there was to win: best of four is the best of four answers of "
-    "π_SFT, chosen by gold.",
-    # manners
-    "What changed while PPO trained. The lines of declined prompts should split: harmful ones "
-    "stay high, the others fall.",
-    # rubric_bars
-    "The rubric's parts and the rates, before (grey) and after (blue).",
-    # gain_by_prompt
-    "Every held-out prompt. PPO made the answers below the line worse; hover to read the prompt.",
-    # distributions
-    "All held-out answers. The blue outline should move right in reward and stay low in KL.",
-    # ppo_progress
-    "Training: read reward and KL together. If the reward rises while KL runs away, PPO is "
-    "hacking the reward.",
-)
-STAGES = {
-    "sft": "01 · supervised fine-tuning makes π_SFT",
-    "preferences": "02 · answers are ranked",
-    "reward_model": "03 · the reward model learns the rankings",
-    "ppo": "04 · PPO makes π_RLHF",
-    "evaluation": "05 · both are compared",
-}
+CARDS = 8
 FEW = 10  # held-out prompts, below which nothing can be said
 MODELS = {"smollm2-135m": "SmolLM2-135M", "tiny": "a tiny random model"}
-
-
-def number(value: float | None, form: str = ".2f") -> str:
-    return "–" if value is None or value != value else format(value, form)
-
-
-def percent(value: float | None) -> str:
-    return number(value, ".0%")
 
 
 def html_page(
@@ -58,7 +34,8 @@ def html_page(
 ) -> str:
     """The page as text.
 
-    results: of all stages. figures: in the order of CAPTIONS. manifests: of each finished stage.
+    results: of all stages. manifests: of each finished stage. figures: two_judges, manners,
+    rubric_bars, gain_by_prompt, distributions and ppo_progress.
     """
     drawn = []
     for figure in figures:
@@ -75,17 +52,17 @@ def html_page(
         about=first_line(results, manifests),
         verdict=verdict(results),
         results=results,
-        cards=_cards(results),
+        cards=headline(results)[:CARDS],
         gold="eval.wins" in results,
-        minutes=_minutes(manifests),
         examples=examples,
-        figures=list(zip(drawn, CAPTIONS, strict=True)),
-        stages=[(STAGES[name], manifests[name]) for name in STAGES if name in manifests],
+        figures=drawn,
+        manifests=manifests,
         machine=next(reversed(manifests.values()), {}),
-        number=number,
+        number=value_text,
         shown=shown,
         mark=lambda answer: Markup(marked(answer, filler(answer))),
-        category=words,
+        clock=clock,
+        words=words,
         result_words=result_words,
         result_text=result_text,
     )
@@ -103,8 +80,8 @@ def first_line(results: dict, manifests: dict[str, dict]) -> str:
         who = shown(asked["preferences"]["annotator"])
         who = {"simulated": "simulated annotators", "person": "people"}.get(who, who)
         parts.append(f"{results['preferences.judgements']:,} rankings by {who}")
-    if asked.get("reward_model", {}).get("preferences"):
-        parts.append(f"preferences from {shown(asked['reward_model']['preferences'])}")
+    if own_pairs := asked.get("reward_model", {}).get("preferences"):
+        parts.append(f"preferences from {shown(own_pairs)}")
     if "ppo" in asked:
         done, planned = results["ppo.episodes"], asked["ppo"].get("total_episodes", 0)
         early = f" of {planned:,}, stopped early" if done < planned else ""
@@ -113,29 +90,18 @@ def first_line(results: dict, manifests: dict[str, dict]) -> str:
             parts.append(f"reward {shown(asked['ppo']['reward'])}")
     seeds = {str(parameters["seed"]) for parameters in asked.values() if "seed" in parameters}
     parts.append(f"seed {', '.join(sorted(seeds))}")
-    peak = max((manifest["peak_memory_gb"] for manifest in manifests.values()), default=0)
-    parts.append(f"{clock(60 * _minutes(manifests))}, {peak:.1f} GB")
-    return " · ".join(parts)
+    took = clock(sum(manifest["wall_s"] for manifest in manifests.values()))
+    peaks = [manifest["peak_memory_gb"] for manifest in manifests.values()]
+    if peaks := list(filter(is_number, peaks)):  # Windows tells none
+        took += f", {max(peaks):.1f} GB"
+    return " · ".join([*parts, took])
 
 
 def shown(value):
     """A parameter's value; of a path on this machine only the name."""
-    is_path = isinstance(value, str) and value.startswith(("/", "~", "."))
-    return Path(value).name if is_path else value
-
-
-def _cards(results: dict) -> list[tuple[str, str]]:
-    """(words, number) of the cards below the verdict."""
-    cards = headline(results)
-    if "reward_model.accuracy" in results:
-        allowed = percent(results["reward_model.ceiling"])
-        told = f"reward-model accuracy; label noise allows {allowed}"
-        cards.append((told, percent(results["reward_model.accuracy"])))
-    return cards
-
-
-def _minutes(manifests: dict[str, dict]) -> float:
-    return sum(manifest["wall_s"] for manifest in manifests.values()) / 60
+    if isinstance(value, str) and (value.startswith(("~", ".")) or Path(value).is_absolute()):
+        return Path(value).name
+    return value
 
 
 def verdict(results: dict) -> tuple[str, str]:
@@ -149,23 +115,14 @@ def verdict(results: dict) -> tuple[str, str]:
     elif losses > wins:
         change = "made the answers worse"
     first = (
-        f"PPO {change}: by {who} π_RLHF wins on {percent(wins)} of the prompts, "
-        f"ties on {percent(ties)} and loses on {percent(losses)}."
+        f"PPO {change}: by {who} π_RLHF wins on {wins:.0%} of the prompts, "
+        f"ties on {ties:.0%} and loses on {losses:.0%}."
     )
-    changes = [
-        _change("answers with filler", results, "filler", -1),
-        _change("harmful prompts declined", results, "refusal_harmful", 1),
-        _change("harmless prompts declined", results, "refusal_ordinary", -1),
-    ]
-    told = "; ".join(filter(None, changes))
-    return first, f"Before and after: {told}." if told else ""
-
-
-def _change(what: str, results: dict, name: str, better: int) -> str:
-    """Before and after, and whether that is worse; empty if it was not measured."""
-    before, after = (results.get(f"eval.{name}_{policy}") for policy in ("sft", "ppo"))
-    if None in (before, after) or before != before or after != after:
-        return ""
-    gain = better * (round(after, 2) - round(before, 2))
-    judged = "" if gain > 0 else " (no change)" if gain == 0 else " (worse)"
-    return f"{what} {percent(before)} → {percent(after)}{judged}"
+    changes = []
+    for name, better in (("filler", -1), ("refusal_harmful", 1), ("refusal_ordinary", -1)):
+        before, after = (results.get(f"eval.{name}_{policy}") for policy in ("sft", "ppo"))
+        if is_number(before) and is_number(after):
+            gain = better * (round(after, 2) - round(before, 2))
+            judged = "" if gain > 0 else " (no change)" if gain == 0 else " (worse)"
+            changes.append(f"{words(name)} {before:.0%} → {after:.0%}{judged}")
+    return first, f"Before and after: {'; '.join(changes)}." if changes else ""

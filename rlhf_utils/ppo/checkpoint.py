@@ -12,13 +12,15 @@ import shutil
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import DataError, PPOError
-from ..files import JsonlLog, digest, read_file, read_json, strict, write_json
+from ..files import JsonlLog, digest, read_json, records, strict, write_json
 from ..interrupts import at_stops, deferred
 from .config import PPOConfig
 from .loop import KLController
@@ -58,14 +60,18 @@ class TrainingState:
         found["random/torch"] = torch.get_rng_state()
         return found
 
-    def copy(self) -> dict[str, torch.Tensor]:
-        """`tensors` as they are now, in the host's memory."""
-        return {name: t.detach().to("cpu", copy=True) for name, t in self.tensors().items()}
-
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], kl_coef: float) -> None:
+        """Raises PPOError, and changes nothing, if the tensors are of other weights."""
+        saved = {name: tensors.get(f"weight/{name}") for name in self.learning}
         for name, parameter in self.learning.items():
-            parameter.copy_(tensors[f"weight/{name}"])
+            if saved[name] is None or saved[name].shape != parameter.shape:
+                raise PPOError(
+                    f"The checkpoint holds another {name}, as a model or version that has changed "
+                    "since writes it: run with resume=False."
+                )
+        for name, parameter in self.learning.items():
+            parameter.copy_(saved[name])
 
         moments = defaultdict(dict)
         for key, value in tensors.items():
@@ -90,7 +96,7 @@ class Checkpoints:
     def __init__(self, folder: Path, state: TrainingState, settings: dict):
         self.folder, self.state, self.settings = folder, state, settings
         self.logs: dict[str, JsonlLog] = {}
-        self.vouched: dict[str, list] = {}  # name of a log → its rows at the checkpoint, and digest
+        self.known: dict[str, list] = {}  # log → its rows at the checkpoint, and their digest
 
     def clear(self) -> int:
         """Removes an earlier run's checkpoints; returns 0, the update to begin with.
@@ -110,62 +116,57 @@ class Checkpoints:
         return sorted(self.folder.glob("update-??????"))  # not those ending in .part
 
     @contextlib.contextmanager
-    def guard(self, update: int, log: JsonlLog | None = None):
+    def guard(self, update: int):
         """Around one update: if anything stops it, all is as it was before, and it can be repeated.
 
-        An interrupt waits for the next step of the update, a second one does not. A PPOError also
-        names the update and the last good checkpoint; the numbers of the failed step go to
-        failed.json. log: loses the update's row, too.
+        An interrupt waits for the next step of the update, a second one does not. Raises PPOError,
+        which names the update, for one within, and for a disk that is full or closed.
         """
         with at_stops():
-            before, kl_coef = self.state.copy(), self.state.controller.value
+            now, kl_coef = self.state.tensors(), self.state.controller.value
+            before = {name: t.detach().to("cpu", copy=True) for name, t in now.items()}
             try:
                 yield
             except BaseException as error:
                 with deferred():
                     self.state.restore(before, kl_coef)
-                    if log:
-                        log.cut(update - 1)
-                if isinstance(error, PPOError):
-                    raise self._explained(update, error) from None
-                raise
-
-    def _explained(self, update: int, error: PPOError) -> PPOError:
-        failed = {"update": update, "error": str(error), "metrics": error.metrics}
-        write_json(self.folder / "failed.json", failed)
-        good = [path.name for path in self.saved() if not _damage(path)]
-        advice = "There is no checkpoint yet."
-        if good:
-            advice = f"The last good checkpoint is {good[-1]}: resume=True goes on from it."
-        return PPOError(f"Update {update}: {error} {advice}", error.metrics)
+                    with contextlib.suppress(KeyError, OSError):  # no log, a full disk
+                        self.logs["metrics.jsonl"].cut(update - 1)
+                if isinstance(error, (OSError, SafetensorError)):
+                    raise PPOError(
+                        f"Update {update} cannot be written ({error}): make room on the disk, or "
+                        "open its folder for writing, and run this cell again."
+                    ) from None
+                if not isinstance(error, PPOError):
+                    raise
+                good = [path.name for path in self.saved() if not _damage(path)]
+                advice = "There is no checkpoint yet."
+                if good:
+                    advice = f"The last good checkpoint is {good[-1]}: resume=True goes on from it."
+                raise PPOError(f"Update {update}: {error} {advice}") from None
 
     def open_log(self, name: str, start: int) -> JsonlLog:
-        """The log `name` beside the checkpoints, with what the checkpoint of `start` knows of it.
+        """The log `name` beside the checkpoints; it begins with the rows known to that of `start`.
 
-        Raises PPOError if the file has lost rows since, or if they have changed.
+        Raises PPOError if they have changed since.
         """
-        path = self.folder.parent / name
-        # a checkpoint by an earlier version knows that there is a row for each update
-        count, seen = self.vouched.get(name, (start if name == "metrics.jsonl" else 0, None))
-        try:
-            rows = read_file(path)[:count] if start and path.is_file() else []
-            if start and (len(rows) < count or seen not in (None, _digest_of(rows))):
-                found = f"{len(rows)} rows" if len(rows) < count else "other rows"
-                raise DataError(
-                    f"{name} has {found}; the checkpoint of update {start} was made with {count}."
+        path, rows = self.folder.parent / name, []
+        if start:
+            count, seen = self.known[name]
+            with contextlib.suppress(DataError):  # it is gone
+                rows = [row for _, row in islice(records(path), count) if isinstance(row, dict)]
+            if _digest_of(rows) != seen:
+                raise PPOError(
+                    f"The first {count} rows of {name} are not those that the checkpoint of update "
+                    f"{start} knows: put the file back as it was, or run with resume=False."
                 )
-        except DataError as error:
-            advice = "Put the file back as it was, or run with resume=False."
-            raise PPOError(f"{error} {advice}") from None
-        log = self.logs[name] = JsonlLog(path, keep=start > 0)
-        log.cut(count)  # 0 where nothing is resumed
+        log = self.logs[name] = JsonlLog(path, rows)
         return log
 
     def save(self, update: int) -> Path:
         """Writes the state after `update` finished updates; returns the checkpoint's folder."""
         target = self.folder / f"update-{update:06d}"
 
-        # write aside
         aside = target.with_suffix(".part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -181,15 +182,12 @@ class Checkpoints:
         write_json(aside / "state.json", description)
         _force_to_disk(*aside.iterdir(), aside)
 
-        # rename
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
         _force_to_disk(self.folder)
 
-        # remove what is no longer needed
-        (self.folder / "failed.json").unlink(missing_ok=True)
         for old in self.saved()[:-KEPT]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         return target
 
     def load_last(self) -> int:
@@ -204,20 +202,16 @@ class Checkpoints:
                 description = read_json(folder / "state.json")
                 self._check_settings(folder, description["settings"])
                 self.state.restore(load_file(folder / "state.safetensors"), description["kl_coef"])
-                self.vouched = description.get("logs", {})
+                self.known = description["logs"]
                 return description["update"]
             warnings.warn(
                 f"The checkpoint {folder.name} is damaged ({damage}) and is passed over.",
                 stacklevel=2,
             )
+        found = f"There is no checkpoint in {self.folder.name}/ to resume from"
         if damage:
-            raise PPOError(
-                f"Every checkpoint in {self.folder.name}/ is damaged, the oldest in {damage}: "
-                "run with resume=False."
-            )
-        raise PPOError(
-            f"There is no checkpoint in {self.folder.name}/ to resume from: run with resume=False."
-        )
+            found = f"Every checkpoint in {self.folder.name}/ is damaged, the oldest in {damage}"
+        raise PPOError(f"{found}: run with resume=False.")
 
     def _check_settings(self, folder: Path, made_with: dict) -> None:
         changed = [
@@ -236,16 +230,13 @@ def _damage(folder: Path) -> str:
     """The file of a checkpoint that is missing or not as it was written; "" if it is whole."""
     try:
         description = read_json(folder / "state.json")
-        own = description.pop("sha256_of_this", None)  # earlier versions wrote none
-        whole = own in (None, _digest_of(description))
-        known = {"update", "kl_coef", "settings", "sha256"} <= description.keys()
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return "state.json"
-    if not (whole and known):
+        whole = description.pop("sha256_of_this", "") == _digest_of(description)
+    except (OSError, ValueError, RecursionError):
+        whole = False
+    if not whole:
         return "state.json"
     weights = folder / "state.safetensors"
-    same = weights.is_file() and digest(weights) == description["sha256"]
-    return "" if same else weights.name
+    return "" if digest(weights) == description["sha256"] else weights.name
 
 
 def _digest_of(content) -> str:

@@ -23,7 +23,7 @@ from .config import PPOConfig
 from .formulas import approx_kl, gae, kl_estimate, policy_loss, shape_rewards, value_loss, whiten
 from .policy import Policy
 
-LARGEST = 1e6  # weight; trained ones are a thousand times smaller, and more
+LARGEST = 1e6  # weight, and score that training stands; good ones are a thousand times smaller
 
 
 @dataclass
@@ -215,8 +215,7 @@ def check_kl(rollout: Rollout, config: PPOConfig) -> None:
     if config.max_kl and not kl <= config.max_kl:  # "not", because KL may be NaN
         raise PPOError(
             f"The policy has run away: objective/kl_full is {kl:.4g} nats per answer, above "
-            f"max_kl={config.max_kl:g}. Lower learning_rate, or raise kl_coef.",
-            {"objective/kl_full": kl},
+            f"max_kl={config.max_kl:g}. Lower learning_rate, or raise kl_coef."
         )
 
 
@@ -255,7 +254,9 @@ def train_minibatch(
     metrics["policy/grad_norm"] = float(norm)
     broken = [name for name, value in metrics.items() if not math.isfinite(value)]
     if broken:
-        raise PPOError(f"{', '.join(broken)} is not finite. Lower learning_rate.", metrics)
+        large = rollout.scores.abs().max() > LARGEST
+        advice = "Give smaller rewards, or set score_clip." if large else "Lower learning_rate."
+        raise PPOError(f"{', '.join(broken)} is not finite. {advice}")
     # the variance over tokens; TRL's is over minibatches
     square = metrics.pop("val/ratio_square")
     metrics["val/ratio_var"] = max(square - metrics["val/ratio"] ** 2, 0.0)

@@ -40,7 +40,7 @@ class Policy(nn.Module):
         self.eval()  # no dropout in any role, training included
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        return _trainable(self)
+        return trainable(self)
 
     def save(self, directory: Path) -> None:
         """What was learned, without the value head: peft's adapter, or top.safetensors."""
@@ -49,10 +49,10 @@ class Policy(nn.Module):
             self.model.save_pretrained(directory)
             return
         directory.mkdir(parents=True)
-        save_file(_trainable(self.model), directory / "top.safetensors")
+        save_file(trainable(self.model), directory / "top.safetensors")
 
 
-def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
@@ -70,19 +70,14 @@ def make_policy(model, lora_r: int, num_trainable_layers: int) -> Policy:
 def load_policy(model, directory: Path) -> Policy:
     """What `Policy.save` wrote, with a fresh value head.
 
-    model: the π_SFT that it was learned from. Raises ModelError for a folder that holds no
-    policy, or that of another model.
+    model: the π_SFT that it was learned from. Raises ModelError for the policy of another one.
     """
     if (directory / "adapter_config.json").is_file():
         return Policy(load_lora(model, directory))
-    if not (directory / "top.safetensors").is_file():
-        raise ModelError(
-            f"{directory.name}/ holds neither an adapter nor top.safetensors: run 04_ppo again."
-        )
     learned = load_file(directory / "top.safetensors")
     lowest = min(layer for name in learned if (layer := layer_of(name)) >= 0)
     policy = Policy(unfreeze_top(model, text_config(model.config).num_hidden_layers - lowest))
-    if _trainable(model).keys() != learned.keys():
+    if trainable(model).keys() != learned.keys():
         raise ModelError(
             f"The top blocks in {directory.name}/ are not those of this model: "
             "load the π_SFT that they were learned from."
@@ -91,6 +86,7 @@ def load_policy(model, directory: Path) -> Policy:
     return policy
 
 
+@torch.no_grad()
 def save_and_check(policy: Policy, tokenizer, start: str, folder: Path, prompt: str) -> float:
     """Writes policy/ and policy-merged/ into the folder; returns the largest change of a logit.
 
@@ -103,18 +99,13 @@ def save_and_check(policy: Policy, tokenizer, start: str, folder: Path, prompt: 
     ids = tokenizer(asked, add_special_tokens=False, return_tensors="pt").to(device)
 
     saved = load_policy(load_model(start, torch.float32, device), folder / "policy").model
-    expected = _logits(saved, ids)
+    expected = saved(**ids).logits
     save_merged(saved, tokenizer, folder / "policy-merged")
     del saved  # frees its memory for the other
     merged = load_model(str(folder / "policy-merged"), torch.float32, device)
-    difference = float((_logits(merged, ids) - expected).abs().max())
+    difference = float((merged(**ids).logits - expected).abs().max())
     if not difference < 1e-2:
         raise ModelError(
             f"The merged model is not the trained policy: a logit differs by {difference:.1e}."
         )
     return difference
-
-
-@torch.no_grad()
-def _logits(model, ids) -> torch.Tensor:
-    return model(**ids).logits

@@ -7,18 +7,8 @@ from torch import Generator
 from ..data.rows import Prompt, pick
 from ..errors import PPOError
 from .config import PPOConfig
-from .loop import check_kl, collect, learning_rate_at
+from .loop import check_kl, collect
 from .policy import Policy
-
-
-def counts(index: int, config: PPOConfig, seconds: float) -> dict[str, float]:
-    """How far the loop is after the update `index`, and how fast: episodes a second."""
-    return {
-        "update": index + 1,
-        "episode": (index + 1) * config.batch_size,
-        "eps": config.batch_size / seconds,
-        "lr": learning_rate_at(config, index),
-    }
 
 
 def results(rows: list[dict], kl_coef: float, total_episodes: int = 0) -> dict[str, float]:
@@ -30,20 +20,19 @@ def results(rows: list[dict], kl_coef: float, total_episodes: int = 0) -> dict[s
     if not rows:
         raise PPOError("No update is finished yet: run the cell of the loop first.")
     eighth = max(len(rows) // 8, 1)
-
-    def mean(part: list[dict], name: str) -> float:
-        return sum(row[name] for row in part) / len(part)
-
-    first, last = rows[:eighth], rows[-eighth:]
+    scores, kl, entropy = (
+        [row[f"objective/{name}"] for row in rows] for name in ("scores", "kl_full", "entropy")
+    )
     found = {
-        "ppo.reward_gain": mean(last, "objective/scores") - mean(first, "objective/scores"),
-        "ppo.kl": mean(last, "objective/kl_full"),
-        "ppo.entropy": mean(last, "objective/entropy"),
+        "ppo.reward_gain": sum(scores[-eighth:]) / eighth - sum(scores[:eighth]) / eighth,
+        "ppo.kl": sum(kl[-eighth:]) / eighth,
+        "ppo.entropy": sum(entropy[-eighth:]) / eighth,
         "ppo.episodes": rows[-1]["episode"],
         "ppo.kl_coef": kl_coef,
     }
-    early = {"ppo.stopped_early": True} if rows[-1]["episode"] < total_episodes else {}
-    return found | early
+    if rows[-1]["episode"] < total_episodes:
+        found["ppo.stopped_early"] = True
+    return found
 
 
 def pick_watched(prompts: list[Prompt], seed: int) -> list[Prompt]:

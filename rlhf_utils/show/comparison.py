@@ -21,7 +21,7 @@ from .template import (
     legend_under,
     outline,
 )
-from .text import JUDGES, WORDS, value_text, words
+from .text import JUDGES, WORDS, is_number, value_text, words
 
 # category → name, colour, shape; all others are ordinary
 GROUPS = {
@@ -120,7 +120,7 @@ def distributions(sft: list, ppo: list) -> go.Figure:
 
 def rubric_bars(results: dict) -> go.Figure:
     """Refusals, filler, the rubric's parts, variety; from results named eval.<name>_{sft,ppo}."""
-    names = [name for name in COMPARED if f"eval.{name}_sft" in results]
+    names = [name for name in COMPARED if is_number(results.get(f"eval.{name}_sft"))]
     fig = figure(["on held-out prompts"], height=90 + 36 * len(names), bottom=60)
     legend = legend_under(fig, 1, below=28)
     for label, policy, color in (("π_SFT", "sft", FAINT), ("π_RLHF", "ppo", RLHF)):
@@ -154,6 +154,9 @@ def gain_by_prompt(comparisons: list) -> go.Figure:
     name_of_score = "gold score" if judge == "gold" else "reward"
     title = "above the line, π_RLHF is better"
     fig = figure([title], height=440, bottom=76)
+    scores = [getattr(answer, judge) for pair in comparisons for answer in (pair.sft, pair.ppo)]
+    low, high = min(scores), 5 if judge == "gold" else max(scores)
+    width = 0.008 * (5 if judge == "gold" else high - low)  # tells apart points that are alike
     rng = np.random.default_rng(0)
     legend = legend_under(fig, 1)
     for name, color, symbol in (ORDINARY, *GROUPS.values()):
@@ -162,11 +165,11 @@ def gain_by_prompt(comparisons: list) -> go.Figure:
         ]
         if not members:
             continue
-        gold = np.array([[getattr(answer, judge) for answer in (p.sft, p.ppo)] for p in members])
-        gold -= abs(rng.normal(0, 0.04, (len(gold), 1)))  # tells apart points that are alike
+        points = np.array([[getattr(answer, judge) for answer in (p.sft, p.ppo)] for p in members])
+        points = points - abs(rng.normal(0, width, (len(points), 1)))
         fig.add_scatter(
-            x=gold[:, 0],
-            y=gold[:, 1],
+            x=points[:, 0],
+            y=points[:, 1],
             mode="markers",
             name=f"{name} ({len(members)})",
             text=[hover(f"{words(pair.prompt.category)}: {pair.prompt.text}") for pair in members],
@@ -174,8 +177,7 @@ def gain_by_prompt(comparisons: list) -> go.Figure:
             marker={"color": color, "symbol": symbol, "size": 7, "opacity": 0.75},
             legend=legend,
         )
-    scores = [getattr(answer, judge) for pair in comparisons for answer in (pair.sft, pair.ppo)]
-    fig.add_trace(dotted(min(scores), 5 if judge == "gold" else max(scores)))
+    fig.add_trace(dotted(low, high))
     return fig.update_layout(
         xaxis_title_text=f"{name_of_score} of π_SFT", yaxis_title_text=f"{name_of_score} of π_RLHF"
     )

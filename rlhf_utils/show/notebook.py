@@ -9,11 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, clear_output, display
 
-from .pictures import BROWSERS as BROWSERS  # which of them are known
-from .pictures import Painter
-from .text import before_and_after, clock, marked, result_text, result_words, value_text
+from .pictures import static_picture
+from .text import clock, marked, result_text, result_words, value_text
 
-PAINTER = Painter()
 NUMBER = r"[+\-–]?[\d.,]*(e[+-]?\d+)?%?"
 # On each cell, because viewers of notebooks that they do not trust drop style sheets, and some
 # drop styles: then `align` remains.
@@ -55,11 +53,18 @@ def results(manifest: dict) -> HTML:
 
     Numbers of both policies stand side by side; then the others are folded.
     """
-    pairs, found = before_and_after(manifest["results"])
-    others = [
-        {"result": result_words(name), "value": result_text(name, value)}
-        for name, value in found.items()
-    ]
+    found, pairs, others = manifest["results"], [], []
+    for name, value in found.items():
+        bare = name[:-4]
+        if name.endswith("_sft") and f"{bare}_ppo" in found:
+            after = result_text(bare, found[f"{bare}_ppo"])
+            row = {
+                "held-out prompts": result_words(bare),
+                "before, π_SFT": result_text(bare, value),
+            }
+            pairs.append(row | {"after, π_RLHF": after})
+        elif not (name.endswith("_ppo") and f"{bare}_sft" in found):
+            others.append({"result": result_words(name), "value": result_text(name, value)})
     others.append({"result": "minutes", "value": f"{manifest['wall_s'] / 60:.1f}"})
     others.append({"result": "peak memory, GB", "value": f"{manifest['peak_memory_gb']:.2f}"})
     rest = table(pd.DataFrame(others)).data
@@ -77,20 +82,12 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
     """
     if live:
         clear_output(wait=True)
-    drawn = json.loads(fig.to_json()) | {"config": {"displaylogo": False, "responsive": True}}
+    text = fig.to_json()
+    drawn = json.loads(text) | {"config": {"displaylogo": False, "responsive": True}}
     bundle = {"application/vnd.plotly.v1+json": drawn, "text/plain": "interactive figure"}
-    if static and (picture := static_picture(fig)):
+    if static and (picture := static_picture(text)):
         bundle["image/png"] = picture
     display(bundle, raw=True)
-
-
-def static_picture(fig: go.Figure) -> str | None:
-    """A base64 PNG without a background, or None where kaleido finds no Chrome to draw it.
-
-    JupyterLab shows it until the mouse comes by: 800 pixels fit a window of 1,250. A browser that
-    hangs costs the picture, not the run.
-    """
-    return PAINTER.draw(fig.to_json())
 
 
 class LivePlot:

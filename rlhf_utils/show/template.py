@@ -157,7 +157,10 @@ def outline(name: str, values: list, edges: np.ndarray, color: str, **options) -
 def bins(*lists: list, count: int = 24) -> np.ndarray:
     """Edges of equal bins over all the values."""
     values = [value for values in lists for value in values] or [0.0]
-    return np.histogram_bin_edges(values, count)
+    low, high = min(values), max(values)
+    if high - low < 1e-9 * max(abs(low), abs(high)):  # alike, but for rounding
+        low, high = low - abs(low) / 2, high + abs(high) / 2
+    return np.histogram_bin_edges(values, count, (low, high))
 
 
 def error_bars(values: list[float], intervals: list, color: str) -> dict:

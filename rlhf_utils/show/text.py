@@ -27,20 +27,7 @@ WORDS = {
     "form": ("form", ".2f"),
     "directness": ("directness (no filler)", ".2f"),
     "benign_lookalike": ("harmless look-alikes", ""),
-    "wins": ("π_RLHF wins, by gold", ".0%"),
-    "ties": ("ties, by gold", ".0%"),
-    "losses": ("π_RLHF loses, by gold", ".0%"),
-    "wins_reward_model": ("π_RLHF wins, by the reward model", ".0%"),
-    "ties_reward_model": ("ties, by the reward model", ".0%"),
-    "losses_reward_model": ("π_RLHF loses, by the reward model", ".0%"),
-    "wins_reward": ("π_RLHF wins, by PPO's reward", ".0%"),
-    "ties_reward": ("ties, by PPO's reward", ".0%"),
-    "losses_reward": ("π_RLHF loses, by PPO's reward", ".0%"),
     "kl": ("KL to π_SFT, nats an answer", ".2f"),
-    "win_rate": ("win rate by gold, ties half", ".0%"),
-    "win_rate_vs_sft": ("win rate by gold, ties half", ".0%"),
-    "win_rate_reward_model": ("win rate by the reward model, ties half", ".0%"),
-    "win_rate_reward": ("win rate by PPO's reward, ties half", ".0%"),
     "loss_before": ("held-out loss before, nats a token", ".2f"),
     "loss_heldout": ("held-out loss after, nats a token", ".2f"),
     "left_out": ("demonstrations left out as too long", ""),
@@ -71,14 +58,20 @@ JUDGES = {  # end of the names of wins, ties and losses → who judges; the firs
     "_reward": "PPO's reward",
     "_reward_model": "the reward model",
 }
-HEADLINE = (  # what is told of a run, before → after, and what to add to its words
-    ("gold", ""),
-    ("reward", ""),
-    ("filler", ""),
-    ("refusal_harmful", ""),
-    ("refusal_ordinary", " (lower is better)"),
-    ("distinct2", " (falls if answers become alike)"),
-)
+for _end, _judge in (JUDGES | {"": "gold"}).items():
+    WORDS |= {
+        f"wins{_end}": (f"π_RLHF wins, by {_judge}", ".0%"),
+        f"ties{_end}": (f"ties, by {_judge}", ".0%"),
+        f"losses{_end}": (f"π_RLHF loses, by {_judge}", ".0%"),
+        f"win_rate{_end or '_vs_sft'}": (f"win rate by {_judge}, ties half", ".0%"),
+    }
+WORDS["win_rate"] = WORDS["win_rate_vs_sft"]  # its interval's name
+HEADLINE = {  # what is told of a run, before → after, and what to add to its words
+    "filler": "",
+    "refusal_harmful": "",
+    "refusal_ordinary": " (lower is better)",
+    "distinct2": "; falls if answers become alike",
+}
 MARK = "background:rgba(230,159,0,.38);color:inherit;border-radius:3px"  # light and dark pages
 
 
@@ -107,25 +100,16 @@ def result_text(result: str, value) -> str:
     return value_text(value, WORDS.get(_ending(result)[0], ("", ""))[1] or ".4g")
 
 
-def before_and_after(results: dict) -> tuple[list[dict], dict]:
-    """Rows of what is measured for both policies, in words; and the other results."""
-    paired = [name[:-4] for name in results if name.endswith("_sft")]
-    paired = [name for name in paired if f"{name}_ppo" in results]
-    order = {name: place for place, name in enumerate(WORDS)}
-    rows, others = [], dict(results)
-    for name in sorted(paired, key=lambda name: order.get(_ending(name)[0], len(order))):
-        row = {"held-out prompts": result_words(name)}
-        for policy, end in (("before, π_SFT", "_sft"), ("after, π_RLHF", "_ppo")):
-            row[policy] = result_text(name, others.pop(name + end))
-        rows.append(row)
-    return rows, others
+def is_number(value) -> bool:
+    return isinstance(value, (int, float)) and value == value
 
 
 def outcomes(results: dict) -> tuple[str, list[float]] | None:
     """(who judges, [wins, ties, losses] of π_RLHF) by the first judge that there is, or None."""
     for end, who in JUDGES.items():
-        if results.get(f"eval.wins{end}") is not None:
-            return who, [results[f"eval.{kind}{end}"] for kind in ("wins", "ties", "losses")]
+        shares = [results.get(f"eval.{kind}{end}") for kind in ("wins", "ties", "losses")]
+        if all(map(is_number, shares)):
+            return who, shares
     return None
 
 
@@ -136,19 +120,19 @@ def headline(results: dict) -> list[tuple[str, str]]:
     """
     found = []
     if judged := outcomes(results):
-        who, shares = judged
-        told = " / ".join(f"{share:.0%}" for share in shares)
-        found.append((f"wins / ties / losses of π_RLHF, by {who}", told))
-    has_gold = results.get("eval.gold_ppo") is not None
-    for name, addition in HEADLINE:
+        told = " / ".join(f"{share:.0%}" for share in judged[1])
+        found.append((f"wins / ties / losses of π_RLHF, by {judged[0]}", told))
+    score = "gold" if is_number(results.get("eval.gold_ppo")) else "reward"
+    for name, addition in ({score: ""} | HEADLINE).items():
         values = [results.get(f"eval.{name}_{policy}") for policy in ("sft", "ppo")]
-        measured = all(value is not None and value == value for value in values)
-        if measured and not (name == "reward" and has_gold):
-            text, form = WORDS[name]
-            told = " → ".join(format(value, form) for value in values)
-            found.append((f"{text}{addition}", told))
-    if results.get("eval.kl") is not None:
-        found.append((words("kl"), value_text(results["eval.kl"], ".1f")))
+        if all(map(is_number, values)):
+            told = " → ".join(result_text(name, value) for value in values)
+            found.append((words(name) + addition, told))
+    allowed = result_text("reward_model.ceiling", results.get("reward_model.ceiling"))
+    accuracy = f"reward-model accuracy; label noise allows {allowed}"
+    for name, told in (("eval.kl", words("kl")), ("reward_model.accuracy", accuracy)):
+        if is_number(results.get(name)):
+            found.append((told, result_text(name, results[name])))
     return found
 
 
@@ -158,7 +142,9 @@ def value_text(value, form: str = ".4g") -> str:
         return " to ".join(value_text(part, form) for part in value)
     if value is None or value != value:
         return "–"
-    return format(value, form) if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return format(value, form if abs(value) < 1e6 else ".3g")
 
 
 def marked(text: str, spans: list[tuple[int, int]]) -> str:

@@ -14,79 +14,58 @@ from pathlib import Path
 
 from rlhf_utils.files import read_json, write_json, write_text
 from rlhf_utils.run.paths import STAGES, run_dir
+from rlhf_utils.show.text import result_text, result_words, words
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = Path("notebooks/notes/results.json")
 README = Path("README.md")
 NOTES = Path("notebooks/notes/results.md")
 
-# (what it says, the result's name less its end, digits; None: a share, as whole percent)
-IN_README = [
-    ("gold score of 5", "eval.gold", 2),
-    ("answers with filler", "eval.filler", None),
-    ("harmful prompts declined", "eval.refusal_harmful", None),
-    ("… of topics that no stage asks", "eval.refusal_harmful_unseen", None),
-    ("harmless look-alikes declined", "eval.refusal_benign", None),
-    ("all harmless prompts declined", "eval.refusal_ordinary", None),
-    ("helpfulness (key points)", "eval.helpfulness", 2),
-]
-IN_NOTES = [
-    *IN_README[:5],
-    ("… of topics that no stage asks", "eval.refusal_benign_unseen", None),
-    *IN_README[5:],
-    ("harmlessness", "eval.harmlessness", 2),
-    ("honesty", "eval.honesty", 2),
-    ("brevity", "eval.brevity", 2),
-    ("form", "eval.form", 2),
-    ("words an answer", "eval.length", 1),
-    ("distinct openings (three words)", "eval.openings", 2),
-    ("distinct-2", "eval.distinct2", 2),
-    ("reward", "eval.reward", 2),
-]
-OF_STAGES = [
-    ("gold score of a random model", "eval.gold_random", 2),
-    ("… of the base model", "eval.gold_base", 2),
-    ("… of the best of four answers of π_SFT, by gold", "eval.gold_best_of_4", 2),
-    ("win rate, ties half", "eval.win_rate_vs_sft", None),
-    ("… by the reward model", "eval.win_rate_reward_model", None),
-    ("KL to π_SFT, nats an answer", "eval.kl", 1),
-    ("SFT: held-out loss before", "sft.loss_before", 2),
-    ("… after", "sft.loss_heldout", 2),
-    ("annotators: Krippendorff's alpha", "preferences.agreement", 2),
-    ("… agree on a pair", "preferences.agreement_pairwise", None),
-    ("reward model: right on held-out pairs", "reward_model.accuracy", None),
-    ("… ceiling that label noise allows", "reward_model.ceiling", None),
-    ("… on categories never trained on", "reward_model.accuracy_ood", None),
-    ("… prefers the answer without filler", "reward_model.prefers_direct", None),
-    ("… calibration error", "reward_model.ece", 3),
-    ("… AUC of when to decline", "reward_model.refusal_auc", 2),
-    ("… on prompts that it learned from", "reward_model.refusal_auc_learned", 2),
-]
+IN_README = ("gold", "filler", "refusal_harmful", "refusal_harmful_unseen", "refusal_benign")
+IN_README += ("refusal_ordinary", "helpfulness")
+IN_NOTES = (*IN_README[:5], "refusal_benign_unseen", *IN_README[5:], "harmlessness", "honesty")
+IN_NOTES += ("brevity", "form", "length", "openings", "distinct2", "reward")
+OF_STAGES = (
+    "eval.gold_random",
+    "eval.gold_base",
+    "eval.gold_best_of_4",
+    "eval.win_rate_vs_sft",
+    "eval.win_rate_reward_model",
+    "eval.kl",
+    "sft.loss_before",
+    "sft.loss_heldout",
+    "preferences.agreement",
+    "preferences.agreement_pairwise",
+    "reward_model.accuracy",
+    "reward_model.ceiling",
+    "reward_model.accuracy_ood",
+    "reward_model.prefers_direct",
+    "reward_model.ece",
+    "reward_model.refusal_auc",
+    "reward_model.refusal_auc_learned",
+)
 
 
-def spread(seeds: list[dict], name: str, digits: int | None) -> str:
+def spread(seeds: list[dict], name: str, form: str = "") -> str:
     """The mean of one result and (lowest–highest), or a dash where a run lacks it."""
     values = [seed.get(name) for seed in seeds]
     if not values or None in values:
         return "–"
-    scale, unit = (100, "%") if digits is None else (1, "")
-    scaled = [scale * value for value in values]
+    found = (sum(values) / len(values), min(values), max(values))
     mean, low, high = (
-        f"{value:.{digits or 0}f}"
-        for value in (sum(scaled) / len(scaled), min(scaled), max(scaled))
+        format(value, form) if form else result_text(name, float(value)) for value in found
     )
-    return f"{mean}{unit} ({low}–{high})"
+    return f"{mean} ({low.removesuffix('%')}–{high.removesuffix('%')})"
 
 
-def before_and_after(seeds: list[dict], rows: list[tuple]) -> str:
+def before_and_after(seeds: list[dict], names: tuple[str, ...]) -> str:
     """A row for each result of both policies; the second row is wins, ties and losses."""
     lines = []
-    for words, name, digits in rows:
-        if name == "eval.gold":
-            words += f" ({others(seeds)})"
-        sft, ppo = (spread(seeds, f"{name}_{policy}", digits) for policy in ("sft", "ppo"))
-        lines.append(f"| {words} | {sft} | {ppo} |")
-    won = [spread(seeds, f"eval.{name}", None) for name in ("wins", "ties", "losses")]
+    for name in names:
+        told = words(name) + (f" ({others(seeds)})" if name == "gold" else "")
+        sft, ppo = (spread(seeds, f"eval.{name}_{policy}") for policy in ("sft", "ppo"))
+        lines.append(f"| {told} | {sft} | {ppo} |")
+    won = [spread(seeds, f"eval.{name}") for name in ("wins", "ties", "losses")]
     lines.insert(1, f"| wins / ties / losses against π_SFT | | {' / '.join(won)} |")
     title = "| mean of the seeds (lowest–highest) | π_SFT | π_RLHF |\n|---|---|---|\n"
     return title + "\n".join(lines)
@@ -95,14 +74,17 @@ def before_and_after(seeds: list[dict], rows: list[tuple]) -> str:
 def others(seeds: list[dict]) -> str:
     """The mean gold score of what stands beside the two policies."""
     found = []
-    for words, name in (("random", "random"), ("base", "base"), ("best of four", "best_of_4")):
-        found.append(f"{words} {spread(seeds, f'eval.gold_{name}', 2).split()[0]}")
+    for told, name in (("random", "random"), ("base", "base"), ("best of four", "best_of_4")):
+        found.append(f"{told} {spread(seeds, f'eval.gold_{name}').split()[0]}")
     return ", ".join(found)
 
 
 def of_stages(seeds: list[dict]) -> str:
-    lines = [f"| {words} | {spread(seeds, name, digits)} |" for words, name, digits in OF_STAGES]
-    return "| mean of the seeds (lowest–highest) | |\n|---|---|\n" + "\n".join(lines)
+    lines = []
+    for name in OF_STAGES:
+        notebook = STAGES[name.partition(".")[0].replace("eval", "evaluation")][0]
+        lines.append(f"| {notebook[:2]} | {result_words(name)} | {spread(seeds, name)} |")
+    return "| | mean of the seeds (lowest–highest) | |\n|---|---|---|\n" + "\n".join(lines)
 
 
 def costs(seeds: list[dict]) -> str:
@@ -114,9 +96,9 @@ def costs(seeds: list[dict]) -> str:
         in_minutes.append(seed | minutes | {"minutes": sum(minutes.values()), "peak": peak})
     for stage, (notebook, _) in STAGES.items():
         link = f"[{notebook}](../{notebook}.ipynb)"
-        memory = spread(in_minutes, f"memory.{stage}_peak_gb", 1)
-        lines.append(f"| {link} | {spread(in_minutes, stage, 1)} | {memory} |")
-    total, peak = spread(in_minutes, "minutes", 1), spread(in_minutes, "peak", 1)
+        memory = spread(in_minutes, f"memory.{stage}_peak_gb", ".1f")
+        lines.append(f"| {link} | {spread(in_minutes, stage, '.1f')} | {memory} |")
+    total, peak = spread(in_minutes, "minutes", ".1f"), spread(in_minutes, "peak", ".1f")
     lines.append(f"| all five | {total} | {peak} |")
     return "| notebook | minutes | peak memory, GB |\n|---|---|---|\n" + "\n".join(lines)
 

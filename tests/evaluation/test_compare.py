@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from rlhf_utils.data.rows import UNSEEN_TOPICS, Prompt
+from rlhf_utils.errors import PPOError
 from rlhf_utils.evaluation import compare
 from rlhf_utils.preferences.rubric import GOLD_WEIGHTS, gold_score, rubric
 from rlhf_utils.show.comparison import two_judges
@@ -262,6 +263,7 @@ def test_the_reward_that_paid_ppo_judges_where_the_rubric_knows_nothing():
         {
             "prompts": "ordinary",
             "number": 3,
+            "reward": "0.33 → 0.33",
             "declined": "0% → 0%",
             "filler": "0% → 0%",
             "words": "1.0 → 1.0",
@@ -295,6 +297,34 @@ def test_a_handful_of_prompts_give_numbers_and_no_error(count):
     low, high = results["eval.win_rate_ci"]
     assert 0 <= low < 1 == high
     assert len(compare.examples(compare.pair_up(sft, ppo))) == count
+
+
+def test_every_batch_has_every_column_and_each_judge_gives_a_number_for_each_answer():
+    prompts = [Prompt("a"), Prompt("b", columns={"level": 3}), Prompt("c")]
+    seen = []
+
+    def judge(prompts, completions, level, **columns):
+        seen.append((prompts, completions, level))
+        return [float(part or 0) for part in level]
+
+    found = compare.ask_judges({"reward": judge}, prompts, ["x", "y", "z"], size=2)
+    assert found == {"reward": [0.0, 3.0, 0.0]}
+    assert seen == [(["a", "b"], ["x", "y"], [None, 3]), (["c"], ["z"], [None])]
+    with pytest.raises(PPOError, match="one finite number for each of 2 answers"):
+        compare.ask_judges({"reward": lambda **asked: [1.0]}, prompts, ["x", "y", "z"], size=2)
+
+
+def test_results_are_told_in_sentences_and_the_scale_in_rows():
+    lines = compare.told(compare.compare(own_reward(), paid_by="my_rewards:polite"))
+    assert lines[0].startswith("by PPO's reward: 33% wins, 33% ties, 33% losses (wins and half of")
+    assert lines[1] == "reward 0.33 → 0.33; KL 0.5 nats an answer" and len(lines) == 2
+    pairs = compared()
+    answers = {"ppo": [pair.ppo for pair in pairs], "sft": [pair.sft for pair in pairs]}
+    first, second = compare.scale(answers)
+    assert (first["who"], second["who"]) == ("π_SFT", "π_RLHF") and "gold of 5" in first
+    assert first["“h10”"] == BEFORE[0] and first["with filler"] == "0%"
+    (row,) = compare.scale({"sft": [pair.sft for pair in own_reward()]})
+    assert list(row) == ["who", "with filler", "“p0”"]
 
 
 def test_where_a_language_has_no_spaces_each_character_counts():

