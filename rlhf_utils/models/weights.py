@@ -1,5 +1,6 @@
 """from_pretrained with every failure in one sentence, and adapters merged into their base."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -79,7 +80,13 @@ def _adapter_of(source: str, offline: bool) -> dict | None:
         return read_config(Path(file)) if file and not whole else None
     file = Path(source, "adapter_config.json")
     whole = [f for f in Path(source).glob("*.safetensors") if f.stem != "adapter_model"]
-    return read_config(file) if file.is_file() and not whole else None
+    if whole or not file.is_file():
+        return None
+    adapter = read_config(file)
+    beside = Path(source, str(adapter.get("base_model_name_or_path") or ""))
+    if beside != Path(source) and beside.is_dir():  # 04 names π_SFT by its place in the run
+        adapter["base_model_name_or_path"] = os.path.normpath(beside)
+    return adapter
 
 
 def _hub_file(source: str, file: str, offline: bool) -> str | None:

@@ -5,6 +5,7 @@ the best, or nothing to skip the item. Left out: language models that judge.
 """
 
 import math
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -120,8 +121,9 @@ def load_annotators(
     """
     if name == "simulated":
         return simulated_annotators()
-    if Path(name).is_file():
-        return _of_file(Path(name), items)
+    path = os.path.expanduser(name)
+    if os.path.isfile(path):
+        return _of_file(Path(path), items)
     try:
         score, scorer_digest = load_scorer(name)
     except (SettingError, ModelError) as error:

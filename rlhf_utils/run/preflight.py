@@ -247,7 +247,7 @@ def check_annotator(job: Job, found: Found) -> None:
         )
     if name in SOURCES["annotator"]:
         return
-    if name.endswith(LABEL_FILES) or Path(name).is_file():
+    if name.endswith(LABEL_FILES) or os.path.isfile(name):
         found.notes.append(_labels(name))
         return
     _refuse_near("annotator", name, SOURCES["annotator"])
@@ -267,7 +267,7 @@ def check_annotator(job: Job, found: Found) -> None:
 def _refuse_near(parameter: str, name: str, known: tuple[str, ...]) -> None:
     """A name that is nearly one of ours is a slip, and no hub is asked about it."""
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
-    if close and not Path(name).exists():
+    if close and not os.path.exists(name):
         raise SettingError(f"{parameter}={short(name)} is not known: did you mean {close[0]}?")
 
 

@@ -6,6 +6,7 @@ date of 2024-01-01, and a truth of `on`.
 
 import ast
 import functools
+import os
 import re
 from pathlib import Path
 
@@ -193,7 +194,7 @@ def load_profile(profile: str) -> dict:
     if profile == "demo":
         return {}
     if profile.endswith((".yaml", ".yml")):
-        path = Path(profile).expanduser()
+        path = Path(os.path.expanduser(profile))  # raises for no name
     else:
         path = folder / f"{profile}.yaml"
         names = ["demo", *sorted(p.stem for p in folder.glob("*.yaml"))]
@@ -217,6 +218,8 @@ def read_profile(path: Path) -> dict:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise RunError(f"The profile file {path} cannot be read: {reason}.") from None
+    except RecursionError:
+        raise RunError(f"{path.name} is not YAML: it is nested too deeply.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
