@@ -216,10 +216,19 @@ assert scores.shape == (2, 1) and scores.isfinite().all() and scores[0] != score
     run_without_this_package(script, smoke / "reward_model/classifier")
 
 
-def test_whole_top_blocks_are_saved_merged_resumed_and_evaluated(smoke, tmp_path):
-    """04 with lora_r=0 and all built-in prompts, 04 again from its last checkpoint, then 05."""
+def test_whole_top_blocks_and_a_reward_of_ones_own_without_02_and_03(smoke, tmp_path):
+    """04 with lora_r=0 and all built-in prompts, 04 again from its last checkpoint, then 05.
+
+    Only the reward that paid PPO, and gold, judge.
+    """
     shutil.copytree(smoke, tmp_path / "whole")
-    options = ["--run", "whole", "--from", "ppo"]
+    for stage in ("preferences", "reward_model"):
+        shutil.rmtree(tmp_path / "whole" / stage)
+    (tmp_path / "mine.py").write_text(
+        "def letters(prompts, completions, **columns):\n"
+        "    return [text.count('e') / 10 for text in completions]\n"
+    )
+    options = ["--run", "whole", "--from", "ppo", "-p", f"reward={tmp_path}/mine.py:letters"]
     for pair in (
         "lora_r=0",
         "ppo.prompts=builtin",
@@ -239,7 +248,13 @@ def test_whole_top_blocks_are_saved_merged_resumed_and_evaluated(smoke, tmp_path
     assert (settings["whiten_rewards"], settings["gamma"]) == (True, 0.99)
     rlhf_run(tmp_path, *options, "-p", "resume=true")
     assert [(ppo / name).read_bytes() for name in names] == first, "nothing was left to learn"
-    assert files.read_json(tmp_path / "whole/evaluation/results.json")["eval.kl"] > 0
+    found = files.read_json(tmp_path / "whole/evaluation/results.json")
+    assert found["eval.kl"] > 0 and {"eval.win_rate_vs_sft", "eval.win_rate_reward"} <= set(found)
+    assert not any("reward_model" in name for name in found)
+    rows = files.read_file(tmp_path / "whole/evaluation/samples.jsonl")
+    for policy in ("sft", "ppo"):
+        paid = [row["answer"].count("e") / 10 for row in rows if row["policy"] == policy]
+        assert found[f"eval.reward_{policy}"] == pytest.approx(statistics.mean(paid))
 
 
 def test_nbval(smoke, tmp_path):
@@ -325,6 +340,16 @@ def test_stage_without_its_input_names_the_notebook_to_run(outputs):
             progress_bar=False,
             cwd=str(ROOT),
         )
+
+
+def test_05_ends_with_a_link_to_the_report_and_its_manifest_is_last(smoke):
+    report, text = smoke / "evaluation/report.html", (smoke / "05_evaluation.ipynb").read_text()
+    (link,) = re.findall(r"<a href='([^'{]+)' target", text)
+    assert (ROOT / "notebooks" / link).resolve() == report.resolve()
+    manifest = smoke / "evaluation/manifest.json"
+    assert all(
+        path.stat().st_mtime_ns <= manifest.stat().st_mtime_ns for path in manifest.parent.iterdir()
+    )
 
 
 def test_executed_notebooks_hold_no_dead_widget(smoke):

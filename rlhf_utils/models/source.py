@@ -22,7 +22,7 @@ from ..errors import ModelError
 from ..files import read_json
 from .builtin import resolve as builtin_folder
 
-HUB_ID = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
+HUB_ID = r"(?=.{1,96}$)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"  # the hub's own limit
 SECONDS = 5  # that the hub may take to answer at all
 ADAPTER = "adapter_config.json"
 HEAD = r"(score|classifier).*\.weight$"

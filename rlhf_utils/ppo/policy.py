@@ -1,5 +1,6 @@
 """The policy of PPO: π, its reference and a value head on one model; saved and loaded."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import ModelError, SettingError
+from ..files import read_json, write_json
 from ..models.adapters import add_lora, layer_of, load_lora, reference_of, unfreeze_top
 from ..models.export import save_merged
 from ..models.kinds import text_config
@@ -47,9 +49,19 @@ class Policy(nn.Module):
         shutil.rmtree(directory, ignore_errors=True)
         if hasattr(self.model, "disable_adapter"):
             self.model.save_pretrained(directory)
+            _name_base_from(directory)
             return
         directory.mkdir(parents=True)
         save_file(trainable(self.model), directory / "top.safetensors")
+
+
+def _name_base_from(directory: Path) -> None:
+    """Names a base of the same run by its place beside the adapter: a run may be moved."""
+    config = read_json(directory / "adapter_config.json")
+    base, run = str(config.get("base_model_name_or_path") or ""), directory.resolve().parent.parent
+    if base and Path(base).resolve().is_relative_to(run):
+        base = os.path.relpath(Path(base).resolve(), directory.resolve())
+        write_json(directory / "adapter_config.json", config | {"base_model_name_or_path": base})
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

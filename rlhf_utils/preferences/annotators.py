@@ -5,13 +5,14 @@ the best, or nothing to skip the item. Left out: language models that judge.
 """
 
 import math
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.rows import columns_of
-from ..errors import SettingError
+from ..errors import ModelError, SettingError
 from ..files import digest
 from ..stats import finite_scores
 from .exchange import read_rankings
@@ -115,9 +116,16 @@ def load_annotators(
     """
     if name == "simulated":
         return simulated_annotators()
-    if Path(name).is_file():
-        return _of_file(Path(name), items)
-    score, scorer_digest = load_scorer(name)
+    path = os.path.expanduser(name)
+    if os.path.isfile(path):
+        return _of_file(Path(path), items)
+    try:
+        score, scorer_digest = load_scorer(name)
+    except (SettingError, ModelError) as error:
+        raise SettingError(
+            f"annotator={name!r} is neither 'simulated', 'person', a label file nor a reward: "
+            f"{error}"
+        ) from error
     return [ScoringAnnotator(name, score, scorer_digest)]
 
 

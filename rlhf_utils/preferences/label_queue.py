@@ -7,6 +7,7 @@ paying people; asking first where a model is unsure.
 import difflib
 import hashlib
 import itertools
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ class CollectionSettings:
     @property
     def asks_reward(self) -> bool:
         """Whether the annotator is the name of a reward, which is to be checked as such."""
-        return self.annotator not in ("simulated", "person") and not Path(self.annotator).is_file()
+        is_file = os.path.isfile(os.path.expanduser(self.annotator))
+        return self.annotator not in ("simulated", "person") and not is_file
 
     @property
     def temperatures(self) -> list[float]:
@@ -88,11 +90,11 @@ class Turn:
 
 def check_name(annotator: str) -> None:
     """Refuses a slip of the pen, and a file that is not there. Rewards are checked elsewhere."""
-    path = Path(annotator)
-    if annotator in NOT_REWARDS or path.exists():
+    path = os.path.expanduser(annotator)  # unlike Path, os.path raises for no name
+    if annotator in NOT_REWARDS or os.path.exists(path):
         return
-    if path.suffix in LABEL_FILES:
-        raise SettingError(f"annotator={annotator!r}: there is no file {str(path.absolute())!r}.")
+    if Path(path).suffix in LABEL_FILES:
+        raise SettingError(f"annotator={annotator!r}: there is no file {os.path.abspath(path)!r}.")
     alike = difflib.get_close_matches(annotator.lower(), NOT_REWARDS, 1)
     if alike or not annotator.strip():
         raise SettingError(

@@ -248,7 +248,7 @@ def check_annotator(job: Job) -> None:
         )
     if name in SOURCES["annotator"]:
         return
-    if Path(name).is_file() or name.endswith(".gz"):
+    if os.path.isfile(name) or name.endswith(".gz"):
         job.notes.append(_labels(name))
         return
     from ..reward.functions import check_reward

@@ -9,9 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, clear_output, display
 
-from .pictures import static_picture
+from .pictures import Painter
 from .text import clock, marked, result_text, result_words, value_text
 
+PAINTER = Painter()
 NUMBER = r"[+\-–]?[\d.,]*(e[+-]?\d+)?%?"
 # On each cell, because viewers of notebooks that they do not trust drop style sheets, and some
 # drop styles: then `align` remains.
@@ -85,7 +86,7 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
     text = fig.to_json()
     drawn = json.loads(text) | {"config": {"displaylogo": False, "responsive": True}}
     bundle = {"application/vnd.plotly.v1+json": drawn, "text/plain": "interactive figure"}
-    if static and (picture := static_picture(text)):
+    if static and (picture := PAINTER.draw(text)):
         bundle["image/png"] = picture
     display(bundle, raw=True)
 

@@ -1,6 +1,9 @@
 """The loss of SFT on a CPU against TRL's own, gradients included, and a training that it drives."""
 
 import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,3 +170,16 @@ def test_weights_that_are_no_numbers_are_told_before_training(tmp_path):
     with pytest.raises(ModelError, match="loss is nan before anything was learned"):
         made.train()
     sft._check_loss({"eval_loss": 30.0}, 0, 1024, SETTINGS)  # bad, but it may learn
+
+
+def test_the_manifest_counts_what_was_learned_from_and_what_was_left_out(tmp_path):
+    """The last cell of 01, as it is."""
+    notebook = json.loads((Path(__file__).parents[2] / "notebooks/01_sft.ipynb").read_text())
+    (cell,) = (cell for cell in notebook["cells"] if cell["id"] == "01-20")
+    made = made_of(tmp_path, demonstrations(12) + demonstrations(5, before=LONG), demonstrations(3))
+    made.pausing = SimpleNamespace(must_be_done=lambda: None)
+    names = {"trainer": made, "tokenizer": None, "count": 7, "log": [2.0, 1.5]}
+    names["stage"] = SimpleNamespace(dir=tmp_path, finish=lambda results: results)
+    names |= {"save_merged": lambda *_: None, "show": SimpleNamespace(results=lambda _: None)}
+    exec("".join(cell["source"]), names)
+    assert names["manifest"]["sft.demonstrations"] == 12 and names["manifest"]["sft.left_out"] == 5

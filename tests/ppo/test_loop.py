@@ -475,7 +475,7 @@ def test_an_interrupted_loop_goes_on_where_its_log_ends(tmp_path):
 @pytest.mark.parametrize("place", ["sampling", "learning", "watching", "saving", "drawing"])
 def test_a_loop_that_was_interrupted_is_the_loop_that_never_was(tmp_path, place, monkeypatch):
     """Also where the optimizer has made some of an update's steps, and where the row was logged."""
-    monkeypatch.setattr(show, "static_picture", lambda fig: None)
+    monkeypatch.setattr(show.PAINTER, "draw", lambda text: None)
     names = loop_names(tmp_path, letter_e)
     run_cells(names, *LOOP[:-1])
     module, name, when = {
@@ -518,7 +518,7 @@ sys.path.insert(0, {tests!r})
 import torch
 import test_loop as t
 torch.set_num_threads(1)
-t.show.static_picture = lambda fig: None
+t.show.PAINTER.draw = lambda text: None
 names = t.loop_names(pathlib.Path({folder!r}), t.letter_e)
 t.run_cells(names, *t.LOOP[:-1])
 pick, stopped = random.Random(0), 0

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_utils.errors import ModelError
 from rlhf_utils.models import export
-from rlhf_utils.models.load import load_model
+from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.models.sampling import sample
 from rlhf_utils.models.scoring import score_tokens
 from rlhf_utils.ppo import policy as policy_module
@@ -105,3 +105,18 @@ def test_a_merged_model_that_is_another_one_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(policy_module, "save_merged", save_half)
     with pytest.raises(ModelError, match="not the trained policy: a logit differs by"):
         save_and_check(run.policy, run.tokenizer, "tiny", tmp_path, "Hi.")
+
+
+def test_an_adapter_names_its_base_by_its_place_in_the_run(tmp_path):
+    """No path of this machine; and a run that was moved is the model that it was."""
+    export.save_merged(load_model("tiny"), load_tokenizer("tiny"), tmp_path / "a/sft/policy")
+    policy = make_policy(load_model(str(tmp_path / "a/sft/policy")), 4, 1)
+    with torch.no_grad():
+        for parameter in policy.trainable().values():
+            parameter += 0.05 * torch.randn(parameter.shape)
+    expected = policy.model(IDS).logits
+    policy.save(tmp_path / "a/ppo/policy")
+    assert str(tmp_path) not in (tmp_path / "a/ppo/policy/adapter_config.json").read_text()
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = load_model(str(tmp_path / "b/ppo/policy"))
+    torch.testing.assert_close(moved(IDS).logits, expected, atol=1e-4, rtol=0)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from judged import make_item, said
 
+from rlhf_utils.data.rows import load_pairs_rows
 from rlhf_utils.errors import DataError
 from rlhf_utils.files import read_file
 from rlhf_utils.preferences.agreement import annotator_agreement
@@ -291,7 +292,7 @@ def test_annotators_who_disagree_meet(tmp_path):
     assert result["ceiling"] == pytest.approx((1 + math.sqrt(0.4)) / 2)
     ordered = [found.in_order_of(sorted(found.answers)) for found in found]
     assert annotator_agreement(ordered)["alpha"] == pytest.approx(result["alpha"])
-    assert result["alpha"] < 0.5
+    assert result["alpha"] == pytest.approx(1 - 0.6 * 39 / 40), "of 40 ranks, half of them 1"
 
 
 @pytest.mark.parametrize("name", ["annotator", "worker", "user_id", "Worker ID", "PROLIFIC_PID"])
@@ -359,3 +360,54 @@ def test_packed_labels(store, tmp_path):
     export_labels(store.judgements(), tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress((tmp_path / "x.jsonl").read_bytes()))
     assert read_labels(tmp_path / "x.jsonl.gz") == read_labels(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("shuffled", [[1, 0, 2], [2, 1, 0], [1, 2, 0]])
+def test_answers_of_a_ranking_file_may_come_in_any_order(tmp_path, shuffled):
+    """Bob's file has them otherwise than Ann's; he swaps the last two in three of ten items."""
+    path, rows, plain = tmp_path / "rankings.jsonl", [], []
+    for n in range(10):
+        texts, ranks = [f"oak {n}", f"elm {n}", f"fir {n}"], [1, 3, 2] if n < 3 else [1, 2, 3]
+        rows.append({"annotator": "ann", "responses": texts, "ranks": [1, 2, 3]})
+        moved = {"responses": [texts[i] for i in shuffled], "ranks": [ranks[i] for i in shuffled]}
+        rows.append({"annotator": "bob"} | moved)
+        plain += [said(make_item(f"p{n}", texts), [1, 2, 3], "ann")]
+        plain += [said(make_item(f"p{n}", texts), ranks, "bob")]
+    rows = [{"prompt": f"p{n // 2}"} | row for n, row in enumerate(rows)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found, bad = read_labels(path)
+    result = annotator_agreement(found)
+    assert bad == [] and (result["items_shared"], result["pairs_compared"]) == (10, 30)
+    assert result["pairwise"] == pytest.approx(27 / 30)
+    assert result["alpha"] == pytest.approx(annotator_agreement(plain)["alpha"])
+
+
+def message(role: str, content) -> dict:
+    return {"role": role, "content": content}
+
+
+ASKED = [message("system", "Be brief."), message("user", "A bird?"), message("assistant", "Wren.")]
+ASKED.append(message("user", "A fish?"))
+SIDES = {"chosen": [message("assistant", "Pike.")], "rejected": [message("assistant", "Wren.")]}
+FORMS = [
+    SIDES | {"prompt": ASKED},
+    {name: [*ASKED, *side] for name, side in SIDES.items()},
+    {
+        "conversations": [{"from": "human", "value": "A fish?"}],
+        "chosen": {"from": "gpt", "value": "Pike."},
+        "rejected": {"from": "gpt", "value": "Wren."},
+    },
+    {"chosen": "\n\nHuman: Hi\n\nAssistant: Ho.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."},
+    {"system": "Be brief.", "question": "A fish?", "chosen": "Pike.", "rejected": "Wren."},
+    {"instruction": "Name it.", "input": "It swims.", "chosen": "Pike.", "rejected": "Wren."},
+    {"prompt": message("user", [{"type": "text", "text": "A fish?"}]), "margin": 2} | SIDES,
+]
+
+
+@pytest.mark.parametrize("row", FORMS, ids=lambda row: " ".join(row))
+def test_labels_take_each_form_of_pairs_that_03_takes(tmp_path, row):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(row))
+    (read,), ((found,), bad) = load_pairs_rows(str(path)), read_labels(path)
+    assert bad == [] and found.ranks == [1, 2] and found.strength == row.get("margin")
+    assert (found.prompt, *found.answers) == (read["prompt"], read["chosen"], read["rejected"])

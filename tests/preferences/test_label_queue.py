@@ -205,6 +205,9 @@ def test_undo_asks_the_same_again(store):
         ({"annotator": "reward-model"}, "did you mean 'reward_model'"),
         ({"annotator": " "}, "annotator=' ' is neither"),
         ({"annotator": "labels/mine.jsonl"}, "there is no file '/.*labels/mine.jsonl'"),
+        ({"annotator": "~nobody_here/mine.csv"}, "there is no file '/.*~nobody_here/mine.csv'"),
+        ({"annotator": "x" * 300 + ".json"}, "there is no file '/.*xx.json'"),
+        ({"annotator": "a\0.jsonl"}, "there is no file"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_sampled(options, told):
@@ -216,8 +219,9 @@ def test_annotators_that_can_work_are_taken(tmp_path):
     file = tmp_path / "simulatd"  # a file may have any name
     file.touch()
     rewards = ["simulated", "person", "reward_model", "my_rewards:polite", "owner/classifier"]
+    rewards += ["~nobody_here/classifier", "x" * 300, "a\0b:c"]  # told where rewards are checked
     assert not any(CollectionSettings(name).asks_reward for name in ["person", str(file)])
-    assert [CollectionSettings(name).asks_reward for name in rewards] == [False, False] + [True] * 3
+    assert [CollectionSettings(name).asks_reward for name in rewards] == [False, False] + [True] * 6
 
 
 @pytest.mark.parametrize(

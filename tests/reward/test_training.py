@@ -21,7 +21,7 @@ from helpers_reward import (
 )
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_utils.errors import DataError, RunError, SettingError
+from rlhf_utils.errors import DataError, ModelError, RunError, SettingError
 from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.reward import classifier, training
 from rlhf_utils.reward.classifier import ClassifierReward, fine_tune
@@ -357,3 +357,26 @@ def test_a_text_that_is_too_long_for_the_classifier_is_cut_not_dropped():
     rows = classifier._token_ids(tokenizer, [make_pair("Hi? " * 50)])
     assert len(rows) == 1 and len(rows[0]["chosen_ids"]) == 16
     assert "Hello." in tokenizer.decode(rows[0]["chosen_ids"])
+
+
+def test_a_classifier_that_diverged_is_not_saved(tmp_path, monkeypatch):
+    import trl
+
+    def diverge(trainer):
+        with torch.no_grad():
+            next(trainer.model.parameters())[0] = torch.nan
+
+    monkeypatch.setattr(trl.RewardTrainer, "train", diverge)
+    stage = SimpleNamespace(dir=tmp_path, progress=lambda *_: None)
+    pairs, options = [make_pair()] * 4, {"max_length": 64, "half": False, "seed": 0}
+    with pytest.raises(ModelError, match="classifier's training diverged"):
+        classifier.fine_tune("tiny", pairs, pairs, stage, **options)
+    assert not (tmp_path / "classifier/config.json").exists()
+
+
+def test_03_saves_the_model_before_it_makes_the_report():
+    """A report that fails then costs no training."""
+    cells = ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"]]
+    (saved,) = (n for n, cell in enumerate(cells) if "model.save(stage.dir)" in cell)
+    (report,) = (n for n, cell in enumerate(cells) if "report_card.full_report(" in cell)
+    assert saved < report

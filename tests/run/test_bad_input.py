@@ -4,6 +4,7 @@ Tables of bad input: (id, what is given, words that the sentence must hold). Add
 """
 
 import hashlib
+import json
 import re
 
 import pytest
@@ -13,6 +14,8 @@ from rlhf_utils.errors import ExplainedError
 from rlhf_utils.files import write_json
 from rlhf_utils.preferences.exchange import read_labels
 from rlhf_utils.run import cli
+from rlhf_utils.run.parameters import check_parameters, declared, fill_settings
+from rlhf_utils.run.paths import notebook_path
 
 LONG = "x" * 5000
 
@@ -137,6 +140,16 @@ BAD_VALUES = [
     ("annotator-plural", "annotator=persons", "did you mean 'person'?"),
     ("annotator-in-capitals", "annotator=Simulated", "did you mean 'simulated'?"),
     ("reward-misspelt", "reward=reward_modell", "did you mean reward_model?"),
+    ("annotator-of-nobody", "annotator=~nobody_here/x", "neither 'simulated', 'person', a label"),
+    ("annotator-too-long", "annotator=" + "x" * 300, "neither 'simulated', 'person', a label file"),
+    ("labels-too-long", "annotator=" + "x" * 300 + ".csv", "File name too long"),
+    ("labels-of-nobody", "annotator=~nobody_here/x.jsonl", "There is no file "),
+    ("reward-too-long", "reward=" + "x" * 300, "There is no model folder"),
+    ("reward-without-a-function", "reward=nothing.py:", "cannot be imported"),
+    ("rows-of-nobody", "demonstrations=~nobody_here/x.csv", "There is no file "),
+    ("spreadsheet", "demonstrations=rows.xlsx", "There is no file "),
+    ("model-is-a-path", "model=./models/mine", "There is no model folder './models/mine'"),
+    ("model-is-a-file", "model=weights/model.gguf", "is a single file: give the folder"),
     ("split-into-nothing", "num_demonstrations=3", "3 prompts cannot be split"),
 ]
 
@@ -172,6 +185,7 @@ BAD_PROFILES = [
     ("python-object", "seed: !!python/object/apply:os.getcwd []\n", "one value"),
     ("control-character", "model: \x01\n", "is not YAML"),
     ("not-utf8", b"model: \xff\xfe\n", "it is not UTF-8 text"),
+    ("nested-too-deeply", "seed: " + "[" * 5000, "is nested too deeply"),
     ("no-mapping-but-two", "--- \na: 1\n---\nb: 2\n", "is not YAML"),
 ]
 
@@ -199,6 +213,8 @@ BAD_CALLS = [
     ("profile-without-a-name", ["run", "--profile="], "There is no profile ''"),
     ("no-profile-file", ["run", "--profile", "nothing.yaml"], "There is no profile file "),
     ("profile-is-a-folder", ["run", "--profile", "folder.yaml"], "cannot be read"),
+    ("profile-of-nobody", ["run", "--profile", "~nobody_here/x.yaml"], "There is no profile file "),
+    ("profile-too-long", ["run", "new", "--profile", "x" * 300 + ".yaml"], "cannot be read"),
     ("run-outside", ["run", "../x"], "run='../x' is no run name"),
     ("run-below", ["run", "a/b"], "run='a/b' is no run name"),
     ("run-with-a-space", ["run", "a b"], "run='a b' is no run name"),
@@ -238,6 +254,10 @@ BAD_CALLS = [
 # --- rows: (parameter, name of the file, its content) ---------------------------------------------
 
 ROW = '{"prompt": "How do plants drink?", "completion": "By their roots."}\n'
+SFT, PAIRS, JSONL = "demonstrations", "reward_model.preferences", "mine.jsonl"
+PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
+RULE, ASKS = {"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi?"}
+SAYS = {"role": "assistant", "content": "Hello."}
 BAD_ROWS = [
     ("empty-file", "demonstrations", "mine.jsonl", "", "mine.jsonl"),
     ("no-json", "demonstrations", "mine.jsonl", ROW + "{oops\n", "line 2"),
@@ -252,15 +272,123 @@ BAD_ROWS = [
     ("pairs", "reward_model.preferences", "mine.jsonl", ROW, "chosen"),
     ("labels", "annotator", "mine.jsonl", '{"prompt": "a", "ranks": [1]}\n', "line 1"),
     ("labels-of-nothing", "annotator", "mine.jsonl", "", "mine.jsonl"),
+    # forms of other tools
+    ("no-answer-yet", SFT, JSONL, {"messages": [ASKS]}, "does not end with an answer"),
+    ("calls-tools", SFT, JSONL, {"messages": [ASKS, SAYS | {"tool_calls": [{}]}]}, "calls tools"),
+    ("role-of-a-tool", SFT, JSONL, {"messages": [{"role": "tool", "content": "7"}]}, "of 'tool'"),
+    ("picture", SFT, JSONL, {"prompt": [{"type": "image_url"}], "completion": "a"}, "'image_url'"),
+    ("toxicity", SFT, JSONL, {"prompt": {"text": "a"}, "completion": "b"}, "object with 'text'"),
+    ("a-number", SFT, JSONL, {"prompt": 8, "completion": "a"}, "it is a number (8), not a text"),
+    ("numbers", SFT, JSONL, {"prompt": "a", "completion": [1, 2]}, "a list of numbers"),
+    ("disliked", SFT, JSONL, {"prompt": "a", "completion": "b", "label": False}, "was disliked"),
+    (
+        "two-answers",
+        SFT,
+        JSONL,
+        {"prompt": "a", "response": "b", "answer": "c"},
+        "name one of them",
+    ),
+    ("two-systems", SFT, JSONL, {"messages": [RULE, ASKS, SAYS], "system": "x"}, "another in"),
+    # letters and sizes
+    ("half-a-letter", SFT, JSONL, {"prompt": "\ud83d", "completion": "a"}, "half a character"),
+    ("nul-letter", SFT, JSONL, {"prompt": "a\0", "completion": "b"}, "the character NUL"),
+    ("a-megabyte", SFT, JSONL, {"prompt": "x" * 10**6, "completion": "a"}, "1,000,000 characters"),
+    ("our-mark", SFT, JSONL, {"prompt": "a\u2063b", "completion": "c"}, "invisible character"),
+    (
+        "key-twice",
+        SFT,
+        JSONL,
+        '{"prompt": "a", "prompt": "b", "completion": "c"}',
+        "'prompt' twice",
+    ),
+    ("escape", SFT, JSONL, {"prompt": "a", "completion": "b", "category": {"\x1b[2J": 1}}, "\\x1b"),
+    # files
+    ("xlsx", SFT, "mine.xlsx", b"PK\x03\x04", "cannot be read as data"),
+    ("txt", SFT, "mine.txt", "Hi?", "cannot be read as data"),
+    ("two-lists", SFT, "mine.json", {"a": [{"x": 1}], "b": [{"x": 1}]}, "several lists, 'a', 'b'"),
+    ("deep", SFT, "mine.json", "[" * 100_000, "nested too deeply"),
+    (
+        "open-quote",
+        SFT,
+        "mine.csv",
+        'prompt,completion\n"a,b\n',
+        "line 2 cannot be read as a table",
+    ),
+    ("cells", SFT, "mine.csv", "prompt,completion\na,b,c\n", "3 cells, the header has 2"),
+    ("columns", SFT, "mine.csv", "prompt,prompt\na,b\n", "'prompt' twice"),
+    # pairs
+    ("equal", PAIRS, JSONL, PAIR | {"rejected": "b"}, "are equal"),
+    ("one-side-empty", PAIRS, JSONL, PAIR | {"rejected": " "}, "'rejected' is empty"),
+    ("side-is-a-number", PAIRS, JSONL, PAIR | {"rejected": 6}, "'rejected': it is a number (6)"),
+    ("margin-nan", PAIRS, JSONL, PAIR | {"margin": float("nan")}, "must be a finite number"),
+    ("margin-word", PAIRS, JSONL, PAIR | {"margin": "much better"}, "must be a finite number"),
+    ("confidence", PAIRS, JSONL, PAIR | {"confidence": 85}, "must be from 0 to 1"),
+    ("tie-word", PAIRS, JSONL, PAIR | {"tie": "maybe"}, "must be true or false"),
+    ("other-question", PAIRS, JSONL, PAIR | {"chosen": [ASKS, SAYS]}, "begin with the prompt"),
+    ("one-prompt", PAIRS, JSONL, PAIR, "1 prompts cannot be split with heldout_fraction=0.2"),
 ]
 
 # --- labels: the text of a file; the words are in the reason of its bad row, or in the error ------
+
+RANKING = {"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2]}
+FIELDS = {"prompt": "a", "b1": "Yes.", "b2": "No."}
+VOTE = {"conversation_a": [ASKS, SAYS], "conversation_b": [ASKS, SAYS], "winner": "tie"}
+
+
+def task(ranker: dict) -> dict:
+    """As Label Studio exports a ranking."""
+    entries = [{"id": "x", "body": "Yes."}, {"id": "y", "body": "No."}]
+    result = {"type": "ranker", "value": {"ranker": ranker}}
+    return {"data": {"prompt": "a", "items": entries}, "annotations": [{"result": [result]}]}
+
 
 BAD_LABELS = [
     ("no-object", "3\n", "no object"),
     ("no-answers", '{"prompt": "a", "ranks": [1, 2]}\n', "responses"),
     ("one-answer", '{"prompt": "a", "responses": ["b"], "ranks": [1]}\n', "at least 2"),
     ("no-json", "{oops\n", "not JSON"),
+    ("blank-prompt", RANKING | {"prompt": " "}, "a text that is not empty"),
+    ("prompt-is-a-number", RANKING | {"prompt": 7}, "prompt=7 must be a text"),
+    ("answers-are-a-text", RANKING | {"responses": "ab"}, "must be a list of texts"),
+    ("answer-is-a-number", RANKING | {"responses": ["b", 5]}, "number 2 is 5"),
+    ("ranks-are-words", RANKING | {"ranks": ["first", "second"]}, "must be whole numbers"),
+    ("ranks-are-shares", RANKING | {"ranks": [1.2, 1.7]}, "must be whole numbers"),
+    ("rank-zero", RANKING | {"ranks": [0, 1]}, "2 whole numbers from 1"),
+    ("rank-huge", RANKING | {"ranks": [1, 10**9]}, "to 1000"),
+    ("a-rank-too-many", RANKING | {"ranks": [1, 2, 3]}, "must be 2 whole numbers"),
+    (
+        "confidence-is-a-word",
+        RANKING | {"confidence": "high"},
+        "confidence='high' must be a number",
+    ),
+    ("confidence-in-percent", RANKING | {"confidence": 85}, "must be from 0 to 1"),
+    ("milliseconds", RANKING | {"submitted_at": 1714557600000}, "seconds since 1970"),
+    ("yesterday", RANKING | {"shown_at": "yesterday"}, "seconds since 1970"),
+    ("flags-are-a-text", RANKING | {"flags": "spam"}, "must be a list of texts"),
+    ("unknown-kind", RANKING | {"kind": "faq"}, "must be one of ranking, repeat, skip"),
+    ("half-a-letter", RANKING | {"note": "\ud83d"}, "surrogates come in pairs"),
+    ("equal-pair", {"prompt": "a", "chosen": "b", "rejected": "b"}, "the same text"),
+    ("half-a-pair", {"prompt": "a", "chosen": "b"}, "'rejected' is missing"),
+    (
+        "argilla-rating",
+        {"fields": FIELDS, "responses": {"stars": [{"value": 4}]}},
+        "'stars', ranks",
+    ),
+    (
+        "argilla-leaves-out",
+        {"fields": FIELDS, "responses": {"r": [{"value": ["b1"]}]}},
+        "leaves out",
+    ),
+    ("studio-buckets", task({"good": ["x"], "bad": ["y"]}), "have no order"),
+    ("studio-unmoved", task({"_": ["x"], "1": ["y"]}), "were left in the list"),
+    ("studio-stranger", task({"rank": ["x", "y", "z"]}), "names 'z', which is no answer"),
+    (
+        "studio-choices",
+        task({}) | {"annotations": [{"result": [{"type": "choices"}]}]},
+        "'choices'",
+    ),
+    ("arena-winner", VOTE | {"winner": "model_c"}, "winner='model_c' must be one of"),
+    ("arena-apart", VOTE | {"conversation_b": [SAYS]}, "do not begin with the same prompt"),
 ]
 
 
@@ -275,16 +403,143 @@ BAD_REWARDS = [
     ("no-name", "statistics:", "cannot be imported"),
     ("number", "math:pi", "is no function but float"),
     ("module", "os:path", "is no function but module"),
+    ("class", "collections:OrderedDict", "is a class: make an object"),
+    ("async", "asyncio:sleep", "is an async function"),
+    ("not-in-python", "math:sqrt", "takes (x), but is called with prompts"),
+    ("no-columns", "textwrap:indent", "write def reward(prompts, completions, **columns)"),
+    ("file", __file__, "is a file: name a function in it"),
+    ("no-such-file", "nothing.py:polite", "there is no file nothing.py"),
+    ("dots", "..:polite", "cannot be imported"),
+    ("address", "https://example.com/reward", "cannot be imported"),
+    ("nobody", "~nobody_here/reward", "There is no model folder"),
+    ("too-long", LONG, "There is no model folder"),
+    ("nul", "a\0b", "There is no model folder"),
+    ("no-classifier", "tiny", "'tiny' is no sequence classifier but LlamaForCausalLM"),
+    ("label-of-no-classifier", "tiny#good", "'tiny' is no sequence classifier"),
+    ("on-no-hub", "nobody/no-such-model", "Could not load 'nobody/no-such-model'"),
+    ("label-on-no-hub", "nobody/no-such-model#good", "Could not load 'nobody/no-such-model'"),
 ]
 
 # --- models: (name or content of config.json in a folder) -----------------------------------------
 
+LLAMA = '{"model_type": "llama", "num_hidden_layers": 2}'
 BAD_MODELS = [
     ("nowhere", "nobody/no-such-model", "Could not load 'nobody/no-such-model'"),
     ("one-word", "no-such-model", "Could not load 'no-such-model'"),
     ("empty-folder", {}, "has no config.json"),
     ("no-json", {"config.json": "{"}, "config.json is damaged"),
-    ("unknown-kind", {"config.json": '{"model_type": "abacus"}'}, "Could not load"),
+    ("unknown-kind", {"config.json": '{"model_type": "abacus"}'}, "does not know"),
+    ("config-is-a-list", {"config.json": "[]"}, "config.json is damaged"),
+    ("config-is-empty", {"config.json": ""}, "config.json is damaged"),
+    ("no-kind", {"config.json": "{}"}, "Could not load"),
+    ("tokenizer-cut", {"config.json": LLAMA, "tokenizer.json": '{"a'}, "tokenizer.json is damaged"),
+    ("weights-cut", {"config.json": LLAMA, "model.safetensors": "abc"}, "its header is cut"),
+    ("pickle", {"config.json": LLAMA, "pytorch_model.bin": "x"}, "a pickle, which can run code"),
+    ("no-tokenizer", {"config.json": LLAMA}, "Could not load"),
+    (
+        "own-code",
+        {"config.json": '{"model_type": "x", "auto_map": {"AutoConfig": "x.C"}}'},
+        "its own",
+    ),
+    ("encoder", {"config.json": '{"model_type": "bert"}'}, "is an encoder (bert)"),
+    ("two-parts", {"config.json": '{"model_type": "t5"}'}, "is an encoder-decoder (t5)"),
+    ("recurrent", {"config.json": '{"model_type": "mamba"}'}, "is recurrent (mamba)"),
+    ("soft-caps", {"config.json": '{"model_type": "gemma2"}'}, "final_logit_softcapping=30.0"),
+    (
+        "pictures-alone",
+        {"config.json": '{"model_type": "vit"}'},
+        "is no causal language model (vit)",
+    ),
+    ("adapter-of-nothing", {"adapter_config.json": "{}"}, "is an adapter for ''"),
+    ("adapter-cut", {"adapter_config.json": "{"}, "adapter_config.json is damaged"),
+    ("blank", " ", "There is no model folder ' '"),
+    ("nul", "a\0b", "There is no model folder"),
+    ("too-long", LONG, "There is no model folder"),
+    ("nobodys", "~nobody_here/model", "There is no model folder"),
+    ("above", "../no/such/model", "There is no model folder"),
+    ("address", "https://huggingface.co/gpt2", "There is no model folder"),
+    ("gguf", "weights/model.gguf", "is a single file: give the folder"),
+]
+
+# --- a notebook's parameters, as papermill injects them: (stage, values) --------------------------
+
+BAD_PARAMETERS = [
+    ("word", "sft", {"num_train_epochs": "many"}, "num_train_epochs='many' should be of type int"),
+    (
+        "half-an-epoch",
+        "sft",
+        {"num_train_epochs": 1.5},
+        "num_train_epochs=1.5 should be of type int",
+    ),
+    ("none", "sft", {"model": None}, "model=None should be of type str"),
+    ("number-as-text", "sft", {"demonstrations": 7}, "demonstrations=7 should be of type str"),
+    ("truth-as-number", "sft", {"seed": True}, "seed=True should be of type int"),
+    ("number-as-truth", "sft", {"strict": 1}, "strict=1 should be of type bool"),
+    ("nan", "ppo", {"kl_coef": float("nan")}, "kl_coef=nan should be of type float (a finite"),
+    ("infinite", "ppo", {"learning_rate": float("inf")}, "a finite number"),
+    ("list", "ppo", {"lora_r": [16]}, "lora_r=[16] should be of type int"),
+    ("below", "ppo", {"kl_coef": -0.1}, "kl_coef=-0.1 must not be negative"),
+    ("seed-beyond", "preferences", {"seed": 2**32}, "must be from 0 to 4294967295"),
+    ("seven", "preferences", {"answers_per_prompt": 7}, "answers_per_prompt=7 must be from 2 to 6"),
+    ("overlap", "preferences", {"overlap": 1.5}, "overlap=1.5 must be a share"),
+    ("all-dropped", "reward_model", {"dropout": 1.0}, "dropout=1.0 must be at least 0"),
+    ("combine", "reward_model", {"combine": "median"}, "combine='median' must be 'mean'"),
+    ("no-temperature", "evaluation", {"temperature": 0}, "temperature=0.0 must be above 0"),
+    ("dtype", "evaluation", {"dtype": "fp16"}, "dtype='fp16' must be 'auto', 'float32' or"),
+    ("empty", "evaluation", {"heldout_prompts": ""}, "heldout_prompts='' must not be empty"),
+    ("escape", "evaluation", {"heldout_prompts": "\x1b[2J"}, "characters that do not print"),
+    ("more-is-a-text", "ppo", {"more": "lam=0.95"}, "more='lam=0.95' should be of type dict"),
+    ("more-unknown", "ppo", {"more": {"lamm": 0.9}}, "no setting 'lamm': did you mean lam"),
+    ("more-type", "ppo", {"more": {"lam": "much"}}, "lam='much' should be of type float"),
+    ("more-range", "ppo", {"more": {"gamma": 1.5}}, "gamma=1.5 must be from 0 to 1"),
+    ("more-own", "ppo", {"more": {"seed": 1}}, "seed is a parameter of its own"),
+    ("more-divides", "ppo", {"more": {"num_mini_batches": 3}}, "not a multiple of num_mini"),
+    ("more-repeat", "preferences", {"more": {"repeat": 2.0}}, "repeat=2.0 must be a share"),
+    ("more-in-01", "sft", {"more": {"max_length": 0}}, "max_length=0 must be above 0"),
+    ("annotator", "preferences", {"annotator": "persom"}, "did you mean 'person'"),
+]
+
+# --- files of our own, cut or changed: (file below a run, content) --------------------------------
+
+CHECKPOINT = "ppo/checkpoints/update-000004/state.json"
+BAD_FILES = [
+    ("manifest-cut", "sft/manifest.json", '{"inputs": {}, "out', "run notebook 01_sft"),
+    ("manifest-empty", "sft/manifest.json", "", "sft/manifest.json of run 'mine' is damaged"),
+    ("manifest-list", "sft/manifest.json", "[]", "is damaged"),
+    (
+        "manifest-no-results",
+        "sft/manifest.json",
+        '{"outputs": {}}',
+        "'results' is missing or wrong",
+    ),
+    ("manifest-resealed", "sft/manifest.json", '{"results": {}, "sha256": "0"}', "'sha256' is"),
+    ("manifest-deep", "sft/manifest.json", "[" * 50_000, "is damaged"),
+    ("parameters-cut", "parameters.json", '{"profile": "demo"', "parameters.json is damaged"),
+    ("parameters-text", "parameters.json", '{"profile": "demo", "parameters": "x"}', "is damaged"),
+    (
+        "parameters-asked",
+        "parameters.json",
+        '{"profile": "demo", "parameters": {}, "asked": 1}',
+        "is",
+    ),
+    (
+        "labels-text",
+        "preferences/labels.sqlite",
+        "no data base" * 99,
+        "is damaged, or no label store",
+    ),
+    ("labels-cut", "preferences/labels.sqlite", b"SQLite format 3\0" + b"\0" * 84, "is damaged"),
+    ("items-cut", "preferences/items.jsonl", '{"prompt": "a"}\n{"pro', "line 2: not JSON"),
+    ("items-old", "preferences/items.jsonl", '{"prompt": "a"}', "has no column 'category'"),
+    ("items-text", "preferences/items.jsonl", '"a"', "row 1 is no object"),
+    ("judge-cut", "reward_model/reward_config.json", '{"states": 3', "is missing or damaged"),
+    ("judge-old", "reward_model/reward_config.json", '{"layers": 2}', "made by an earlier version"),
+    ("judge-headless", "reward_model/reward_config.json", '{"states": 3}', "head.safetensors is"),
+    ("policy-empty", "ppo/policy/readme.txt", "", "holds neither an adapter nor top.safetensors"),
+    ("checkpoint-cut", CHECKPOINT, '{"update": 4', "state.json: run with resume=False"),
+    ("checkpoint-list", CHECKPOINT, "[4]", "state.json: run with resume=False"),
+    ("checkpoint-no-weights", CHECKPOINT, "{}", "state.json: run with resume=False"),
+    ("no-checkpoint", "ppo/checkpoints/update-4/state.json", "{}", "There is no checkpoint"),
 ]
 
 
@@ -357,6 +612,7 @@ def test_bad_input_call(world, capsys, arguments, words):
 
 @pytest.mark.parametrize(("parameter", "name", "content", "words"), rows(BAD_ROWS))
 def test_bad_input_rows(world, capsys, parameter, name, content, words):
+    content = json.dumps(content) if isinstance(content, dict) else content
     (world / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     refused(capsys, world, words, "run", "new", "-p", f"{parameter}={name}")
 
@@ -364,7 +620,7 @@ def test_bad_input_rows(world, capsys, parameter, name, content, words):
 @pytest.mark.parametrize(("text", "words"), rows(BAD_LABELS))
 def test_bad_input_labels(tmp_path, text, words):
     path = tmp_path / "labels.jsonl"
-    path.write_text(text)
+    path.write_text(json.dumps(text) if isinstance(text, dict) else text)
     try:
         judgements, bad = read_labels(path)
     except ExplainedError as error:
@@ -384,12 +640,65 @@ def test_bad_input_reward(name, words):
 
 @pytest.mark.parametrize(("model", "words"), rows(BAD_MODELS))
 def test_bad_input_model(tmp_path, model, words):
-    from rlhf_utils.models.load import load_tokenizer
+    from rlhf_utils.models.check import check_model
 
     if isinstance(model, dict):
         for name, text in model.items():
             (tmp_path / name).write_text(text)
         model = str(tmp_path)
     with pytest.raises(ExplainedError) as error:
-        load_tokenizer(model)
+        check_model(model)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("stage", "given", "words"), rows(BAD_PARAMETERS))
+def test_bad_input_parameters_of_a_notebook(stage, given, words):
+    """What the first cell of a notebook refuses, opened by hand or by papermill alone."""
+    from rlhf_utils.models.sft import SFTSettings
+    from rlhf_utils.ppo.config import PPOConfig
+    from rlhf_utils.preferences.label_queue import CollectionSettings
+
+    settings = {"sft": SFTSettings, "preferences": CollectionSettings, "ppo": PPOConfig}
+    path = notebook_path(stage)
+    namespace = {name: default for name, (_, default) in declared(path).items()} | given
+    with pytest.raises(ExplainedError) as error:
+        parameters = check_parameters(path, namespace)
+        fill_settings(settings[stage], parameters)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("file", "content", "words"), rows(BAD_FILES))
+@pytest.mark.filterwarnings("ignore:The checkpoint update")
+def test_bad_input_files_of_our_own(tmp_path, file, content, words):
+    """Whoever reads the file says which one it is and what to do, and leaves it as it is."""
+    run = tmp_path / "mine"
+    path = run / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = path.read_bytes()
+    with pytest.raises(ExplainedError) as error:
+        read_own(run, file)
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+def read_own(run, file: str) -> None:
+    """Reads a file of a run as the stage does that needs it."""
+    from rlhf_utils.ppo.checkpoint import Checkpoints
+    from rlhf_utils.ppo.policy import load_policy
+    from rlhf_utils.preferences.pair_files import read_items
+    from rlhf_utils.preferences.store import LabelStore
+    from rlhf_utils.reward.model import load_reward_model
+    from rlhf_utils.run.manifest import read_manifest
+    from rlhf_utils.run.state import read_state
+
+    readers = {
+        "sft": lambda: read_manifest(run / "sft", "results"),
+        "parameters.json": lambda: read_state(run),
+        "preferences/labels": lambda: LabelStore(run / file),
+        "preferences/items": lambda: read_items(run / file),
+        "reward_model": lambda: load_reward_model(run / "reward_model"),
+        "ppo/policy": lambda: load_policy(None, run / "ppo/policy"),
+        "ppo/checkpoints": lambda: Checkpoints(run / "ppo/checkpoints", None, {}).load_last(),
+    }
+    next(read for start, read in readers.items() if file.startswith(start))()

@@ -115,6 +115,7 @@ def test_a_browser_that_hangs_costs_the_picture_and_is_killed(shown, monkeypatch
     monkeypatch.setattr(pictures, "__file__", str(tmp_path / "sleeper.py"))
     monkeypatch.setattr(pictures, "SECONDS", 1.0)
     monkeypatch.setattr(pictures.shutil, "which", lambda name: name)
+    monkeypatch.setattr(show, "PAINTER", pictures.Painter())
     monkeypatch.setenv("MARK", str(tmp_path))
     show.figure(figures.sft_loss([]))
     assert len(shown) == 1 and "image/png" not in shown[0]
@@ -133,10 +134,10 @@ def marked_processes(mark) -> list[str]:
 
 
 DRAWS = """import plotly.graph_objects as go
-from rlhf_utils.show.pictures import static_picture
+from rlhf_utils.show.notebook import PAINTER
 print("begins", flush=True)
 for each in range(100):
-    assert static_picture(go.Figure(go.Scatter(y=[1, 2, 3])).to_json())
+    assert PAINTER.draw(go.Figure(go.Scatter(y=[1, 2, 3])).to_json())
     print("drawn", flush=True)
 """
 
