@@ -230,5 +230,5 @@ def test_a_classifier_reads_every_turn_of_a_conversation(tmp_path):
     folded = encode_conversations(reward.tokenizer, [conversation(turns)], ["Nobody."])
     assert reward.tokenizer.decode(folded["input_ids"][0]).startswith("<user>Be brief.\n\nHi?")
     reward.tokenizer.chat_template = "{{ messages[0]['content'] + 1 }}"  # a TypeError
-    with pytest.raises(ModelError, match="refuses a conversation of these roles: user, assistant"):
+    with pytest.raises(ModelError, match="cannot write a conversation of these roles: user"):
         encode_conversations(reward.tokenizer, ["Hi?"], ["Nobody."])
