@@ -49,18 +49,18 @@ def _date(value) -> str:
 # --- of pairs
 
 
-def _number(value, name: str) -> float | None:
+def number(value, name: str) -> float | None:
     """A finite number, also written as a text; None where there is none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        found = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or (name == "confidence" and not 0 <= number <= 1):
+        found = math.nan
+    if not math.isfinite(found) or (name == "confidence" and not 0 <= found <= 1):
         wanted = "a number from 0 to 1" if name == "confidence" else "a finite number"
         raise ValueError(f"{name!r} is {str(value)[:60]!r}, but must be {wanted}")
-    return number
+    return found
 
 
 def _truth(value, name: str) -> bool:
@@ -78,4 +78,4 @@ def _text(value, name: str) -> str:
     return "" if value is None else str(value)
 
 
-OF_PAIRS = {"margin": _number, "confidence": _number, "tie": _truth, "split": _text}
+OF_PAIRS = {"margin": number, "confidence": number, "tie": _truth, "split": _text}

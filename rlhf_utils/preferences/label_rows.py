@@ -12,13 +12,10 @@ import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from ..data.columns import number, share
+from ..data.columns import number
 from ..data.conversations import (
-    are_messages,
     check_letters,
     conversation,
-    described,
-    turn_of,
     turns_of,
 )
 from .pairs import IMPORTED, KINDS, Judgement, item_id
@@ -214,7 +211,7 @@ READERS: dict[str, Callable] = {
     "uid": _name,
     "kind": _kind,
     "flags": _texts,
-    "confidence": lambda column, value: share(value, column),
+    "confidence": lambda column, value: number(value, column),
     "margin": lambda column, value: number(value, column),
     "shown_at": _seconds,
     "submitted_at": _seconds,
@@ -226,10 +223,10 @@ READERS: dict[str, Callable] = {
 
 def dialogue(value) -> list[dict]:
     """A list of messages as {"role", "content"}. Raises ValueError."""
-    value = object_in(value)
-    if not are_messages(value):
-        raise ValueError(f"a conversation is {described(value)}, not a list of messages")
-    return [turn_of(message) for message in value]
+    try:
+        return turns_of(object_in(value), None)
+    except ValueError as error:
+        raise ValueError(f"a conversation cannot be read: {error}") from None
 
 
 def prompt_text(value):
