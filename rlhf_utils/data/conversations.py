@@ -127,7 +127,7 @@ def turns_of(value, role: str | None) -> list[dict]:
     turns = []
     for number, message in enumerate(value, 1):
         try:
-            turn = _turn(message)
+            turn = turn_of(message)
         except ValueError as error:
             raise ValueError(f"in turn {number}, {error}") from None
         if turn["content"].strip():
@@ -141,10 +141,10 @@ def _is_message(value) -> bool:
     return isinstance(value, dict) and ("role" in value or "from" in value)
 
 
-def _turn(message: dict) -> dict:
+def turn_of(message: dict) -> dict:
     """A message of OpenAI's or ShareGPT's spelling as {"role", "content"}."""
     named, content = ("role", "content") if "role" in message else ("from", "value")
-    role = message[named]
+    role = message.get(named)
     known = ROLE_OF.get(role.strip().lower()) if isinstance(role, str) else None
     if known is None:
         raise ValueError(f"the role is {role!r:.60}; only {', '.join(ROLES)} can be used")

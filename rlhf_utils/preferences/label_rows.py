@@ -16,6 +16,8 @@ from ..data.columns import number
 from ..data.conversations import (
     check_letters,
     conversation,
+    described,
+    turn_of,
     turns_of,
 )
 from .pairs import IMPORTED, KINDS, Judgement, item_id
@@ -155,7 +157,9 @@ def _list(column: str, value, of: str) -> list:
 
 
 def _answers(column: str, value) -> list[str]:
-    answers = [_text("a response", _answer(each)) for each in _list(column, value, "texts")]
+    answers = [_answer(each) for each in _list(column, value, "texts")]
+    for answer in answers:  # a model may write NUL
+        _text("a response", answer.replace("\0", "") if isinstance(answer, str) else answer)
     if len(answers) < 2:
         raise ValueError(f"{len(answers)} responses: at least 2 can be compared")
     return answers
@@ -223,10 +227,10 @@ READERS: dict[str, Callable] = {
 
 def dialogue(value) -> list[dict]:
     """A list of messages as {"role", "content"}. Raises ValueError."""
-    try:
-        return turns_of(object_in(value), None)
-    except ValueError as error:
-        raise ValueError(f"a conversation cannot be read: {error}") from None
+    value = object_in(value)
+    if not isinstance(value, list) or not value or not all(isinstance(m, dict) for m in value):
+        raise ValueError(f"a conversation is {described(value)}, not a list of messages")
+    return [turn_of(message) for message in value]
 
 
 def prompt_text(value):

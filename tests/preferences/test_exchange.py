@@ -200,7 +200,7 @@ def test_bad_rows_are_listed_with_line_and_reason_and_the_good_ones_stored_if_as
         (7, "must be a text"),
         (8, "prompt=' '"),
         (9, "no object"),
-        (11, "same text"),
+        (11, "are equal"),
         (12, "'rejected' is missing"),
         (13, "half a character"),
         (14, "at least 2"),
@@ -347,7 +347,7 @@ def test_a_file_that_is_no_labels_at_all(tmp_path):
     with pytest.raises(DataError, match="x.jsonl is not UTF-8 text"):
         read_labels(path)
     path.write_text("[1, 2")
-    with pytest.raises(DataError, match="line 1"):
+    with pytest.raises(DataError, match="not JSON"):
         read_labels(path)
     with pytest.raises(DataError, match="gone.jsonl"):
         read_labels(tmp_path / "gone.jsonl")

@@ -14,10 +14,10 @@ RANKING = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}
 @pytest.mark.parametrize(
     ("column", "value", "told"),
     [
-        ("confidence", "high", "'confidence' is 'high', but must be a finite number"),
-        ("confidence", 85, "'confidence' is 85, but must be from 0 to 1"),
-        ("confidence", True, "must be a finite number"),
-        ("confidence", float("nan"), "must be a finite number"),
+        ("confidence", "high", "'confidence' is 'high', but must be a number from 0 to 1"),
+        ("confidence", 85, "'confidence' is '85', but must be a number from 0 to 1"),
+        ("confidence", True, "must be a number from 0 to 1"),
+        ("confidence", float("nan"), "must be a number from 0 to 1"),
         ("margin", "large", "'margin' is 'large', but must be a finite number"),
         ("margin", 10**400, "must be a finite number"),
         ("shown_at", "last week", "shown_at='last week' must be seconds since 1970"),
@@ -36,7 +36,7 @@ RANKING = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}
         ("kind", "faq", "kind='faq' must be one of ranking, repeat, skip"),
         ("session", {"id": 1}, "must be a text"),
         ("annotator", ["ann"], "must be a text"),
-        ("annotator", "ann\0", "without control characters"),
+        ("annotator", "ann\0", "holds the character NUL"),
         ("annotator", "\x1b[31mann", "without control characters"),
         ("annotator", True, "must be a text"),
         ("note", "half \ud83d", "half a character"),
@@ -45,7 +45,7 @@ RANKING = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}
         ("responses", ["a", None], "a response=None must be a text"),
         ("responses", ["a", [{"role": "user", "content": "b"}]], "one message of the assistant"),
         ("prompt", 7, "prompt=7 must be a text"),
-        ("prompt", [{"role": "poet", "content": "p"}], "a turn of 'poet'"),
+        ("prompt", [{"role": "poet", "content": "p"}], "the role is 'poet'"),
         ("prompt", "\u2063Poet: p", "the invisible character"),
     ],
 )

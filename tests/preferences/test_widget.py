@@ -74,7 +74,7 @@ def test_a_second_view_loses_nothing(queue):
         ({"ranks": []}, "0 ranks came"),
         ({"confidence": "high"}, "'confidence' is 'high'"),
         ({"ranks": 7}, "ranks=7 must be a list"),
-        ({"seconds": float("nan")}, "'seconds' is a number (nan)"),
+        ({"seconds": float("nan")}, "'seconds' is 'nan'"),
         ({"flags": "flagged"}, "flags='flagged' must be a list"),
         ({"note": 7}, "note=7 must be a text"),
         ({"type": "delete"}, "type='delete' must be rank, skip or undo"),
