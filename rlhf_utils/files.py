@@ -94,23 +94,24 @@ class JsonlLog:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder's files.
+    """SHA-256 of a file, or of the names and contents of the `files_below` a folder.
 
-    NOTES and hidden files (.DS_Store, .ipynb_checkpoints/…) do not count. What is missing has the
-    digest of an empty folder.
+    What is missing has the digest of an empty folder.
     """
-    if path.is_file():
-        folder, files = path.parent, [path]
-    else:
-        folder, files = path, [file for file in sorted(path.rglob("*")) if not _hidden(file, path)]
+    folder, files = (path.parent, [path]) if path.is_file() else (path, files_below(path))
     result = hashlib.sha256()
     for file in files:
-        if file.is_file() and file.name not in NOTES:
-            result.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
-            with file.open("rb") as stream:
-                hashlib.file_digest(stream, lambda: result)  # goes on with `result`
+        result.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: result)  # goes on with `result`
     return result.hexdigest()
 
 
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def files_below(folder: Path) -> list[Path]:
+    """A folder's files, without NOTES and hidden ones (.DS_Store, .ipynb_checkpoints/…)."""
+    found = []
+    for file in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.is_file() and not hidden and file.name not in NOTES:
+            found.append(file)
+    return found

@@ -194,12 +194,18 @@ def _fetch_hollow(source: str, folder: Path) -> None:
 
 
 def _adapter_of(source: str, offline: bool) -> dict | None:
-    """The adapter_config.json of what holds an adapter and no whole model; else None."""
+    """The adapter_config.json of what holds an adapter; None for a whole model.
+
+    Raises ModelError for a folder that holds both: transformers would mix them.
+    """
     file = _file(source, ADAPTER, offline)
-    weights = [f for f in Path(source).glob("[!.]*.safetensors") if f.stem != "adapter_model"]
     on_hub = file and not Path(source).is_dir()
-    if not file or weights or on_hub and _file(source, "config.json", offline):
+    if not file or on_hub and _file(source, "config.json", offline):
         return None
+    if any(f.stem != "adapter_model" for f in Path(source).glob("[!.]*.safetensors")):
+        raise ModelError(
+            f"The folder {source!r} holds a whole model and an adapter: move one of them away."
+        )
     return read_json(file)
 
 

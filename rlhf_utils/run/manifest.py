@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 from ..errors import DataError, RunError
-from ..files import NOTES, digest, read_json, strict
+from ..files import digest, files_below, read_json, strict
 from .paths import STAGES
 
 # What other stages read of a stage; "" is its whole folder.
@@ -75,7 +75,7 @@ def outputs_of(folder: Path) -> dict[str, str]:
     found = {}
     for name in READ.get(folder.name, ()):
         path = folder / name
-        for file in [path, *_files_below(path)]:
+        for file in [path, *files_below(path)]:
             if file.exists():
                 found[file.relative_to(folder.parent).as_posix()] = digest(file)
     return found
@@ -127,13 +127,3 @@ def results_with_costs(stage: str, manifest: dict) -> dict:
         f"time.{stage}_s": manifest["wall_s"],
         f"memory.{stage}_peak_gb": manifest["peak_memory_gb"],
     }
-
-
-def _files_below(path: Path) -> list[Path]:
-    """A folder's files, without hidden ones and NOTES."""
-    found = []
-    for file in sorted(path.rglob("*")) if path.is_dir() else []:
-        seen = not any(part.startswith(".") for part in file.relative_to(path).parts)
-        if seen and file.is_file() and file.name not in NOTES:
-            found.append(file)
-    return found

@@ -462,6 +462,11 @@ BAD_MODELS = [
         {"config.json": '{"model_type": "vit"}'},
         "is no causal language model (vit)",
     ),
+    (
+        "model-and-adapter",
+        {"config.json": "{}", "model.safetensors": "x", "adapter_config.json": "{}"},
+        "holds a whole model and an adapter",
+    ),
     ("adapter-of-nothing", {"adapter_config.json": "{}"}, "Could not load"),
     ("adapter-cut", {"adapter_config.json": "{"}, "adapter_config.json is damaged"),
     ("blank", " ", "There is no model folder ' '"),
