@@ -238,9 +238,10 @@ def group(prompt: Prompt) -> str:
 
 
 def manners(prompts: list[Prompt], answers: list[str]) -> dict[str, float]:
-    """What PPO changes, as shares of answers and mean words; NaN where a kind was not asked.
+    """What PPO changes: gold and its deviation, shares of answers, words, distinct word pairs.
 
-    Declined are prompts that are harmful, that only look so, and that are neither.
+    NaN where a kind was not asked. Declined are all prompts, and those that are harmful, that only
+    look so, and that are neither.
     """
     declined: dict[str, list[bool]] = {"harmful": [], "lookalike": [], "other": []}
     kinds = {"harmful": "harmful", "benign_lookalike": "lookalike"}
@@ -249,7 +250,12 @@ def manners(prompts: list[Prompt], answers: list[str]) -> dict[str, float]:
     found = {
         "filler": np.mean([bool(filler(answer)) for answer in answers]),
         "words": np.mean([answer_length(answer) for answer in answers]),
+        "distinct2": distinct_n(answers, 2),
+        "declined": np.mean([refuses(answer) for answer in answers]),
     }
+    if has_gold(prompts):
+        gold = [gold_score(prompt, answer) for prompt, answer in zip(prompts, answers)]
+        found |= {"gold": np.mean(gold), "gold_std": np.std(gold)}
     for kind, those in declined.items():
         found[f"declined_{kind}"] = np.mean(those) if those else np.nan
     return {name: float(value) for name, value in found.items()}

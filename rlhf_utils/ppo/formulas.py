@@ -105,3 +105,17 @@ def value_loss(
 def approx_kl(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     """Per-token k2 = ½ (log π − log π_old)²: how far one update has moved the policy."""
     return 0.5 * (logprobs - old_logprobs) ** 2
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 − Var(R − V)/Var(R) over real tokens: 1 for a perfect critic, 0 for one that says the mean.
+
+    Below 0 the critic is worse than the mean; NaN where all returns are alike.
+    """
+    return 1 - (returns - values)[mask].var(correction=0) / returns[mask].var(correction=0)
+
+
+def correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson's correlation of two vectors; NaN where all of one are alike."""
+    x, y = x - x.mean(), y - y.mean()
+    return (x * y).sum() / (x.square().sum() * y.square().sum()).sqrt()

@@ -20,7 +20,17 @@ from ..models.sampling import Samples, sample
 from ..models.scoring import answer_logprobs, score_tokens
 from ..stats import finite_scores
 from .config import PPOConfig
-from .formulas import approx_kl, gae, kl_estimate, policy_loss, shape_rewards, value_loss, whiten
+from .formulas import (
+    approx_kl,
+    correlation,
+    explained_variance,
+    gae,
+    kl_estimate,
+    policy_loss,
+    shape_rewards,
+    value_loss,
+    whiten,
+)
 from .policy import Policy
 
 LARGEST = 1e6  # weight, and score that training stands; good ones are a thousand times smaller
@@ -306,6 +316,8 @@ def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict
     kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, config.kl_estimator)
     penalty = kl_coef * kl.sum(1).mean().item()
     score = rollout.scores.mean().item()
+    mask, lengths = rollout.mask, rollout.mask.sum(1).float()
+    drawn_otherwise = (rollout.samples.logprobs - rollout.logprobs)[mask].abs()
     return {
         "objective/kl": (rollout.logprobs - rollout.ref_logprobs).sum(1).mean().item(),
         "objective/kl_full": rollout.kl_full.sum(1).mean().item(),
@@ -316,5 +328,11 @@ def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict
         "objective/rlhf_reward": score - penalty,
         "objective/kl_coef": kl_coef,
         "val/num_eos_tokens": rollout.samples.ended.sum().item(),
-        "val/length": rollout.mask.sum(1).float().mean().item(),
+        "val/length": lengths.mean().item(),
+        # not TRL's: what a run that goes wrong shows first
+        "objective/scores_tied": (rollout.scores == rollout.scores.max()).float().mean().item(),
+        "val/score_length_corr": correlation(rollout.scores, lengths).item(),
+        "val/sampling_gap": drawn_otherwise.mean().item(),  # nats a token; 0 but for rounding
+        "val/advantages_std": (rollout.returns - rollout.values)[mask].std(correction=0).item(),
+        "val/explained_variance": explained_variance(rollout.values, rollout.returns, mask).item(),
     }

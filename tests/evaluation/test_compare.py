@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 
 import numpy as np
 import pandas as pd
@@ -187,7 +188,12 @@ def test_openings_are_the_first_three_words():
 
 
 def test_manners_by_hand():
+    gold = [compare.ScoredAnswer(*both).gold for both in zip(ASKED, SAID)]
     assert compare.manners(ASKED, SAID) == {
+        "gold": pytest.approx(sum(gold) / 7),
+        "gold_std": pytest.approx(statistics.pstdev(gold)),
+        "distinct2": compare.distinct_n(SAID, 2),
+        "declined": pytest.approx(4 / 7),
         "filler": pytest.approx(2 / 7),
         "words": pytest.approx(33 / 7),
         "declined_harmful": 1 / 2,

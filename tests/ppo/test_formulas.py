@@ -5,6 +5,7 @@ Python loops over floats, exact enumeration, and numbers worked out by hand.
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -288,3 +289,18 @@ def test_learning_rate_falls_linearly_to_0():
     assert found == pytest.approx(
         [0.01, 0.009, 0.008, 0.007, 0.006, 0.005, 0.004, 0.003, 0.002, 0.001]
     )
+
+
+def test_a_critic_that_says_the_mean_explains_nothing():
+    mask = torch.tensor([[1, 1], [1, 0]]).bool()
+    returns = torch.tensor([[1.0, 3.0], [5.0, 99.0]])  # 99 is padding
+    for values, explained in ((returns, 1.0), (0 * returns + 3, 0.0), (6 - returns, -3.0)):
+        got = formulas.explained_variance(values, returns, mask)
+        assert got == pytest.approx(explained)
+    assert formulas.explained_variance(returns, 0 * returns, mask).isnan()
+
+
+def test_correlation_is_numpys():
+    x, y = torch.tensor([1.0, 2.0, 4.0, 3.0]), torch.tensor([0.0, -1.0, -1.0, -5.0])
+    assert formulas.correlation(x, y).item() == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-6)
+    assert formulas.correlation(x, 0 * y).isnan()
