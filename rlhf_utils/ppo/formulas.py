@@ -110,7 +110,7 @@ def approx_kl(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 − Var(R − V)/Var(R) over real tokens: 1 for a perfect critic, 0 for one that says the mean.
 
-    Below 0 the critic is worse than the mean; NaN where all returns are alike.
+    Below 0 the critic is worse than the mean; not finite where all returns are alike.
     """
     return 1 - (returns - values)[mask].var(correction=0) / returns[mask].var(correction=0)
 
