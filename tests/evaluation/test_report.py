@@ -9,7 +9,7 @@ from markupsafe import escape
 from rlhf_utils import files
 from rlhf_utils.data.rows import Prompt
 from rlhf_utils.evaluation import compare, report
-from rlhf_utils.show import comparison, figures
+from rlhf_utils.show import comparison, figures, panel
 from rlhf_utils.show.text import result_text
 
 SCRIPT = "<script>alert(1)</script>"
@@ -79,7 +79,7 @@ def figures_of(comparisons: list, results: dict) -> list:
         comparison.distributions(
             [pair.sft for pair in comparisons], [pair.ppo for pair in comparisons]
         ),
-        figures.ppo_progress(metrics),
+        panel.live_panel(metrics),
     ]
 
 
