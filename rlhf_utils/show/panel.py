@@ -32,66 +32,59 @@ FROM_ZERO = {"rangemode": "tozero"}
 PARTS = {"range": [-0.03, 1.05], "tick0": 0, "dtick": 0.25, "tickformat": ".0%"}
 PATH, KL, TIME = 3, 7, 12  # panels that are no curves over the episodes, and that of the target
 PLAIN = {"showarrow": False}
-# title, axis, and the curves: name, colour, symbol (or pattern), dash, key
+# title, axis, and the curves: name, colour, key; mark and dash are by their order
 PANELS = (
-    ("reward", {}, [("reward", BLUE, "circle", "solid", "objective/scores")]),
-    ("gold score", {}, [("gold", GREEN, "circle", "solid", "answers/gold")]),
+    ("reward", {}, [("reward", BLUE, "objective/scores")]),
+    ("gold score", {}, [("gold", GREEN, "answers/gold")]),
     ("reward against KL", {}, []),
     (
         "shares of answers",
         PARTS,
         [
-            ("filler", PURPLE, "circle", "solid", "answers/filler"),
-            ("ended", GREY, "diamond", "dash", "answers/ended"),
-            ("distinct pairs", GREEN, "square", "dot", "answers/distinct2"),
+            ("filler", PURPLE, "answers/filler"),
+            ("ended", GREY, "answers/ended"),
+            ("distinct pairs", GREEN, "answers/distinct2"),
         ],
     ),
     (
         "declined, by kind of prompt",
         PARTS,
-        DECLINED,
+        [(name, color, key) for name, color, _, _, key in DECLINED],
     ),
-    ("words an answer", FROM_ZERO, [("words", GREY, "circle", "solid", "answers/words")]),
+    ("words an answer", FROM_ZERO, [("words", GREY, "answers/words")]),
     (
         "KL to π_SFT, nats an answer",
         FROM_ZERO,
-        [
-            ("all tokens", RED, "circle", "solid", "objective/kl_full"),
-            ("sampled", GREY, "square", "dot", "objective/kl"),
-        ],
+        [("all tokens", RED, "objective/kl_full"), ("sampled", GREY, "objective/kl")],
     ),
-    (
-        "entropy, nats an answer",
-        FROM_ZERO,
-        [("entropy", GREEN, "circle", "solid", "objective/entropy")],
-    ),
+    ("entropy, nats an answer", FROM_ZERO, [("entropy", GREEN, "objective/entropy")]),
     (
         "how far an update goes",
         FROM_ZERO,
         [
-            ("ratios clipped", PURPLE, "circle", "solid", "policy/clipfrac_avg"),
-            ("KL, nats a token", RED, "diamond", "dash", "policy/approxkl_avg"),
+            ("ratios clipped", PURPLE, "policy/clipfrac_avg"),
+            ("KL, nats a token", RED, "policy/approxkl_avg"),
         ],
     ),
-    ("loss of the critic", FROM_ZERO, [("loss", GREY, "circle", "solid", "loss/value_avg")]),
+    ("loss of the critic", FROM_ZERO, [("loss", GREY, "loss/value_avg")]),
     (
         "variance the critic explains",
         {"tickformat": ".0%"},
-        [("explained", BLUE, "circle", "solid", "val/explained_variance")],
+        [("explained", BLUE, "val/explained_variance")],
     ),
     (
         "seconds an update",
         FROM_ZERO,
         [
-            ("sampling", BLUE, "/", "solid", "time/sample_s"),
-            ("scoring", ORANGE, ".", "solid", "time/score_s"),
-            ("learning", GREY, "", "solid", "time/update_s"),
+            ("sampling", BLUE, "time/sample_s"),
+            ("scoring", ORANGE, "time/score_s"),
+            ("learning", GREY, "time/update_s"),
         ],
     ),
 )
+STYLES = (("●━", "circle", "solid"), ("◆╍", "diamond", "dash"), ("■┅", "square", "dot"))
+AREAS = (("▨", "/"), ("░", "."), ("■", ""))  # of time
 KEYS = [curve[-1] for _, _, curves in PANELS for curve in curves]
-GLYPHS = {"circle": "●", "diamond": "◆", "square": "■", "/": "▨", ".": "░", "": "■"}
-DASHES = {"solid": "━", "dash": "╍", "dot": "┅"}
 SPREADS = {"objective/scores": "objective/scores_std", "answers/gold": "answers/gold_std"}
 
 
@@ -132,8 +125,9 @@ def live_panel(
     layout, data, traces = copy.deepcopy(_frame()), columns(rows), []
     notes = layout["annotations"]
     for panel, (_, _, curves) in enumerate(PANELS, 1):
-        for curve in curves:
-            drawn = _area(curve, data) if panel == TIME else _curve(curve, data, band)
+        for place, curve in enumerate(curves):
+            time = panel == TIME
+            drawn = _area(place, curve, data) if time else _curve(place, curve, data, band)
             traces += [trace | _axes(panel, "axis") for trace in drawn]
         if rows and curves and not any(np.isfinite(data[curve[-1]]).any() for curve in curves):
             notes.append(PLAIN | _corner(panel, 0.5, 0.5) | {"text": "not measured here"})
@@ -185,8 +179,7 @@ def _corner(panel: int, x: float, y: float) -> dict:
 def _key(panel: int, curves: list[tuple]) -> dict:
     """Names of curves below their axis: a legend of plotly's would be wider than a panel."""
     told = []
-    for name, color, symbol, dash, _ in curves:
-        mark = GLYPHS[symbol] + ("" if panel == TIME else DASHES[dash])
+    for (mark, *_), (name, color, _) in zip(AREAS if panel == TIME else STYLES, curves):
         told.append(f'<span style="color:{color}">{mark}</span> {name}')
     below = {"xanchor": "left", "yanchor": "top", "yshift": -38 if panel == TIME else -22}
     words = {"text": "\u2002".join(told), "font": {"size": 11}}
@@ -200,9 +193,9 @@ def _lists(x, *values) -> list[list]:
     return [np.asarray(x)[known].astype(int).tolist(), *short]
 
 
-def _curve(curve: tuple, data: dict, band: dict | None) -> list[dict]:
+def _curve(place: int, curve: tuple, data: dict, band: dict | None) -> list[dict]:
     """The healthy range, the extremes, the spread, the points, and the curve."""
-    name, color, symbol, dash, key = curve
+    (name, color, key), (_, symbol, dash) = curve, STYLES[place]
     line = {"color": color, "width": 2, "dash": dash}
     drawn, behind = [], {"mode": "lines", "hoverinfo": "skip"}
     if band and key in band["ranges"]:
@@ -234,12 +227,13 @@ def _between(x, lows, highs, color: str, opacity: float) -> dict:
     return area | {"x": [*x, *x[::-1]], "y": [*lows, *highs[::-1]], "line": {"width": 0}}
 
 
-def _area(curve: tuple, data: dict) -> list[dict]:
+def _area(place: int, curve: tuple, data: dict) -> list[dict]:
     """One of the areas that are stacked on each other."""
-    name, color, pattern, _, key = curve
+    name, color, key = curve
     x, means = _lists(data["episode"], data[key])
-    fill = {"stackgroup": "time", "fillpattern": {"shape": pattern, "size": 5, "solidity": 0.25}}
-    return [{"x": x, "y": means, "name": name, "mode": "lines", "line": {"color": color}} | fill]
+    pattern = {"shape": AREAS[place][1], "size": 5, "solidity": 0.25}
+    area = {"mode": "lines", "line": {"color": color}, "stackgroup": "time", "fillpattern": pattern}
+    return [{"x": x, "y": means, "name": name} | area]
 
 
 def _path(data: dict) -> tuple[dict, list[dict]]:

@@ -91,8 +91,12 @@ def test_the_healthy_range_lies_behind_its_curve_alone():
 
 def test_curves_of_one_panel_differ_by_more_than_their_colours():
     for _, _, curves in panel.PANELS:
-        for place in range(1, 4) if curves != panel.PANELS[panel.TIME - 1][2] else (1, 2):
-            assert len({curve[place] for curve in curves}) == len(curves)
+        assert len({color for _, color, _ in curves}) == len(curves)
+    lines = [trace for trace in panel.live_panel(run(3)).data if trace.name and not trace.fill]
+    for axis in {trace.xaxis for trace in lines}:
+        found = [trace for trace in lines if trace.xaxis == axis and not trace.stackgroup]
+        for look in (lambda trace: trace.line.dash, lambda trace: trace.marker.symbol):
+            assert len({look(trace) for trace in found}) == len(found)
     marks = [text for text in texts(panel.live_panel([])) if "look-alikes" in text]
     assert len(marks) == 1 and all(mark in marks[0] for mark in "●◆■")
 
