@@ -128,7 +128,7 @@ def live_panel(
         for place, curve in enumerate(curves):
             time = panel == TIME
             drawn = _area(place, curve, data) if time else _curve(place, curve, data, band)
-            traces += [trace | _axes(panel, "axis") for trace in drawn if trace["x"]]
+            traces += [trace | _axes(panel, "axis") for trace in drawn]
         if rows and curves and not any(np.isfinite(data[curve[-1]]).any() for curve in curves):
             notes.append(PLAIN | _corner(panel, 0.5, 0.5) | {"text": "not measured here"})
     path, ends = _path(data)
