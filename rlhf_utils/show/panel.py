@@ -125,7 +125,7 @@ def live_panel(
     layout, data, traces = copy.deepcopy(_frame()), columns(rows), []
     notes = layout["annotations"]
     for panel, (_, _, curves) in enumerate(PANELS, 1):
-        for place, curve in enumerate(curves):
+        for place, curve in enumerate(curves):  # one without points gives its panel axes
             time = panel == TIME
             drawn = _area(place, curve, data) if time else _curve(place, curve, data, band)
             traces += [trace | _axes(panel, "axis") for trace in drawn]
