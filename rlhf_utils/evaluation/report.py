@@ -35,7 +35,7 @@ def html_page(
     """The page as text.
 
     results: of all stages. manifests: of each finished stage. figures: two_judges, manners,
-    rubric_bars, gain_by_prompt, distributions and ppo_progress.
+    rubric_bars, gain_by_prompt, distributions and live_panel.
     """
     drawn = []
     for figure in figures:

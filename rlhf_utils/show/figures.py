@@ -1,6 +1,6 @@
 """Figures of the training, one function each: data in, `go.Figure` out.
 
-template.py holds what they share, comparison.py the figures of the evaluation.
+template.py holds what they share, panel.py a run of PPO, comparison.py the evaluation.
 """
 
 import re
@@ -12,7 +12,6 @@ from .template import (
     BLUE,
     GREEN,
     GREY,
-    ORANGE,
     PURPLE,
     RED,
     SHARES,
@@ -22,7 +21,6 @@ from .template import (
     dotted,
     error_bars,
     figure,
-    known,
     legend_under,
     level_line,
     line,
@@ -155,72 +153,18 @@ def accuracy_details(report: dict, curve: list[dict], ceiling: float = np.nan) -
 
 def manners(metrics: list[dict]) -> go.Figure:
     """What PPO changes: filler, declining by kind of prompt, words; from rows of metrics.jsonl."""
-    fig = figure(list(MANNERS), bottom=76)
-    _add_manners(fig, metrics, 1)
-    return fig.update_xaxes(title_text="episodes")
-
-
-MANNERS = ("answers with filler", "declined, by kind of prompt", "words an answer")
-
-
-def _add_manners(fig: go.Figure, metrics: list[dict], row: int) -> None:
-    for panel, key, color in ((0, "filler", PURPLE), (2, "words", GREY)):
-        name = MANNERS[panel]
+    titles = ["answers with filler", "declined, by kind of prompt", "words an answer"]
+    fig = figure(titles, bottom=76)
+    for panel, key, color in ((1, "filler", PURPLE), (3, "words", GREY)):
         options = {"showlegend": False, "symbol": "circle"}
+        name = titles[panel - 1]
         curves = trend(name, metrics, "episode", f"answers/{key}", color, **options)
-        fig.add_traces(curves, row, panel + 1)
-    legend = legend_under(fig, 3 * row - 1, below=44 if row == 1 else 24)
+        fig.add_traces(curves, 1, panel)
+    legend = legend_under(fig, 2)
     for name, color, symbol, dash, key in DECLINED:
         options = {"symbol": symbol, "dash": dash, "legend": legend}
-        fig.add_traces(trend(name, metrics, "episode", key, color, **options), row, 2)
-    fig.update_yaxes(SHARES, row=row, col=1)
-    fig.update_yaxes(SHARES, row=row, col=2)
-    fig.update_yaxes(rangemode="tozero", row=row, col=3)
-
-
-def ppo_progress(metrics: list[dict], title: str = "") -> go.Figure:
-    """From the rows of metrics.jsonl: reward and KL, how it answers, what the optimizer does."""
-    panels = {
-        1: ("mean reward", "objective/scores", BLUE),
-        2: ("KL to π_SFT, nats an answer", "objective/kl_full", RED),
-        7: ("share of clipped ratios", "policy/clipfrac_avg", RED),
-        8: ("entropy, nats an answer", "objective/entropy", GREEN),
-        9: ("loss of the value head", "loss/value_avg", GREY),
-    }
-    rows = [panels[1], panels[2], ("reward against KL",), *((name,) for name in MANNERS)]
-    rows += [panels[7], panels[8], panels[9]]
-    fig = figure([names[0] for names in rows], rows=3, height=250, head=title)
-    for panel, (name, key, color) in panels.items():
-        where = {"row": (panel + 2) // 3, "col": (panel - 1) % 3 + 1}
-        for curve in trend(name, metrics, "episode", key, color, showlegend=False):
-            fig.add_trace(curve, **where)
-        if panel != 1:  # a reward has no zero
-            fig.update_yaxes(rangemode="tozero", **where)
-    fig.update_yaxes(tickformat=".0%", row=3, col=1)
-    _add_reward_against_kl(fig, metrics)
-    _add_manners(fig, metrics, 2)
-    return fig.update_xaxes(title_text="episodes", row=3)
-
-
-def _add_reward_against_kl(fig: go.Figure, metrics: list[dict]) -> None:
-    rows = known(metrics, "objective/kl_full", "objective/scores")
-    fig.add_scatter(
-        x=[row["objective/kl_full"] for row in rows],
-        y=[row["objective/scores"] for row in rows],
-        mode="lines+markers",
-        showlegend=False,
-        line={"color": "rgba(128,128,128,0.3)", "width": 1},
-        marker={
-            "color": list(range(len(rows))),  # from orange at first to blue
-            "colorscale": [[0, ORANGE], [1, BLUE]],
-            "size": 7,
-        },
-        row=1,
-        col=3,
-    )
-    for text, row, across, down in (("start", rows[:1], 34, 0), ("end", rows[1:][-1:], -8, 46)):
-        for end in row:
-            place = {"x": end["objective/kl_full"], "y": end["objective/scores"]}
-            arrow = {"ax": across, "ay": down, "arrowcolor": TEXT, "arrowhead": 0}
-            fig.add_annotation(place | arrow, text=text, row=1, col=3)
-    fig.update_xaxes(title_text="KL", rangemode="tozero", row=1, col=3)
+        fig.add_traces(trend(name, metrics, "episode", key, color, **options), 1, 2)
+    fig.update_yaxes(SHARES, row=1, col=1)
+    fig.update_yaxes(SHARES, row=1, col=2)
+    fig.update_yaxes(rangemode="tozero", row=1, col=3)
+    return fig.update_xaxes(title_text="episodes")

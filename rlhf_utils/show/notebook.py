@@ -94,12 +94,13 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
 class LivePlot:
     """Redraws the figure draw(rows, line) every two seconds; the line says how far the loop is.
 
-    total: how many of `what` the loop will do.
+    total: how many of `what` the loop will do. Where drawing is slow it waits longer, so that less
+    than 3% of the time goes into it.
     """
 
     def __init__(self, draw, total: int, what: str = "update"):
         self.draw, self.total, self.what = draw, total, what
-        self.started, self.drawn = time.time(), 0.0
+        self.started, self.drawn, self.pause = time.time(), 0.0, 2.0
         self.first = None  # how many were done before; more than 0 where a run was resumed
 
     def __call__(self, rows: list[dict], done: int) -> None:
@@ -107,11 +108,12 @@ class LivePlot:
             self.first = done - 1
         now = time.time()
         left = max(self.total - done, 0)
-        if left and now - self.drawn < 2:
+        if left and now - self.drawn < self.pause:
             return
         text = f"{self.what} {done} of {self.total}"
         if left and done - self.first > 1:  # the first one tells little: it warms up
             each = (now - self.started) / (done - self.first)
             text += f" · about {clock(each * left)} left"
         figure(self.draw(rows, text), live=True, static=False)
-        self.drawn = now
+        self.drawn = time.time()
+        self.pause = max(2.0, 40 * (self.drawn - now))

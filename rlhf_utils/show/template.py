@@ -35,12 +35,13 @@ def figure(
     head: str = "",
     bottom: int = 44,
     gap: float = 0.2,
+    between: int = 90,
 ) -> go.Figure:
     """Empty panels, one a title.
 
     height: of one row, in pixels. head: a small line above all, which says how far a loop is.
     bottom: pixels below the last row, for its axes' titles and legends. gap: the share of the width
-    that lies between panels.
+    that lies between panels. between: pixels between rows, less the share of the margins.
     """
     columns = len(titles) // rows
     fig = make_subplots(
@@ -48,7 +49,7 @@ def figure(
         cols=columns,
         subplot_titles=titles,
         horizontal_spacing=gap / columns,
-        vertical_spacing=90 / (height * rows),
+        vertical_spacing=between / (height * rows),
     )
     fig.update_layout(
         template="none",

@@ -9,7 +9,7 @@ from markupsafe import escape
 from rlhf_utils import files
 from rlhf_utils.data.rows import Prompt
 from rlhf_utils.evaluation import compare, report
-from rlhf_utils.show import comparison, figures
+from rlhf_utils.show import comparison, figures, panel
 from rlhf_utils.show.text import result_text
 
 SCRIPT = "<script>alert(1)</script>"
@@ -79,7 +79,7 @@ def figures_of(comparisons: list, results: dict) -> list:
         comparison.distributions(
             [pair.sft for pair in comparisons], [pair.ppo for pair in comparisons]
         ),
-        figures.ppo_progress(metrics),
+        panel.live_panel(metrics),
     ]
 
 
@@ -240,8 +240,8 @@ def test_the_report_in_a_browser_holds_everything_itself(opened):
     drawn = page.locator(".figure")
     marks = [drawn.nth(i).locator(".trace").count() for i in range(drawn.count())]
     # three bars and a scale; five lines; pairs of bars; two groups and the line; two outlines twice
-    # and one; ten lines and a path
-    assert marks == [4, 5, 2, 3, 5, 11]
+    # and one; ten lines, a path and two areas of no height
+    assert marks == [4, 5, 2, 3, 5, 13]
 
 
 def test_a_browser_shows_the_report_on_a_phone_and_on_paper(opened):

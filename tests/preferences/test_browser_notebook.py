@@ -3,17 +3,13 @@
 What is stored is exactly what was judged.
 """
 
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from helpers_jupyterlab import jupyterlab
 from papermill import execute_notebook
 
 from rlhf_utils.preferences.pairs import KINDS
@@ -38,44 +34,16 @@ def lab(tmp_path_factory):
     The run's 01 is finished. 02 is for "me", all.ipynb for "you", who ranks three.
     """
     folder = tmp_path_factory.mktemp("lab")
-    environment = os.environ | {
-        "RLHF_OUTPUTS": str(folder / "outputs"),
-        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-        "PYTHONWARNINGS": "ignore",
-    }
     parameters = yaml.safe_load((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text())
     parameters["run"] = "lab"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RLHF_OUTPUTS", environment["RLHF_OUTPUTS"])
+        patch.setenv("RLHF_OUTPUTS", str(folder / "outputs"))
         execute("01_sft", folder / "01.ipynb", parameters)
     parameters |= {"annotator": "person", "num_prompts": 14, "more": {"repeat": 0.0}}
     prepare(folder / "02.ipynb", parameters)
     prepare(folder / "all.ipynb", parameters | {"annotator_name": "you", "num_rankings": 3})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {
-        "ServerApp.root_dir": folder,
-        "IdentityProvider.token": "",
-        "ServerApp.password": "",
-        "LabApp.news_url": "",
-        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
-        "port": port,
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    log = folder / "lab.log"
-    with log.open("w") as out:
-        server = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    for _ in range(240):
-        if socket.socket().connect_ex(("127.0.0.1", port)) == 0:
-            break
-        assert server.poll() is None, log.read_text()[-2000:]
-        time.sleep(0.25)
-    yield f"http://127.0.0.1:{port}/lab/workspaces/", folder
-    server.terminate()
-    server.wait(30)
+    with jupyterlab(folder) as address:
+        yield address, folder
 
 
 def execute(name, target, parameters, **options) -> None:

@@ -9,7 +9,7 @@ from helpers_evaluation import comparisons_of
 
 from rlhf_utils.data.rows import Prompt
 from rlhf_utils.evaluation import compare
-from rlhf_utils.show import comparison, figures, template
+from rlhf_utils.show import comparison, figures, panel, template
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [SCRIPT, '"><img src=x onerror=alert(1)>', "<b>bold</b>"]
@@ -70,9 +70,9 @@ def every_figure() -> dict[str, tuple[go.Figure, int]]:
         "report_card": (figures.report_card(bars, REPORT, rewards), 7),
         "accuracy_details": (figures.accuracy_details(REPORT, CURVE, 0.8), 7),
         "manners": (figures.manners(metrics(3)), 5),
-        "ppo_progress": (figures.ppo_progress(metrics(3), "update 3 of 9"), 11),
-        "ppo_progress, long": (figures.ppo_progress(metrics(50)), 21),
-        "ppo_progress, other metrics": (figures.ppo_progress(metrics(3, manners=False)), 6),
+        "live_panel": (panel.live_panel(metrics(3), "update 3 of 9"), 13),
+        "live_panel, long": (panel.live_panel(metrics(50)), 23),
+        "live_panel, other metrics": (panel.live_panel(metrics(3, manners=False)), 8),
         "two_judges": (comparison.two_judges(RESULTS), 4),
         "distributions": (comparison.distributions(sft, ppo), 5),
         "rubric_bars": (comparison.rubric_bars(compare.compare(comparisons)), 2),
@@ -225,7 +225,7 @@ def test_loss_is_a_mean_of_up_to_eight_steps():
 
 
 def test_a_loop_that_has_not_begun_has_its_figure():
-    assert len(figures.ppo_progress([]).data) == 11 and len(figures.manners([]).data) == 5
+    assert len(figures.manners([]).data) == 5
     assert len(figures.sft_loss([]).data) == 2
     assert figures.sft_loss([], "step 0 of 9").layout.title.text == "step 0 of 9"
 

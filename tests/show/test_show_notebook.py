@@ -192,3 +192,20 @@ def test_a_loop_is_redrawn_every_two_seconds_and_at_its_end(shown, monkeypatch):
         "step 10 of 10",
     ]
     assert len(shown) == 1  # each took the place of the one before
+
+
+def test_a_figure_that_is_slow_to_draw_takes_less_than_three_per_cent_of_the_time(
+    shown, monkeypatch
+):
+    now, drawing = [100.0], [0.0]
+    monkeypatch.setattr(show.time, "time", lambda: now[0])
+
+    def draw(rows, title):
+        now[0], drawing[0] = now[0] + 0.5, drawing[0] + 0.5
+        return figures.sft_loss(rows, title)
+
+    live = show.LivePlot(draw, 1000, "step")
+    for done in range(1, 1000):
+        now[0] += 0.1
+        live([], done)
+    assert drawing[0] > 2 and drawing[0] / (now[0] - 100) < 0.03
