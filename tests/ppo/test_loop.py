@@ -364,16 +364,6 @@ def test_the_same_seed_gives_identical_metrics():
     assert first != other
 
 
-def test_watching_changes_no_training():
-    plain, watching = fresh_run(), fresh_run()
-    rows = record.sample_watched(
-        watching.policy, watching.tokenizer, PROMPTS[:3], letter_e, CONFIG, seed=7
-    )
-    assert [row["prompt"] for row in rows] == [prompt.text for prompt in PROMPTS[:3]]
-    assert [set(row) for row in rows] == 3 * [{"prompt", "answer", "score", "kl"}]
-    assert train(plain, stop=2) == train(watching, stop=2)
-
-
 @pytest.mark.parametrize("source", ["builtin", "mine"])
 def test_the_watched_prompts_are_one_of_each_kind_and_two_others(source):
     prompts = PROMPTS if source == "builtin" else [Prompt(prompt.text) for prompt in PROMPTS]
