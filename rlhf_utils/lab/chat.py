@@ -67,6 +67,7 @@ class Chat:
     response_length: int = 48
     temperature: float = 0.7
     seed: int = 0  # one more with each question
+    lacks: list[str] = field(default_factory=list)  # a sentence on each thing that is missing
 
     def ask(self, text: str, told: Told) -> Iterator[Reply]:
         """The speakers' answers one after another. Raises ModelError for a prompt too long."""
@@ -117,38 +118,33 @@ def known_prompts() -> dict[str, Prompt]:
 # --- from a run's folder
 
 
-def load(run: Path, say: Callable[[str], None] = print) -> Chat:
-    """All that the run has of the three. `say` gets a sentence on each that is missing.
-
-    Raises RunError without π_SFT, the first of which a run has.
-    """
+def load(run: Path) -> Chat:
+    """All that the run has of the three. Raises RunError without π_SFT."""
     if not (run / "sft" / "manifest.json").is_file():
         raise RunError(
-            f"Run {run.name!r} has nobody to talk to yet: 01_sft is not finished; "
+            f"Run {run.name!r} has nobody to talk to yet, as 01_sft is not finished: "
             f"`rlhf resume {run.name}` goes on with it."
         )
     parameters = read_manifest(run / "sft", "parameters")["parameters"]
     device = pick_device()
-    dtype = pick_dtype(parameters.get("dtype", "auto"), device)
-    place = str(run / "sft" / "policy")
-    tokenizer, model = load_tokenizer(place), load_model(place, dtype, device)
-    name = parameters["model"]
+    dtype = pick_dtype(parameters["dtype"], device)
+    place, name = str(run / "sft" / "policy"), parameters["model"]
+    tokenizer, sft = load_tokenizer(place), load_model(place, dtype, device)
     base = load_model(name, dtype, device), load_tokenizer(name)
-    speakers, paid_by = [Speaker("base", *base), Speaker("π_SFT", model, tokenizer)], "reward_model"
-    how = {}
+    chat, paid_by = Chat([Speaker("base", *base), Speaker("π_SFT", sft, tokenizer)]), "reward_model"
     if (run / "ppo" / "manifest.json").is_file():
         told = read_manifest(run / "ppo", "parameters", "settings")
-        paid_by = told["parameters"]["reward"]
-        how = {key: told["settings"][key] for key in ("response_length", "temperature")}
-        speakers = speakers_of(base, tokenizer, load_policy(model, run / "ppo" / "policy"))
+        paid_by, settings = told["parameters"]["reward"], told["settings"]
+        chat.speakers = speakers_of(base, tokenizer, load_policy(sft, run / "ppo" / "policy"))
+        chat.response_length = settings["response_length"]
+        chat.temperature = settings["temperature"]
     else:
-        say(f"04_ppo of run {run.name!r} is not finished, so π_RLHF is missing.")
-    reward = None
+        chat.lacks.append("π_RLHF is missing, as 04_ppo of this run is not finished.")
     try:
-        reward = load_reward(paid_by, lambda: _trained(run), dtype, device)
+        chat.reward = load_reward(paid_by, lambda: _trained(run), dtype, device)
     except ExplainedError as error:
-        say(f"Answers get no reward: {error}")
-    return Chat(speakers, reward, **how)
+        chat.lacks.append(f"Answers get no reward: {error}")
+    return chat
 
 
 def _trained(run: Path) -> Path:

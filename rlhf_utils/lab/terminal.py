@@ -1,15 +1,28 @@
 """`rlhf chat` in a terminal: questions in, answers out as they come."""
 
 import contextlib
+import io
 import os
 import sys
+from pathlib import Path
 
 from ..files import printable
 from ..interrupts import at_stops
-from .chat import FULL, Chat, Reply
+from .chat import FULL, Chat, Reply, load
 
 LIKELIER, LESS, END = "\x1b[38;5;33m", "\x1b[38;5;166m", "\x1b[0m"  # read on black and on white
 WIDTH = 8  # of the names
+
+
+def open_chat(run: Path, question: str | None) -> None:
+    """Loads what the run has, then talks."""
+    if sys.stderr.isatty():
+        print("Loading the models …", file=sys.stderr)
+    with contextlib.redirect_stdout(io.StringIO()):  # what loading tells is not news here
+        chat = load(run)
+    for line in chat.lacks:
+        print(printable(line, 2000), file=sys.stderr)
+    converse(chat, question)
 
 
 def converse(chat: Chat, question: str | None = None) -> None:

@@ -72,13 +72,11 @@
     }
     function onkeydown(event) {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      event.stopPropagation(); // a notebook moves between cells with these
-      choose(chosen + step);
+      if (step) choose(chosen + step);
+      if (step) event.preventDefault();
+      event.stopPropagation(); // keys are a notebook's shortcuts
     }
-    const first = el("b", {}, (sample.tokens[0] || "").trim() || "␣");
-    first.classList.add("tok");
+    const first = el("b", { class: "tok" }, (sample.tokens[0] || "").trim() || "␣");
     paint(first, numbers[shade][0], most);
     const sums = `reward ${signed(sample.score)} · KL ${known(sample.kl) ? sample.kl.toFixed(1) : "–"} nats`;
     return el(
@@ -122,11 +120,11 @@
       drawn.append(svg("polyline", { points, fill: "none", stroke, "stroke-width": 2.5, "stroke-dasharray": dash }));
       ends.push([name, y(rows[rows.length - 1][key])]);
     }
-    if (ends.length === 2 && Math.abs(ends[0][1] - ends[1][1]) < 15) { // names must not overlap
-      const [high, low] = ends[0][1] < ends[1][1] ? ends : [ends[1], ends[0]];
-      const middle = Math.min(Math.max((high[1] + low[1]) / 2, 16), 108);
-      high[1] = middle - 7.5;
-      low[1] = middle + 7.5;
+    ends.sort((a, b) => a[1] - b[1]);
+    if (ends.length === 2 && ends[1][1] - ends[0][1] < 15) { // names must not overlap
+      const middle = Math.min(Math.max((ends[0][1] + ends[1][1]) / 2, 16), 108);
+      ends[0][1] = middle - 7.5;
+      ends[1][1] = middle + 7.5;
     }
     for (const [name, place] of ends) drawn.append(svg("text", { x: 452, y: place + 4 }, name));
     if (known(at.decline)) drawn.append(svg("circle", { cx: x(at.update), cy: y(at.decline), r: 5, fill: "#0072B2" }));
@@ -213,8 +211,8 @@
     const isText = (key) => ["kind", "prompt", "answer"].includes(key);
     const order = { key: "score", down: true };
     const words = el("input", { type: "search", placeholder: "in prompt or answer", "aria-label": "text" });
-    const pick = (label, options) =>
-      el("select", { "aria-label": label }, ...options.map(([value, text]) => el("option", { value }, text)));
+    const pick = (label, options) => el("select", { "aria-label": label },
+      ...options.map(([value, text]) => el("option", { value }, text)));
     const kind = pick("kind", [["", "every kind"], ...kinds.map((k) => [k, k || "no kind"])]);
     const declined = pick("declined", [["", "declined or not"], ["1", "declined"], ["0", "not declined"]]);
     const ranges = [["score", "reward"], ["kl", "KL"], ["words", "words"], ["update", "update"]].map(([key, name]) => {
@@ -266,7 +264,7 @@
     const fields = [words, kind, declined, ...ranges.flatMap((range) => range.ends)];
     for (const field of fields) {
       field.addEventListener("input", show);
-      field.addEventListener("keydown", (event) => event.stopPropagation()); // letters are a notebook's shortcuts
+      field.addEventListener("keydown", (event) => event.stopPropagation());
     }
     show();
     return el("div", { class: "search" },
