@@ -133,7 +133,7 @@ def load(run: Path) -> Chat:
     base = load_model(name, dtype, device), load_tokenizer(name)
     chat, paid_by = Chat([Speaker("base", *base), Speaker("π_SFT", sft, tokenizer)]), "reward_model"
     if (run / "ppo" / "manifest.json").is_file():
-        told = read_manifest(run / "ppo", "parameters", "settings")
+        told = read_manifest(run / "ppo", "parameters")
         paid_by, settings = told["parameters"]["reward"], told["settings"]
         chat.speakers = speakers_of(base, tokenizer, load_policy(sft, run / "ppo" / "policy"))
         chat.response_length = settings["response_length"]

@@ -1,4 +1,4 @@
-// Draws the inspector from the JSON beside this script. Texts of models become text nodes only.
+// Draws the inspector from the JSON beside this script; texts become text nodes only.
 (() => {
   const root = document.currentScript.parentElement;
   const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
@@ -34,7 +34,7 @@
     return (sample.reward || []).map((paid) => (sum += paid));
   }
 
-  // 95% of all tokens lie within; those beyond have the full colour
+  // the colour is full for 5% of all tokens
   function reach(shade) {
     const all = data.watched.flatMap((one) => one.history.flatMap((s) => numbersOf(s, shade)));
     const sizes = all.filter(known).map(Math.abs).sort((a, b) => a - b);
@@ -126,7 +126,8 @@
       ends[0][1] = middle - 7.5;
       ends[1][1] = middle + 7.5;
     }
-    for (const [name, place] of ends) drawn.append(svg("text", { x: 452, y: place + 4 }, name));
+    for (const [name, height] of ends)
+      drawn.append(svg("text", { x: 452, y: height + 4 }, name));
     if (known(at.decline)) drawn.append(svg("circle", { cx: x(at.update), cy: y(at.decline), r: 5, fill: "#0072B2" }));
     return drawn;
   }
@@ -136,10 +137,10 @@
       ? [el("span", { class: "share" }, `${share(at.decline_sft)} → ${share(at.decline)}`),
          el("span", { class: "soft" }, ` π_SFT → after update ${at.update}`)]
       : [el("span", { class: "soft" }, "not recorded")];
-    const what = "How likely an answer opens with words after which demonstrations nearly always decline, " +
-      "such as “I can't” or “Sorry”. Declining that comes later is not counted.";
+    const what = "How likely an answer opens with words such as “I can't” or “Sorry”, after which " +
+      "demonstrations nearly always decline. Declining later is not counted.";
     return el("div", { class: "chance" },
-      el("div", {}, el("div", {}, el("strong", {}, "Begins to decline")), el("div", {}, ...told),
+      el("div", {}, el("strong", {}, "Begins to decline"), el("div", {}, ...told),
         el("div", { class: "soft" }, what)),
       chart(history, at));
   }
@@ -210,7 +211,7 @@
     ].filter(([key]) => key !== "gold" || all.some((row) => known(row.gold)));
     const isText = (key) => ["kind", "prompt", "answer"].includes(key);
     const order = { key: "score", down: true };
-    const words = el("input", { type: "search", placeholder: "in prompt or answer", "aria-label": "text" });
+    const words = el("input", { type: "search", placeholder: "words", "aria-label": "text" });
     const pick = (label, options) => el("select", { "aria-label": label },
       ...options.map(([value, text]) => el("option", { value }, text)));
     const kind = pick("kind", [["", "every kind"], ...kinds.map((k) => [k, k || "no kind"])]);
@@ -248,11 +249,13 @@
         return sign * (x < y ? -1 : 1);
       });
       const some = found.length > SHOWN ? `; the first ${SHOWN} are shown` : "";
-      told.textContent = `${found.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} answers${some}.`;
+      const counts = [found, all].map((rows) => rows.length.toLocaleString("en"));
+      told.textContent = `${counts.join(" of ")} answers${some}.`;
       heads.forEach((head, i) => {
         const mine = COLUMNS[i][0] === order.key;
-        head.setAttribute("aria-sort", mine ? (order.down ? "descending" : "ascending") : "none");
-        head.firstChild.textContent = COLUMNS[i][1] + (mine ? (order.down ? " ↓" : " ↑") : "");
+        const [said, arrow] = !mine ? ["none", ""] : order.down ? ["descending", " ↓"] : ["ascending", " ↑"];
+        head.setAttribute("aria-sort", said);
+        head.firstChild.textContent = COLUMNS[i][1] + arrow;
       });
       body.replaceChildren(...found.slice(0, SHOWN).map((row) =>
         el("tr", {}, ...COLUMNS.map(([key, name, form]) => {
@@ -261,8 +264,7 @@
         }))));
     }
 
-    const fields = [words, kind, declined, ...ranges.flatMap((range) => range.ends)];
-    for (const field of fields) {
+    for (const field of [words, kind, declined, ...ranges.flatMap((range) => range.ends)]) {
       field.addEventListener("input", show);
       field.addEventListener("keydown", (event) => event.stopPropagation());
     }

@@ -40,6 +40,8 @@ def learned(policy):
 @pytest.fixture(scope="module")
 def talker(tokenizer):
     run = fresh_run()
+    with torch.no_grad():  # answers of a few tokens
+        run.policy.model.get_output_embeddings().bias[tokenizer.eos_token_id] = 3.0
     speakers = chat.speakers_of((lively(tokenizer), tokenizer), tokenizer, learned(run.policy))
     return chat.Chat(speakers, length, response_length=12)
 
@@ -72,7 +74,7 @@ def test_the_three_are_base_reference_and_policy(talker):
         assert "".join(reply.tokens).startswith(samples.answers[0][:8])
         assert f"reward {len(samples.answers[0]):+.2f}" in reply.numbers
         assert bool(reply.logratio) == (speaker is rlhf)
-    assert replies[1].tokens != replies[2].tokens
+    assert replies[1].tokens != replies[2].tokens and len(replies[2].tokens) > 3
     # the last samples are π_RLHF's
     row = samples.answer_ids[0][samples.answer_mask[0]]
     new = slow_logprobs(rlhf.model, samples, 0, 0.7)
