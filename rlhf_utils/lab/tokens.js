@@ -18,12 +18,13 @@
       if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
       else made.setAttribute(name, value);
     }
-    made.append(...children); // a string becomes a text node
+    made.append(...children);
     return made;
   }
   const known = (x) => typeof x === "number";
   const signed = (x, places = 2) =>
     known(x) ? (x < 0 ? "−" : x > 0 ? "+" : "") + Math.abs(x).toFixed(places) : "–";
+  const two = (x) => (known(x) ? x.toFixed(2) : "–");
   const share = (x) => (known(x) ? (100 * x).toFixed(x > 0 && x < 0.01 ? 1 : 0) + "%" : "–");
 
   // --- the numbers of a token
@@ -78,7 +79,7 @@
     }
     const first = el("b", { class: "tok" }, (sample.tokens[0] || "").trim() || "␣");
     paint(first, numbers[shade][0], most);
-    const sums = `reward ${signed(sample.score)} · KL ${known(sample.kl) ? sample.kl.toFixed(1) : "–"} nats`;
+    const sums = `reward ${signed(sample.score)} · KL ${two(sample.kl)} nats`;
     return el(
       "div", { class: "box" },
       el("div", {}, el("strong", {}, title), " ", el("span", { class: "soft" }, sums)),
@@ -104,7 +105,7 @@
     const x = (update) => 44 + (400 * update) / last;
     const y = (p) => 12 + 100 * (1 - p);
     const drawn = svg("svg", { viewBox: "0 0 520 140", role: "img",
-      "aria-label": "Probability of beginning to decline over the updates" });
+      "aria-label": "how likely it begins to decline, by update" });
     for (const p of [0, 0.5, 1]) {
       drawn.append(svg("line", { x1: 44, x2: 444, y1: y(p), y2: y(p), stroke: "rgba(128,128,128,.3)" }));
       drawn.append(svg("text", { x: 38, y: y(p) + 4, "text-anchor": "end" }, share(p)));
@@ -203,7 +204,6 @@
     const all = rows.map(([update, prompt, kind, answer, words, declined, score, kl, gold]) => ({
       update, kind: kinds[kind], prompt: prompts[prompt], answer, score, kl, gold, words, declined,
     }));
-    const two = (x) => (known(x) ? x.toFixed(2) : "–");
     const COLUMNS = [
       ["update", "update", String], ["kind", "kind", String], ["prompt", "prompt", String],
       ["answer", "answer", String], ["score", "reward", signed], ["gold", "gold", two],

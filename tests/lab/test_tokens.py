@@ -197,6 +197,25 @@ def test_a_browser_searches_and_sorts(page):
     assert told.inner_text() == "0 of 120 answers."
 
 
+IN_JUPYTERLAB = """(fragment) => {
+    const output = document.createElement("div");
+    output.innerHTML = fragment;
+    for (const old of [...output.getElementsByTagName("script")]) {
+        const copy = document.createElement("script");
+        for (const { name, value } of old.attributes) copy.setAttribute(name, value);
+        copy.textContent = old.textContent;
+        old.replaceWith(copy);
+    }
+    document.body.replaceChildren(output);
+}"""  # how JupyterLab shows HTML: it copies scripts, which run when the output is shown
+
+
+def test_a_browser_draws_it_as_jupyterlab_shows_html(page):
+    page.evaluate(IN_JUPYTERLAB, tokens.inspector(samples(), answers()))
+    assert page.locator(".plain").count() == 0 and page.locator("tbody tr").count() == 50
+    assert "60% → 10%" in page.locator(".rlhf-tokens").inner_text()
+
+
 def test_a_browser_as_narrow_as_a_phone_shows_all(page):
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
