@@ -102,7 +102,8 @@ class Chat:
             with contextlib.suppress(ExplainedError):  # it may need columns that only rows have
                 columns = columns_of([prompt])
                 scores = self.reward(prompts=[prompt.text], completions=answers, **columns)
-                found.append(f"reward {finite_scores(scores, 1)[0]:+.2f}")
+                score = round(finite_scores(scores, 1)[0], 2) + 0.0  # no -0.00
+                found.append(f"reward {score:+.2f}")
         if has_gold([prompt]):
             found.append(f"gold {score_answers([prompt], answers)[0].gold:.2f} of 5")
         return found

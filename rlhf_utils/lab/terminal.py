@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..files import printable
 from ..interrupts import at_stops
+from ..run.stage import quiet_libraries
 from .chat import FULL, Chat, Reply, load
 
 LIKELIER, LESS, END = "\x1b[38;5;33m", "\x1b[38;5;166m", "\x1b[0m"  # read on black and on white
@@ -16,6 +17,7 @@ WIDTH = 8  # of the names
 
 def open_chat(run: Path, question: str | None) -> None:
     """Loads what the run has, then talks."""
+    quiet_libraries()
     if sys.stderr.isatty():
         print("Loading the models …", file=sys.stderr)
     with contextlib.redirect_stdout(io.StringIO()):  # what loading tells is not news here
@@ -35,6 +37,8 @@ def converse(chat: Chat, question: str | None = None) -> None:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  # lets input() edit lines and bring back earlier ones
         print("Ask something; an empty line ends, Ctrl-C stops an answer.")
+        if has_colours():
+            print(f"PPO made {LIKELIER}these tokens{END} likelier, {LESS}these{END} less likely.")
     while True:
         try:
             line = input("> " if person else "").strip()

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from helpers_models import lively, slow_logprobs
 from helpers_ppo import fresh_run
 from helpers_run import call, finish
+from nbclient import NotebookClient
 
 from rlhf_utils import interrupts
 from rlhf_utils.data.rows import load_prompts
@@ -122,6 +124,29 @@ def test_the_form_streams_into_its_html(talker):
     line.value = "word " * 2000
     button.click()
     assert "more than the 512" in shown.value and not button.disabled
+
+
+TALKING = """
+from rlhf_utils.lab import chat
+class One:
+    speakers = [chat.Speaker("base", None, None)]
+    def ask(self, text, told):
+        yield chat.Reply(["An ", "answer"])
+chat.talk(One(), "Who?")
+"""
+
+
+def test_nobody_types_in_papermill_so_no_widget_is_saved():
+    """The second cell says what JupyterLab says: that somebody can type."""
+    somebody = "get_ipython().kernel._allow_stdin = True\n" + TALKING
+    cells = [nbformat.v4.new_code_cell(code) for code in (TALKING, somebody)]
+    done = NotebookClient(nbformat.v4.new_notebook(cells=cells), kernel_name="python3").execute()
+    alone, with_person = ([output["data"] for output in cell.outputs] for cell in done.cells)
+    assert ["An answer" in data["text/html"] for data in alone] == [True]
+    assert ["application/vnd.jupyter.widget-view+json" in data for data in with_person] == [
+        False,
+        True,
+    ]
 
 
 # --- the terminal
