@@ -188,10 +188,13 @@ def form(chat: Chat):
                 shown.value = table(chat, line.value, replies)
         except ExplainedError as error:
             shown.value = html.escape(str(error))
+        except KeyboardInterrupt:
+            shown.value += "(stopped)"
         finally:
             button.disabled = False
 
     button.on_click(ask)
+    line.on_submit(ask)  # Enter
     return ipywidgets.VBox([ipywidgets.HBox([line, button]), shown])
 
 

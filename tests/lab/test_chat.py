@@ -122,7 +122,7 @@ def test_the_form_streams_into_its_html(talker):
     assert all("Hi &lt;b&gt;?" in value for value in values)
     assert values[-1].count("<small>reward") == 3
     line.value = "word " * 2000
-    button.click()
+    line._handle_string_msg(line, {"event": "submit"}, [])  # Enter
     assert "more than the 512" in shown.value and not button.disabled
 
 
