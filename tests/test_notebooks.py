@@ -68,6 +68,7 @@ def test_every_stage_leaves_what_the_next_one_needs(smoke):
         "ppo/policy/adapter_model.safetensors",
         "ppo/metrics.jsonl",
         "ppo/samples.jsonl",
+        "ppo/answers.jsonl",
         "evaluation/report.html",
         "evaluation/samples.jsonl",
     ):

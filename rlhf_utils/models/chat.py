@@ -83,6 +83,24 @@ def end_ids(model, tokenizer) -> list[int]:
     return [token for token in dict.fromkeys(ends) if token in known]
 
 
+def token_texts(tokenizer, ids: list[int], ends: list[int]) -> list[str]:
+    """The text of each token of an answer; joined, they are its text and the name of its end.
+
+    A letter of several tokens stands with its last one; special tokens but the end are empty.
+    """
+    ended = ids[-1:] if ids and ids[-1] in ends else []
+    ids = ids[: len(ids) - len(ended)]
+    so_far = [tokenizer.decode(ids[:n], skip_special_tokens=True) for n in range(len(ids) + 1)]
+    texts, start = [], 0
+    for text in so_far[1:]:
+        stop = start if text.endswith("\ufffd") else max(start, len(text))
+        texts.append(so_far[-1][start:stop])
+        start = stop
+    if texts:
+        texts[-1] += so_far[-1][start:]
+    return texts + tokenizer.convert_ids_to_tokens(ended)
+
+
 def check_room(context: int | None, tokenizer, prompts: list[str], response_length: int) -> None:
     """Raises ModelError for the first prompt that leaves no room for an answer in the context."""
     if context is None:

@@ -5,7 +5,7 @@ says. PPO's ratio is right only if the distribution that is sampled is the one t
 Left out: beam search, speculative decoding, static caches and CUDA graphs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -65,6 +65,8 @@ class Sampling:
     # Place in the prompts → answer, filled batch after batch. What is there already is not asked
     # again: so an interrupted call goes on, with the same generator.
     answers: dict[int, str] | None = None
+    # Called after each step with the batch's answers so far, (B, step + 1) token ids.
+    each: Callable[[Tensor], None] | None = None
 
 
 def sample(
@@ -156,6 +158,8 @@ def _sample_batch(model, tokenizer, prompts: list[str], settings: Sampling, gene
         for step in range(settings.max_new_tokens):
             stop_if_interrupted()
             tokens = batch.draw(hidden, step, generator)
+            if settings.each:
+                settings.each(batch.answer_ids[:, : step + 1])
             if step + 1 == settings.max_new_tokens:
                 break
             if (step + 1) % CHECK_EVERY.get(model.device.type, 1) == 0:

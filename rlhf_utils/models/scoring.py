@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..fast import Trunk, compared_logprobs, token_logprobs
+from .chat import chat_prompt
 from .sampling import Samples
 
 
@@ -53,6 +54,41 @@ def answer_logprobs(
     labels = samples.answer_ids[rows][samples.answer_mask[rows]]
     logprobs, entropy = token_logprobs(trunk.head, hidden, labels, temperature)
     return logprobs, entropy, hidden
+
+
+def given_logprobs(
+    model, tokenizer, prompts: list[str], answers: list[list[int]], temperature: float, reference
+) -> tuple[Tensor, Tensor]:
+    """(B,) log-probabilities of answers that nobody sampled, under the model and under π_ref.
+
+    answers: the token ids of each, at least one; an answer may be the beginning of a longer one.
+    """
+    asked = [chat_prompt(tokenizer, prompt) for prompt in prompts]
+    encoded = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=False)
+    prompt_ids, prompt_mask = encoded["input_ids"], encoded["attention_mask"].bool()
+    given = [torch.tensor(ids) for ids in answers]
+    answer_ids = nn.utils.rnn.pad_sequence(given, batch_first=True)
+    lengths = torch.tensor([len(ids) for ids in answers])[:, None]
+    answer_mask = torch.arange(answer_ids.shape[1]) < lengths
+    trunk = Trunk(model)
+    ids, mask = (
+        torch.cat(both, dim=1)[:, :-1].to(model.device)
+        for both in ((prompt_ids, answer_ids), (prompt_mask, answer_mask))
+    )
+    samples = Samples(
+        prompts=prompts,
+        prompt_ids=prompt_ids.to(model.device),
+        prompt_mask=prompt_mask.to(model.device),
+        answer_ids=answer_ids.to(model.device),
+        answer_mask=answer_mask.to(model.device),
+        logprobs=torch.zeros(answer_ids.shape),  # nobody sampled
+        ended=torch.zeros(len(prompts), dtype=torch.bool),
+        answers=[],
+        trunk=trunk.lower(ids, mask),
+        cut=trunk.cut,
+    )
+    found = score_tokens(model, samples, temperature, reference)
+    return found["logprobs"].sum(1), found["ref_logprobs"].sum(1)
 
 
 def answer_hidden(trunk: Trunk, samples: Samples, rows: Tensor) -> Tensor:

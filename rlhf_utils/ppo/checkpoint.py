@@ -130,8 +130,9 @@ class Checkpoints:
             except BaseException as error:
                 with deferred():
                     self.state.restore(before, kl_coef)
-                    with contextlib.suppress(KeyError, OSError):  # no log, a full disk
-                        self.logs["metrics.jsonl"].cut(update - 1)
+                    for name in ("metrics.jsonl", "answers.jsonl"):  # a row for each update
+                        with contextlib.suppress(KeyError, OSError):  # no log, a full disk
+                            self.logs[name].cut(update - 1)
                 if isinstance(error, (OSError, SafetensorError)):
                     raise PPOError(
                         f"Update {update} cannot be written ({error}): make room on the disk, or "

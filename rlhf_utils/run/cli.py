@@ -1,7 +1,7 @@
 """The console command `rlhf`: runs the notebooks in order with papermill, and says how far it is.
 
     rlhf run NAME --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
-    rlhf resume NAME, list, compare A B, open NAME, keep NAME
+    rlhf resume NAME, list, compare A B, open NAME, keep NAME, chat NAME
 
 Exit status: 0; 1 for a stage that failed; 2 for what is refused; 130 and 143 for a stopped run.
 Left out: sweeps, several runs at once.
@@ -119,6 +119,9 @@ def make_parser() -> argparse.ArgumentParser:
     what = "copy a run's executed notebooks over notebooks/, to commit them"
     keep = command("keep", lambda options: print(runs.keep_outputs(options.RUN)), what)
     keep.add_argument("RUN", nargs="?", default="demo", help="demo, if you name none")
+    what = "ask the base model, π_SFT and π_RLHF of a run the same things"
+    talk = command("chat", chat, what, "RUN")
+    talk.add_argument("PROMPT", nargs="?", help="one question; without it you can ask several")
     return parser
 
 
@@ -250,6 +253,18 @@ def carry_out(run: Path, asked: dict, stages: list[str], dry: bool, is_new: bool
     if status == 0:
         print(runs.closing(run))
     return status
+
+
+# --- rlhf chat
+
+
+def chat(options: argparse.Namespace) -> None:
+    run = runs.existing(options.RUN)
+    if os.path.isdir(cwd := state.read_state(run).get("cwd", "")):
+        os.environ["RLHF_CWD"] = cwd  # where its reward's module lies
+    from ..lab import terminal  # needs torch, and the other commands do not
+
+    terminal.open_chat(run, options.PROMPT)
 
 
 if __name__ == "__main__":

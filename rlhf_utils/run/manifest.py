@@ -18,7 +18,7 @@ READ = {
     "sft": ("policy",),
     "preferences": ("items.jsonl", "pairs.jsonl", "agreement.json"),
     "reward_model": ("",),
-    "ppo": ("policy", "metrics.jsonl", "samples.jsonl"),
+    "ppo": ("policy", "metrics.jsonl", "samples.jsonl", "answers.jsonl"),
 }
 
 KINDS = {

@@ -28,6 +28,7 @@ WRITTEN = {
     "ppo/policy/adapter_config.json": "ppo/policy",
     "ppo/metrics.jsonl": "ppo/metrics.jsonl",
     "ppo/samples.jsonl": "ppo/samples.jsonl",
+    "ppo/answers.jsonl": "ppo/answers.jsonl",
 }
 NEEDS = {
     "sft": [],
@@ -87,6 +88,7 @@ def test_a_run_that_nobody_touched_is_taken(run):
         "ppo/policy/adapter_model.safetensors",
         "ppo/metrics.jsonl",
         "ppo/samples.jsonl",
+        "ppo/answers.jsonl",
     }
 
 
