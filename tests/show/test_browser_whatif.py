@@ -1,11 +1,14 @@
 """The what-if figure: its slider works in a browser without network, and on a phone."""
 
+import json
 import re
 from pathlib import Path
 
 import plotly.io as pio
 import pytest
+from plotly.offline import get_plotlyjs
 
+from rlhf_utils.show import notebook
 from rlhf_utils.show.whatif import figure
 
 REPORT = Path(__file__).parents[2] / "rlhf_utils/evaluation/report.html"
@@ -100,6 +103,31 @@ def test_a_browser_as_small_as_a_phone_shows_panels_below_each_other(chromium):
     slide(page, 0.99)
     page.wait_for_function("document.querySelector('.gtitle').textContent.includes('KL 1.50')")
     assert plot.evaluate(OUTSIDE) == [] and page.asked == []
+    page.close()
+
+
+def test_a_browser_keeps_the_figure_where_its_output_has_no_height(chromium, monkeypatch):
+    """As in JupyterLab, which fits a figure to its cell's width, and then forgets its height."""
+    shown = []
+    monkeypatch.setattr(notebook, "display", lambda bundle, raw: shown.append(bundle))
+    notebook.figure(figure(data()), static=False)
+    drawn = json.dumps(shown[0]["application/vnd.plotly.v1+json"])
+    page = chromium.new_page(viewport={"width": 960, "height": 800})
+    page.set_content(
+        f"<!doctype html><div id=cell style='height:9px'></div><script>{get_plotlyjs()}</script>"
+    )
+    page.evaluate(
+        f"""async () => {{
+            const cell = document.getElementById('cell'), drawn = {drawn};
+            await Plotly.newPlot(cell, drawn.data, drawn.layout, drawn.config);
+            cell.style.height = 'auto';
+            delete cell.layout.height;
+        }}"""
+    )
+    before = page.locator("#cell").bounding_box()
+    slide(page, 0.99)
+    page.wait_for_function("document.querySelector('.gtitle').textContent.includes('KL 1.50')")
+    assert page.locator("#cell").bounding_box() == before and before["height"] > 400
     page.close()
 
 
