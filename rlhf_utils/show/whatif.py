@@ -5,12 +5,16 @@ The slider is plotly's own, so it works with no kernel: in a notebook, and in a 
 
 import plotly.graph_objects as go
 
-from .figures import DECLINED
-from .template import BLUE, FAINT, GREEN, GREY, ORANGE, PURPLE, SHARES, TEXT, legend_under
+from .template import BLUE, FAINT, GREEN, GREY, ORANGE, PURPLE, RED, SHARES, TEXT, legend_under
 from .template import figure as panels_of
 
 HEAD, SLIDER, TITLES, PANEL, UNDER = 62, 74, 26, 210, 112  # pixels, from the top
 FADED = {"color": GREY, "dash": "dot", "width": 1}
+KINDS = (  # of prompts: name, colour, dash, what the rows call it
+    ("harmful", RED, "solid", "declined_harmful"),
+    ("look-alikes", GREEN, "dash", "declined_lookalike"),
+    ("others", BLUE, "dot", "declined_other"),
+)
 TILTED = "weighted by exp(reward/β)"
 BEST_OF = {  # who picks → name, colour, symbol
     "reward": ("best of n by reward", PURPLE, "square"),
@@ -21,27 +25,26 @@ BEST_OF = {  # who picks → name, colour, symbol
 def figure(data: dict) -> go.Figure:
     """From lab.whatif.measure. Where too few answers count, all is grey and dotted."""
     rows = data["tilted"]
-    panels = {"reward": [(TILTED, BLUE, "circle", "solid", "reward")]}
+    panels = {"reward": [(TILTED, BLUE, "solid", "reward")]}
     if "gold" in rows[0]:
-        panels["gold, of 5"] = [(TILTED, BLUE, "circle", "solid", "gold")]
-    kinds = [(*curve[:4], _key(curve)) for curve in DECLINED if _key(curve) in rows[0]]
-    panels["declined, by kind of prompt"] = kinds
+        panels["gold, of 5"] = [(TILTED, BLUE, "solid", "gold")]
+    panels["declined, by kind of prompt"] = [curve for curve in KINDS if curve[3] in rows[0]]
 
     top = HEAD + SLIDER + TITLES
-    fig = panels_of(list(panels), height=top + PANEL + UNDER, bottom=UNDER).update_layout(
-        margin_t=top
-    )
+    fig = panels_of(list(panels), height=top + PANEL + UNDER, bottom=UNDER)
+    fig.update_layout(margin_t=top)
     for col, curves in enumerate(panels.values(), 1):
         place = {"row": 1, "col": col}
         legend = legend_under(fig, col, orientation="v")
-        for name, color, _, dash, key in curves:
+        for name, color, dash, key in curves:
             line = {"color": color, "dash": dash, "width": 2}
             named = {"name": name, "legend": legend, "showlegend": key != "gold"}
             _add_part(fig, _known(rows), key, place, line=line, **named)
-            named = {"name": "too few answers count", "legend": legend, "showlegend": col == 2}
+            first = col == 2 and key == curves[0][3]  # told once, where a legend is short
+            named = {"name": "too few answers count", "legend": legend, "showlegend": first}
             _add_part(fig, _unknown(rows), key, place, line=FADED, **named)
-        _add_best_of(fig, data["best_of"], curves[0][4], place, legend)
-    _add_slider(fig, data, [[curve[4] for curve in curves] for curves in panels.values()])
+        _add_best_of(fig, data["best_of"], curves[0][3], place, legend)
+    _add_slider(fig, data, [[curve[3] for curve in curves] for curves in panels.values()])
     fig.update_xaxes(title_text="KL to π_SFT, nats", rangemode="tozero")
     return fig.update_yaxes(SHARES, col=len(panels))
 
@@ -162,12 +165,7 @@ def _numbers(row: dict, answers: int) -> str:
     first = f"KL {row['kl']:.2f} nats · reward {row['reward']:+.2f}"
     if "gold" in row:
         first += f" · gold {row['gold']:.2f} of 5"
-    kinds = [curve for curve in DECLINED if _key(curve) in row]
-    shares = ", ".join(f"{curve[0]} {row[_key(curve)]:.0%}" for curve in kinds)
+    shares = ", ".join(f"{name} {row[key]:.0%}" for name, _, _, key in KINDS if key in row)
     few = "" if row["trusted"] else ": too few"
     last = f"{row['words']:.1f} words · {row['ess']:.0f} of {answers} answers count{few}"
     return f"{first}<br>declined: {shares}<br>{last}"
-
-
-def _key(curve: tuple) -> str:
-    return curve[4].removeprefix("answers/")

@@ -141,6 +141,8 @@ def test_where_nothing_is_trusted_or_gold_is_missing_it_is_drawn_all_the_same():
     ]
     assert "gold" not in fig.layout.title.text and fig.layout.sliders[0].active == 0
     assert len(fig.layout.sliders[0].steps) == 7
+    named = [trace.name for trace in fig.data if trace.showlegend]
+    assert len(named) == len(set(named)), "each told once"
 
 
 def test_what_too_few_answers_stand_behind_is_grey():
