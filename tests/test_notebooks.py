@@ -64,6 +64,7 @@ def test_every_stage_leaves_what_the_next_one_needs(smoke):
         "preferences/agreement.json",
         "reward_model/head.safetensors",
         "reward_model/report.json",
+        "reward_model/whatif.json",
         "reward_model/classifier/model.safetensors",
         "ppo/policy/adapter_model.safetensors",
         "ppo/metrics.jsonl",

@@ -21,6 +21,7 @@ from ..preferences.rubric import gold_score
 from ..stats import UNSPACED, answer_length, bootstrap_by_prompt, correct
 from .calibration import calibration, fit_temperature
 from .model import load_reward_model
+from .probe import hackability
 from .refusals import refusal_report
 
 FEWEST_PAIRS = 50  # with fewer, nothing is said about how sure the model may be
@@ -242,6 +243,7 @@ def full_report(
     report |= directness(heldout, chosen - rejected)
     report |= refusal_report(score, _ranked(items, train)[:400], _ranked(items, heldout))
     report["mistakes"] = mistakes(heldout, chosen - rejected)
+    report["hackability"] = hackability(score, heldout)
     rewards = {"chosen": chosen.tolist(), "rejected": rejected.tolist()}
     sides = pair_rewards(score, other)
     right = correct(sides[0] - sides[1])

@@ -84,7 +84,8 @@ def figure(fig: go.Figure, live: bool = False, static: bool = True) -> None:
     if live:
         clear_output(wait=True)
     text = fig.to_json()
-    drawn = json.loads(text) | {"config": {"displaylogo": False, "responsive": True}}
+    # Not responsive: JupyterLab sees to that, and a slider or legend would make the figure vanish.
+    drawn = json.loads(text) | {"config": {"displaylogo": False}}
     bundle = {"application/vnd.plotly.v1+json": drawn, "text/plain": "interactive figure"}
     if static and (picture := PAINTER.draw(text)):
         bundle["image/png"] = picture

@@ -275,6 +275,7 @@ def test_the_full_report_by_hand():
     assert card["refusal_auc"] == 1.0 and math.isnan(card["refusal_auc_learned"])
     assert card["temperature"] == pytest.approx(0.01), "fitted: all 60 validation pairs are right"
     assert card["mistakes"] == [] and 0 <= card["bag_of_words"] <= 1
+    assert [row["wins"] for row in card["hackability"] if row["edit"] == "empty"] == [1.0]
     results = summary.results(card)
     assert results["reward_model.prefers_direct"] == 1.0 and len(results) == 14
 
