@@ -126,8 +126,9 @@ function stack(plot) {
   const layout = plot.layout, ids = [];
   for (const key in layout) if (/^xaxis/.test(key)) ids.push(key.slice(5));
   if (ids.length < 2) return;
-  const height = 300 * ids.length + Math.max(layout.margin.b - 60, 0);  // room for a slider
-  const inside = height - layout.margin.t - layout.margin.b, change = { height };
+  const { t, b } = layout.margin;  // which may hold a slider
+  const height = 300 * ids.length + Math.max(t - 34, 0) + Math.max(b - 60, 0);
+  const inside = height - t - b, change = { height };
   ids.forEach((id, place) => {
     const top = 1 - place * 300 / inside, low = Math.max(top - 190 / inside, 0);
     change[`xaxis${id}.domain`] = [0, 1];

@@ -139,6 +139,6 @@ def test_a_browser_shows_the_page_offline_and_runs_no_text(three, chromium):
     page.locator("html[data-ready]").wait_for()
     assert page.locator("figure .trace").count() == 6 and noticed == []
     assert f"KL is 130 {HOSTILE}" in page.locator(".card").nth(1).inner_text()
-    assert page.locator(".pair .text").count() == 2
+    assert page.locator(".pair .answer").count() == 2
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     context.close()
