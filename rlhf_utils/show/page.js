@@ -1,4 +1,4 @@
-// What is packed at the page's end: plotly's script, then figures and fragments as JSON.
+// What is packed at the page's end: plotly's script; figures and fragments as JSON.
 
 function bytes(text) {  // from base 85, whose 85 characters follow on "="
   const count = text.length / 5, found = new DataView(new ArrayBuffer(4 * count));
@@ -145,14 +145,16 @@ function stack(plot) {
 
 const plots = [], note = document.querySelector(".no-script");
 
+function read(id) {
+  const packed = document.getElementById(id);
+  return new TextDecoder().decode(unpack(bytes(packed.textContent), Number(packed.dataset.size)));
+}
+
 async function fill() {
-  const packed = document.getElementById("packed");
-  const text = new TextDecoder().decode(
-    unpack(bytes(packed.textContent), Number(packed.dataset.size)));
-  const cut = text.indexOf("\0"), [figures, fragments] = JSON.parse(text.slice(cut + 1));
   const script = document.createElement("script");
-  script.textContent = text.slice(0, cut);
+  script.textContent = read("packed-plotly");
   document.head.append(script);
+  const [figures, fragments] = JSON.parse(read("packed"));
   for (const place of document.querySelectorAll("[data-figure]")) {
     const { data, layout, frames } = figures[place.dataset.figure];
     const config = { displaylogo: false, responsive: true };

@@ -4,6 +4,7 @@ page.js unpacks them. Without JavaScript all texts and tables can still be read.
 """
 
 import base64
+import functools
 import json
 import lzma
 from pathlib import Path
@@ -31,17 +32,21 @@ def render(
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
-    # what nothing shows is not packed
-    text, size = packed(figures, fragments)
-    values |= {"figures": figures, "fragments": fragments, "digits": DIGITS}
-    return environment.get_template(template.name).render(values, packed=text, size=size)
-
-
-def packed(figures: dict[str, go.Figure], fragments: dict[str, str]) -> tuple[str, int]:
-    """(plotly's script, figures and fragments as text, their size in bytes before)."""
     drawn = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
-    shown = json.dumps([drawn, fragments], ensure_ascii=False)
-    raw = f"{get_plotlyjs()}\0{shown}".encode("utf-8", "replace")
+    values |= {"figures": figures, "fragments": fragments, "digits": DIGITS}
+    values |= {"packed_plotly": plotly(), "packed": packed(json.dumps([drawn, fragments]))}
+    return environment.get_template(template.name).render(values)
+
+
+def packed(text: str) -> tuple[str, int]:
+    """(the text in DIGITS, how many bytes it has when it is unpacked)."""
+    raw = text.encode()
     small = lzma.compress(raw, lzma.FORMAT_RAW, filters=FILTERS)
     small += bytes(-len(small) % 4)
     return base64.b85encode(small).decode().replace("<", ","), len(raw)
+
+
+@functools.cache  # it takes four seconds
+def plotly() -> tuple[str, int]:
+    """The installed plotly's script, packed."""
+    return packed(get_plotlyjs())

@@ -349,7 +349,9 @@ def test_a_browser_moves_the_slider_and_runs_the_inspector_offline(opened):
     page, noticed = opened(page_of())
     plot = page.locator("[data-figure=whatif]")
     assert plot.evaluate("plot => plot.data.map(trace => trace.visible)") == [True, False, False]
-    plot.locator(".slider-rail-touch-rect").click(position={"x": 10_000, "y": 5}, force=True)
+    plot.scroll_into_view_if_needed()
+    rail = plot.locator(".slider-rail-touch-rect").bounding_box()
+    page.mouse.click(rail["x"] + rail["width"] - 3, rail["y"] + rail["height"] / 2)
     page.get_by_text("chosen: 10").wait_for()
     assert plot.evaluate("plot => plot.data.map(trace => trace.visible)") == [False, False, True]
     page.locator("#more").click()

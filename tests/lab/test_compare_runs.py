@@ -128,6 +128,12 @@ def test_damage_breaks_nothing_and_a_run_alone_is_refused(three):
         compare_runs.load(["good", "god"])
 
 
+def test_a_run_to_compare_with_that_is_not_there_is_refused_before_anything_runs(three, capsys):
+    asked = ("run", "x", "--only", "evaluation", "--dry-run", "-p", "compare_with=good, gone")
+    status, _, err = call(capsys, *asked)
+    assert status == 2 and "there is no run 'gone' beside" in err
+
+
 def test_a_browser_shows_the_page_offline_and_runs_no_text(three, chromium):
     path = compare_runs.write(compare_runs.load(["good", "bad", "new"]))
     context = chromium.new_context(offline=True, viewport={"width": 390, "height": 800})
