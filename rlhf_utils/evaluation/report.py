@@ -1,16 +1,17 @@
-"""The report of a run as one HTML page that opens offline: verdict, numbers, answers, figures.
+"""The whole run as one HTML page that opens offline, for someone who was not there.
 
-report.html escapes every text; only the figures go in as they are, because plotly made them. Left
-out: comparing runs.
+report.html escapes every text; only figures and the HTML of other parts of the suite go in as they
+are. What a run does not have is left out.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
-import plotly.io as pio
+import plotly.graph_objects as go
 from markupsafe import Markup
 
 from ..preferences.filler import filler
+from ..show.page import render
 from ..show.text import (
     clock,
     headline,
@@ -27,27 +28,65 @@ from .compare import Comparison
 CARDS = 8
 FEW = 10  # held-out prompts, below which nothing can be said
 MODELS = {"smollm2-135m": "SmolLM2-135M", "tiny": "a tiny random model"}
+STAGES = {  # stage → number and name, and which of its results say what it did
+    "sft": ("01 · fine-tuning", ("demonstrations", "loss_heldout")),
+    "preferences": ("02 · preferences", ("judgements", "pairs")),
+    "reward_model": ("03 · reward model", ("accuracy", "ceiling")),
+    "ppo": ("04 · PPO", ("episodes", "kl")),
+    "evaluation": ("05 · evaluation", ("prompts",)),
+}
+SAID = {  # result → what stands after its number in the pipeline
+    "sft.demonstrations": "demonstrations learned",
+    "sft.loss_heldout": "nats a token, held out",
+    "preferences.judgements": "rankings",
+    "preferences.pairs": "pairs",
+    "reward_model.accuracy": "of held-out pairs right",
+    "reward_model.ceiling": "is what label noise allows",
+    "ppo.episodes": "answers learned from",
+    "ppo.kl": "nats from π_SFT",
+    "eval.prompts": "held-out prompts",
+}
+ACCURACIES = {  # 03's results that stand beside each other
+    "accuracy": "reward model",
+    "accuracy_ood": "… in categories that it never saw",
+    "bag_of_words": "rule: single words",
+    "longer": "rule: the longer one",
+    "ceiling": "ceiling by label noise",
+}
+
+
+@dataclass
+class Parts:
+    """What other stages and the laboratory say of the run; what is empty is left out."""
+
+    findings_html: str = ""  # safe HTML: what the training curves warn of
+    inspector_html: str = ""  # safe HTML with its own style and script
+    whatif: tuple[go.Figure, str] | None = None  # what was there to win: figure and verdict
+    report_card: dict = field(default_factory=dict)  # report.json of 03
+    agreement: dict = field(default_factory=dict)  # agreement.json of 02
+    interventions: list[tuple[int, str]] = field(default_factory=list)  # (update, what was done)
+    lineage: str = ""  # what the run branched from, in words
 
 
 def html_page(
-    run: str, results: dict, examples: list[Comparison], figures: list, manifests: dict[str, dict]
+    run: str,
+    results: dict,
+    examples: list[Comparison],
+    figures: dict[str, go.Figure],
+    manifests: dict[str, dict],
+    parts: Parts,
 ) -> str:
     """The page as text.
 
-    results: of all stages. manifests: of each finished stage. figures: two_judges, manners,
-    rubric_bars, gain_by_prompt, distributions and live_panel.
+    results: of all stages. figures: any of judges, training, rates, prompts and distributions.
+    manifests: of each finished stage.
     """
-    drawn = []
-    for figure in figures:
-        script = False if drawn else "inline"  # plotly's own script goes in once
-        config = {"displaylogo": False, "responsive": True}
-        drawn.append(pio.to_html(figure, config, full_html=False, include_plotlyjs=script))
-    page = jinja2.Template(
-        Path(__file__).with_name("report.html").read_text(encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return page.render(
+    if parts.whatif:
+        figures = figures | {"whatif": parts.whatif[0]}
+    return render(
+        Path(__file__).with_name("report.html"),
+        figures,
+        {"inspector": parts.inspector_html} if parts.inspector_html else {},
         run=run,
         about=first_line(results, manifests),
         verdict=verdict(results),
@@ -55,9 +94,12 @@ def html_page(
         cards=headline(results)[:CARDS],
         gold="eval.wins" in results,
         examples=examples,
-        figures=drawn,
         manifests=manifests,
+        parts=parts,
+        steps=steps(results, manifests),
+        accuracies=accuracies(results),
         machine=next(reversed(manifests.values()), {}),
+        is_number=is_number,
         number=value_text,
         shown=shown,
         mark=lambda answer: Markup(marked(answer, filler(answer))),
@@ -66,6 +108,38 @@ def html_page(
         result_words=result_words,
         result_text=result_text,
     )
+
+
+def interventions(metrics: list[dict]) -> list[tuple[int, str]]:
+    """(update, what was done before it), from the rows of metrics.jsonl."""
+    return [(row["update"], told) for row in metrics for told in row.get("interventions") or ()]
+
+
+def steps(results: dict, manifests: dict[str, dict]) -> list[dict]:
+    """For each finished stage its name, what it did, seconds, GB, and its share of the time."""
+    longest = max((manifest["wall_s"] for manifest in manifests.values()), default=0) or 1
+    found = []
+    for stage, manifest in manifests.items():
+        title, names = STAGES[stage]
+        names = [f"{'eval' if stage == 'evaluation' else stage}.{name}" for name in names]
+        facts = []
+        for name in names:
+            if is_number(value := results.get(name)):
+                number = f"{value:,}" if isinstance(value, int) else result_text(name, value)
+                facts.append(f"{number} {SAID[name]}")
+        cost = {"seconds": manifest["wall_s"], "gb": manifest["peak_memory_gb"]}
+        cost["share"] = manifest["wall_s"] / longest
+        found.append({"title": title, "facts": facts} | cost)
+    return found
+
+
+def accuracies(results: dict) -> list[tuple]:
+    """(who, accuracy, interval or None) of the reward model, of simple rules, and the ceiling."""
+    found = []
+    for name, who in ACCURACIES.items():
+        if is_number(value := results.get(f"reward_model.{name}")):
+            found.append((who, value, results.get(f"reward_model.{name}_ci")))
+    return found
 
 
 def first_line(results: dict, manifests: dict[str, dict]) -> str:

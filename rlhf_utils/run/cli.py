@@ -1,7 +1,7 @@
 """The console command `rlhf`: runs the notebooks in order with papermill, and says how far it is.
 
     rlhf run NAME --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
-    rlhf resume NAME, list, compare A B, open NAME, keep NAME, chat NAME
+    rlhf resume NAME, runs, compare NAME NAME…, open NAME, keep NAME, chat NAME
 
 Exit status: 0; 1 for a stage that failed; 2 for what is refused; 130 and 143 for a stopped run.
 Left out: sweeps, several runs at once.
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Stopped, KeyboardInterrupt) as stopped:
         print(f"\nrlhf: {str(stopped) or 'stopped.'}", file=sys.stderr)
         return getattr(stopped, "status", 130)
-    except BrokenPipeError:  # as in `rlhf list | head`
+    except BrokenPipeError:  # as in `rlhf runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
@@ -110,10 +110,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_run_options(command("run", run_notebooks, "execute the notebooks into outputs/RUN/"))
     again = command("resume", resume, "go on with a stopped run, with all its parameters", "RUN")
     add_dry_run(again)
-    what = "all runs: when, profile, stages done, gold, time"
-    command("list", lambda options: print(runs.list_runs()), what)
-    what = "results of two runs, and the parameters that differ"
-    command("compare", lambda options: print(runs.compare_runs(options.A, options.B)), what, *"AB")
+    what = "all runs: when, profile, stages done, time, result, and whether they run or failed"
+    for name in ("runs", "list"):
+        command(name, lambda options: print(runs.list_runs()), what)
+    what = "runs beside each other: parameters, results, curves, answers; finished or not"
+    compared = command("compare", compare, what)
+    compared.add_argument("RUN", nargs="+", help="two or more")
     what = "show a run's report in the browser"
     command("open", lambda options: print(runs.open_report(options.RUN)), what, "RUN")
     what = "copy a run's executed notebooks over notebooks/, to commit them"
@@ -123,6 +125,12 @@ def make_parser() -> argparse.ArgumentParser:
     talk = command("chat", chat, what, "RUN")
     talk.add_argument("PROMPT", nargs="?", help="one question; without it you can ask several")
     return parser
+
+
+def compare(options: argparse.Namespace) -> None:
+    from ..lab import compare_runs
+
+    print(compare_runs.compare(options.RUN))
 
 
 def add_dry_run(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from ..preferences.label_queue import CollectionSettings
 from ..preferences.pair_files import read_pairs
 from ..preferences.pairs import usable_pairs
 from .parameters import fill_settings, near, short
-from .paths import STAGES
+from .paths import STAGES, run_dir
 from .state import finished
 from .values import SOURCES, all_values
 
@@ -61,6 +61,7 @@ def check(run: Path, stages: list[str], given: dict[str, dict]) -> Job:
         if stage in stages:  # rules of their own, such as that batches divide
             told = {name: v for name, v in job.values[stage].items() if v is not None}
             fill_settings(kind, told)
+    check_compared(job)
     check_outputs(job)
     for stage in stages:
         check_folder(run / stage)
@@ -74,6 +75,14 @@ def check(run: Path, stages: list[str], given: dict[str, dict]) -> Job:
 
 
 # --- what the stages start from
+
+
+def check_compared(job: Job) -> None:
+    """The runs that 05 is to show beside this one are there."""
+    asked = job.values["evaluation"].get("compare_with", "") if "evaluation" in job.stages else ""
+    for name in filter(None, map(str.strip, asked.split(","))):
+        if not run_dir(name).is_dir():
+            raise RunError(f"compare_with={asked!r}: there is no run {name!r} beside {job.run}.")
 
 
 def check_outputs(job: Job) -> None:

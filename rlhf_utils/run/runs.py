@@ -1,4 +1,4 @@
-"""The runs below outputs/: list them, compare two, open a report, keep a run's notebooks."""
+"""The runs below outputs/: what there is and how far it is, open a report, keep notebooks."""
 
 import contextlib
 import json
@@ -7,12 +7,15 @@ import webbrowser
 from pathlib import Path
 
 from ..errors import DataError, RunError
-from ..files import read_json, write_text
-from ..show.text import clock, headline, result_text, result_words
+from ..files import printable, read_json, write_text
+from ..show.text import clock, headline, is_number, result_text, result_words
+from .execute import how_far, one_line
+from .lock import RunLock
 from .parameters import near
 from .paths import STAGES, notebook_path, run_dir
 from .plan import table
 from .state import finished, manifest_of, read_state, when
+from .values import all_values, values_of
 
 LINES = 5  # of the headline
 EARLY = ("ppo.reward_gain", "reward_model.accuracy", "sft.loss_heldout")
@@ -43,16 +46,20 @@ def existing(name: str) -> Path:
     run, known = run_dir(name), all_runs()
     if name in known:
         return run
-    told = near(name, known, ": `rlhf list` shows those that there are.")
+    told = near(name, known, ": `rlhf runs` shows those that there are.")
     raise RunError(f"There is no run {name!r} in {outputs()}{told}")
 
 
 def results_of(run: Path) -> dict:
-    """The numbers of all stages that are done."""
+    """The numbers of all stages that are done, and their intervals."""
     results = {}
     for stage in STAGES:
         results |= manifest_of(run, stage).get("results", {})
-    return {name: value for name, value in results.items() if isinstance(value, (int, float))}
+    known = {name: value for name, value in results.items() if isinstance(value, (int, float))}
+    for name, value in results.items():
+        if name.endswith("_ci") and isinstance(value, list) and all(map(is_number, value)):
+            known[name] = value
+    return known
 
 
 def told_of(results: dict) -> list[tuple[str, str]]:
@@ -73,7 +80,7 @@ def closing(run: Path) -> str:
     return f"{table(rows)}\n{link}" if rows else link
 
 
-# --- rlhf list, compare, open
+# --- rlhf runs, open
 
 
 def list_runs() -> str:
@@ -81,44 +88,87 @@ def list_runs() -> str:
     names = all_runs()
     if not names:
         return f"There is no run in {outputs()} yet: `rlhf run` makes one."
-    rows = [("run", "when (UTC)", "profile", "stages", "gold, π_SFT → π_RLHF", "time")]
+    rows = [("run", "when (UTC)", "profile", "stages", "time", "result", "state")]
     for name in names:
         run = outputs() / name
-        try:
-            profile = read_state(run).get("profile", "–")
-        except RunError:
-            profile = "damaged"
         manifests = [manifest_of(run, stage) for stage in STAGES]
         seconds = sum(manifest.get("wall_s", 0) for manifest in manifests)
-        gold = [results_of(run).get(f"eval.gold_{policy}") for policy in ("sft", "ppo")]
-        shown = " → ".join(result_text("eval.gold", value) for value in gold)
         done = f"{sum(map(bool, manifests))} of {len(STAGES)}"
         time = clock(seconds) if seconds else "–"
-        rows.append((name, last_made(run) or "–", Path(profile).stem, done, shown, time))
+        profile = Path(asked_of(run)[0]).stem
+        state = printable(state_of(run), 120) + lineage_of(run, "; {}")
+        rows.append((name, last_made(run) or "–", profile, done, time, result_of(run), state))
     return table(rows, "")
 
 
-def compare_runs(one: str, other: str) -> str:
-    """Headline numbers and the parameters that differ, side by side."""
-    runs = [existing(one), existing(other)]
-    found = [dict(told_of(results_of(run))) for run in runs]
-    rows = [("", one, other)]
-    for words in dict.fromkeys([*found[0], *found[1]]):
-        rows.append((words, *(numbers.get(words, "–") for numbers in found)))
-    parameters = [_parameters(run) for run in runs]
-    for name in dict.fromkeys([*parameters[0], *parameters[1]]):
-        told = [str(values.get(name, "–")) for values in parameters]
-        if told[0] != told[1]:
-            rows.append((name, *told))
-    return table(rows, "")
+def result_of(run: Path) -> str:
+    """What a run is known by: gold before and after, else the first of its numbers."""
+    results = results_of(run)
+    gold = [results.get(f"eval.gold_{policy}") for policy in ("sft", "ppo")]
+    if all(map(is_number, gold)):
+        return "gold " + " → ".join(result_text("eval.gold", value) for value in gold)
+    early = [name for name in EARLY if name in results]
+    return f"{result_words(early[0])} {result_text(early[0], results[early[0]])}" if early else "–"
 
 
-def _parameters(run: Path) -> dict:
-    """stage.name → value of the parameters and settings of all stages."""
-    found = {}
+def asked_of(run: Path) -> tuple[str, list[str]]:
+    """(profile, the stages that were asked) of a run."""
+    try:
+        state = read_state(run)
+    except RunError:
+        return "damaged", list(STAGES)
+    return state.get("profile", "–"), state.get("asked") or list(STAGES)
+
+
+def state_of(run: Path) -> str:
+    """Finished; or running, failed, stopped or unfinished, and where."""
+    undone = [stage for stage in asked_of(run)[1] if stage in STAGES and not finished(run, stage)]
+    if not undone or finished(run, "evaluation"):
+        return "finished"
+    notebook = STAGES[undone[0]][0]
+    far = how_far(run / undone[0] / "progress.json")
+    if RunLock.holder(run):
+        return f"running {notebook}{far}"
+    if error := error_in(run / f"{notebook}.ipynb"):
+        return f"failed in {notebook}: {error}"
+    return f"stopped in {notebook}{far}" if far else f"unfinished: {notebook} comes next"
+
+
+def error_in(notebook: Path) -> str:
+    """The sentence that an executed notebook ended with; empty if it tells none."""
+    try:
+        cells = read_json(notebook)["cells"]
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        errors = [output for output in outputs if output["output_type"] == "error"]
+        return one_line(errors[-1]["evalue"] or errors[-1]["ename"]) if errors else ""
+    except (DataError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def lineage_of(run: Path, form: str = "{}") -> str:
+    """Which run's checkpoint the run branched from, in the form; empty for any other run."""
+    origin = manifest_of(run, "ppo").get("branched_from")
+    if not origin and (states := sorted(run.glob("ppo/checkpoints/update-*/state.json"))):
+        with contextlib.suppress(DataError):
+            origin = read_json(states[-1]).get("branched_from")
+    if not isinstance(origin, dict) or "run" not in origin:
+        return ""
+    return form.format(f"branch of {origin['run']} at update {origin.get('update')}")
+
+
+def parameters_of(run: Path) -> dict:
+    """stage.name → value of all parameters and settings; of stages to come, what they will get."""
+    found, layers = {}, []
+    with contextlib.suppress(RunError):
+        asked = read_state(run)
+        layers = [asked.get("profile_gave") or {}, asked.get("parameters") or {}]
     for stage in STAGES:
-        manifest = manifest_of(run, stage)
-        own = manifest.get("parameters", {}) | (manifest.get("settings") or {})
+        manifest, own = manifest_of(run, stage), {}
+        if manifest:
+            own = manifest["parameters"] | (manifest.get("settings") or {})
+        elif layers:
+            with contextlib.suppress(RunError, KeyError):  # of an earlier version
+                own = all_values(stage, values_of(stage, layers))
         found |= {f"{stage}.{n}": v for n, v in own.items() if n not in ("run", "more", "resume")}
     return found
 

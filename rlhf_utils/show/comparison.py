@@ -9,6 +9,7 @@ from .template import (
     GREEN,
     GREY,
     NAMES,
+    ORANGE,
     PURPLE,
     RED,
     RLHF,
@@ -16,9 +17,12 @@ from .template import (
     SHARES,
     bins,
     dotted,
+    escape,
     figure,
     hover,
+    known,
     legend_under,
+    line,
     outline,
 )
 from .text import JUDGES, WORDS, is_number, value_text, words
@@ -40,6 +44,21 @@ SCALE = (
 )
 COMPARED = ("refusal_harmful", "refusal_benign", "refusal_ordinary", "filler", "directness")
 COMPARED += ("helpfulness", "harmlessness", "honesty", "brevity", "form", "distinct2")
+
+CURVES = (  # of runs over each other: title, key of metrics.jsonl
+    ("mean reward", "objective/scores"),
+    ("gold score", "answers/gold"),
+    ("KL to π_SFT, nats an answer", "objective/kl_full"),
+    ("harmful prompts declined", "answers/declined_harmful"),
+    ("look-alikes declined", "answers/declined_lookalike"),
+    ("other prompts declined", "answers/declined_other"),
+    ("answers with filler", "answers/filler"),
+    ("entropy, nats an answer", "objective/entropy"),
+    ("words an answer", "answers/words"),
+)
+RUN_LOOKS = ((BLUE, "solid"), (RED, "dash"), (GREEN, "dot"), (PURPLE, "dashdot"))
+RUN_LOOKS += ((GREY, "solid"), (ORANGE, "dash"))
+MOST = 400  # points of a run's curve
 
 
 def two_judges(results: dict) -> go.Figure:
@@ -181,3 +200,39 @@ def gain_by_prompt(comparisons: list) -> go.Figure:
     return fig.update_layout(
         xaxis_title_text=f"{name_of_score} of π_SFT", yaxis_title_text=f"{name_of_score} of π_RLHF"
     )
+
+
+def curves(runs: dict[str, list[dict]]) -> go.Figure:
+    """CURVES of all runs (name → rows of metrics.jsonl) over each other, in small panels.
+
+    A triangle stands where somebody stepped in; hover to read what was done. A panel that no run
+    has a number for is left out.
+    """
+    shown = [(title, key) for title, key in CURVES if any(known(r, key) for r in runs.values())]
+    rows = -(-len(shown) // 3) or 1
+    titles = [title for title, _ in shown] + [" "] * (3 * rows - len(shown))
+    fig = figure(titles, rows=rows, height=230, bottom=80)
+    legend = legend_under(fig, 3 * rows - 2)
+    for place, (run, metrics) in enumerate(runs.items()):
+        color, dash = RUN_LOOKS[place % len(RUN_LOOKS)]
+        touched = [row for row in metrics if row.get("interventions")]
+        thin = metrics[:: len(metrics) // MOST + 1]
+        for panel, (_, key) in enumerate(shown):
+            where = {"row": panel // 3 + 1, "col": panel % 3 + 1}
+            look = {"dash": dash, "legend": legend, "legendgroup": run, "showlegend": panel == 0}
+            curve = line(escape(run), thin, "episode", key, color, **look)
+            fig.add_trace(curve.update(mode="lines"), **where)
+            marks = known(touched, "episode", key)
+            fig.add_scatter(
+                x=[row["episode"] for row in marks],
+                y=[row[key] for row in marks],
+                text=[hover(f"{run}: " + "; ".join(map(str, r["interventions"]))) for r in marks],
+                hoverinfo="text",
+                mode="markers",
+                marker={"symbol": "triangle-up", "size": 11, "color": color},
+                showlegend=False,
+                **where,
+            )
+            if key.startswith(("answers/declined", "answers/filler")):
+                fig.update_yaxes(SHARES, **where)
+    return fig.update_xaxes(title_text="episodes", row=rows)

@@ -1,7 +1,11 @@
 """The report as a page: every text is shown as text, and all of it is there without a network."""
 
 import html
+import random
+import re
+from dataclasses import replace
 
+import plotly.graph_objects as go
 import pytest
 from helpers_evaluation import comparisons_of
 from markupsafe import escape
@@ -9,7 +13,8 @@ from markupsafe import escape
 from rlhf_utils import files
 from rlhf_utils.data.rows import Prompt
 from rlhf_utils.evaluation import compare, report
-from rlhf_utils.show import comparison, figures, panel
+from rlhf_utils.show import comparison
+from rlhf_utils.show.template import figure
 from rlhf_utils.show.text import result_text
 
 SCRIPT = "<script>alert(1)</script>"
@@ -69,27 +74,74 @@ def everything(manifests: dict[str, dict]) -> dict:
     return files.strict(results)
 
 
-def figures_of(comparisons: list, results: dict) -> list:
+def figures_of(comparisons: list, results: dict) -> dict:
+    sft, ppo = ([getattr(pair, name) for pair in comparisons] for name in ("sft", "ppo"))
     metrics = [METRICS | {"episode": 16}, METRICS | {"episode": 32}]
-    return [
-        comparison.two_judges(results),
-        figures.manners(metrics),
-        comparison.rubric_bars(results),
-        comparison.gain_by_prompt(comparisons),
-        comparison.distributions(
-            [pair.sft for pair in comparisons], [pair.ppo for pair in comparisons]
-        ),
-        panel.live_panel(metrics),
-    ]
+    return {
+        "judges": comparison.two_judges(results),
+        "training": comparison.curves({"demo": metrics}),
+        "rates": comparison.rubric_bars(results),
+        "prompts": comparison.gain_by_prompt(comparisons),
+        "distributions": comparison.distributions(sft, ppo),
+    }
 
 
-def page_of(text: str = "plain", run: str = "demo", examples: list | None = None) -> str:
+def slider() -> go.Figure:
+    """A line for each of three β, of which a slider shows one."""
+    steps = []
+    for shown, beta in enumerate(("0.1", "1", "10")):
+        visible = [number == shown for number in range(3)]
+        steps.append({"label": beta, "method": "restyle", "args": ["visible", visible]})
+    fig = figure(["expected reward"], bottom=120)
+    for number in range(3):
+        fig.add_scatter(x=[0, 1], y=[number, number], visible=number == 0)
+    return fig.update_layout(sliders=[{"steps": steps, "currentvalue": {"prefix": "chosen: "}}])
+
+
+def parts_of(text: str = "plain") -> report.Parts:
+    """All that there can be; `text` stands where a model or a file wrote it."""
+    inside = html.escape(text)
+    return report.Parts(
+        findings_html=f"<p id=warned>KL runs away: {inside}</p>",
+        inspector_html="<button id=more>0</button><script>{const b = document.getElementById("
+        "'more'); b.onclick = () => { b.textContent = Number(b.textContent) + 1; };}</script>",
+        whatif=(slider(), f"The best of four would gain 0.7: {text}"),
+        report_card={
+            "hackability": [{"edit": f"empty {text}", "answers": 9, "wins": 0.25, "ci": [0, 0.5]}],
+            "prefers_refusing": [{"category": f"c {text}", "refusing is preferred": 0.5}],
+            "calibration_scaled": {"bins": [{"confidence": 0.75, "accuracy": 0.8, "count": 4}]},
+        },
+        agreement={
+            "agreement": {
+                "alpha": 0.5,
+                "pairwise": 0.75,
+                "pairwise_ci": [0.7, 0.8],
+                "ceiling": 0.8,
+            },
+            "bias": {
+                "longer_wins": 0.4,
+                "longer_wins_ci": [0.3, 0.5],
+                "first_shown_wins": None,
+                "first_shown_wins_ci": [0, 1],
+                "first_shown_by_chance": 0.25,
+            },
+            "self_consistency": {"consistency": None, "consistency_ci": [0, 1]},
+        },
+        interventions=[(5, f"kl_coef 0.05 → 0.1 {text}")],
+        lineage=f"branch of {text} at update 4",
+    )
+
+
+def page_of(
+    text: str = "plain", run: str = "demo", examples: list | None = None, parts=None
+) -> str:
     comparisons = comparisons_of(text)
     results = compare.compare(comparisons) | {"odd": text}
     manifests = manifests_of(results, text)
     drawn = figures_of(comparisons, results)
     examples = examples or compare.examples(comparisons)
-    return report.html_page(run, everything(manifests), examples, drawn, manifests)
+    parts = parts or parts_of(text)
+    return report.html_page(run, everything(manifests), examples, drawn, manifests, parts)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -101,8 +153,53 @@ def test_the_report_escapes_every_text(hostile):
         assert f"{kind} {escaped}" in page
     for kind in "ab":
         assert f"{kind} {html.escape(hostile)}" in page
-    # four prompts, three categories; title, run, result and parameter
-    assert page.count(escaped) >= 4 + 3 + 4
+    # four prompts, three categories; title, run, result, parameter; parts: verdict, edit, category
+    # of 03, what was done, lineage
+    assert page.count(escaped) >= 4 + 3 + 4 + 5
+
+
+def test_a_report_fits_into_two_megabytes():
+    """With an inspector of 350 kB of numbers, which are hard to pack."""
+    numbers = random.Random(0)
+    inspector = " ".join(f"{numbers.random():.3f}" for _ in range(58_000))
+    assert len(inspector) > 340_000
+    page = page_of(parts=replace(parts_of(), inspector_html=inspector))
+    assert 1_300_000 < len(page.encode()) < 2_000_000
+
+
+def test_what_a_run_does_not_have_leaves_no_hole():
+    page = page_of(parts=report.Parts())
+    for heading in ("How well annotators agree", "What there was to win", "Token by token"):
+        assert heading in page_of() and heading not in page
+    links = re.findall(r'<a href="#(\w+)">', page)
+    assert links == re.findall(r"<(?:h2|header) id=(\w+)>", page) and "whatif" not in links
+    assert "Can it be fooled" not in page and "was done while" not in page
+    assert "None" not in page.partition("<script")[0] and "This run is a" not in page
+
+
+def test_shares_and_intervals_become_bars():
+    page = page_of()
+    row = page.split("two annotators order a pair alike")[1].split("<tr>")[0]
+    assert "width:75.0%" in row and "left:70.0%;width:10.0%" in row and "70–80%" in row
+    assert "asked again" not in page and "shown first wins" not in page  # nothing was counted
+
+
+def test_the_pipeline_says_what_each_stage_did():
+    manifests = manifests_of({"eval.prompts": 460})
+    steps = report.steps(everything(manifests), manifests)
+    assert [step["facts"] for step in steps] == [
+        ["2,432 demonstrations learned"],
+        ["6,180 rankings"],
+        ["80.0% of held-out pairs right", "90.0% is what label noise allows"],
+        ["1,664 answers learned from"],
+        ["460 held-out prompts"],
+    ]
+    assert steps[0]["title"] == "01 · fine-tuning" and steps[0]["share"] == 1
+
+
+def test_interventions_are_read_from_the_metrics():
+    rows = [{"update": 1}, {"update": 2, "interventions": ["paused 4 s", "lr 1 → 2"]}]
+    assert report.interventions(rows) == [(2, "paused 4 s"), (2, "lr 1 → 2")]
 
 
 def test_an_example_is_marked_as_won_or_lost():
@@ -179,10 +276,11 @@ def test_a_report_of_a_reward_of_ones_own_says_nothing_of_gold():
     manifests["ppo"]["parameters"]["reward"] = "my_rewards:polite"
     manifests["sft"]["parameters"]["demonstrations"] = "/somewhere/else/mine.csv"
     del manifests["preferences"], manifests["reward_model"]
-    page = report.html_page(
-        "own", everything(manifests), compare.examples(pairs), figures_of(pairs, results), manifests
-    )
-    assert "gold" not in page.partition("<div class=figure>")[0].lower()
+    examples, drawn = compare.examples(pairs), figures_of(pairs, results)
+    found = everything(manifests)
+    page = report.html_page("own", found, examples, drawn, manifests, report.Parts())
+    assert "gold" not in page.partition("<main>")[2].partition("<figure>")[0].lower()
+    assert "Can the judge be trusted" not in page
     assert "reward my_rewards:polite" in page and "too few to say more" in page
     assert "mine.csv" in page and "/somewhere" not in page
 
@@ -211,7 +309,9 @@ def opened(chromium, tmp_path):
         page.on("pageerror", lambda error: noticed.append(str(error)))
         page.on("dialog", lambda dialog: (noticed.append("a dialog"), dialog.dismiss()))
         page.on("requestfailed", lambda request: noticed.append(request.url))
+        page.on("request", lambda r: r.url == path.as_uri() or noticed.append(r.url))
         page.goto(path.as_uri())
+        page.locator("html[data-ready]").wait_for()
         return page, noticed
 
     yield open_page
@@ -237,11 +337,37 @@ def test_the_report_in_a_browser_holds_everything_itself(opened):
     for name, value in everything(manifests_of(results)).items():
         assert told[name].strip() == result_text(name, value)
     assert page.locator("details.stage").count() == 5 and page.locator(".pair").count() == 4
-    drawn = page.locator(".figure")
+    drawn = page.locator("figure")
     marks = [drawn.nth(i).locator(".trace").count() for i in range(drawn.count())]
-    # three bars and a scale; five lines; pairs of bars; two groups and the line; two outlines twice
-    # and one; ten lines, a path and two areas of no height
-    assert marks == [4, 5, 2, 3, 5, 13]
+    # three bars and a scale; the line that the slider shows; eight lines; pairs of bars; two groups
+    # and the line; two outlines twice and one
+    assert marks == [4, 1, 8, 2, 3, 5]
+    assert page.locator(".no-script").is_hidden()
+
+
+def test_a_browser_moves_the_slider_and_runs_the_inspector_offline(opened):
+    page, noticed = opened(page_of())
+    plot = page.locator("[data-figure=whatif]")
+    assert plot.evaluate("plot => plot.data.map(trace => trace.visible)") == [True, False, False]
+    plot.scroll_into_view_if_needed()
+    rail = plot.locator(".slider-rail-touch-rect").bounding_box()
+    page.mouse.click(rail["x"] + rail["width"] - 3, rail["y"] + rail["height"] / 2)
+    page.get_by_text("chosen: 10").wait_for()
+    assert plot.evaluate("plot => plot.data.map(trace => trace.visible)") == [False, False, True]
+    page.locator("#more").click()
+    assert page.locator("#more").text_content() == "1" and noticed == []
+
+
+def test_a_browser_without_javascript_shows_texts_and_tables_and_says_why(chromium, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page_of(), encoding="utf-8")
+    context = chromium.new_context(offline=True, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    assert page.locator(".no-script").is_visible() and not page.locator("figure").first.is_visible()
+    assert page.locator(".pair").first.is_visible() and page.locator("#warned").is_visible()
+    assert page.get_by_text("The best of four would gain").is_visible()
+    context.close()
 
 
 def test_a_browser_shows_the_report_on_a_phone_and_on_paper(opened):
@@ -249,13 +375,14 @@ def test_a_browser_shows_the_report_on_a_phone_and_on_paper(opened):
     page, noticed = opened(page_of())
     page.set_viewport_size({"width": 400, "height": 800})
     page.reload()
+    page.locator("html[data-ready]").wait_for()
     wide = page.evaluate(
-        "[...document.querySelectorAll('body *')].filter(e => !e.closest('svg') &&"
+        "[...document.querySelectorAll('body *')].filter(e => !e.closest('svg, nav') &&"
         " e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
     )
     assert wide == []
-    tall = page.locator(".figure").nth(1).bounding_box()
-    assert tall["height"] > 900  # three panels
+    tall = page.locator("[data-figure=distributions]").bounding_box()
+    assert tall["height"] == 900  # three panels
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details:not([open])").count() == 0
     assert page.evaluate("plots.every(plot => plot.layout.width == 660)")
@@ -265,7 +392,7 @@ def test_a_browser_shows_the_report_on_a_phone_and_on_paper(opened):
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_browser_runs_nothing_that_a_text_holds(opened, hostile):
     page, noticed = opened(page_of(hostile, run=hostile))
-    page.locator(".figure").nth(3).locator(".point").first.hover(force=True)
+    page.locator("[data-figure=prompts] .point").first.hover(force=True)
     label = page.locator(".hovertext").first.text_content()
     assert noticed == [] and f"p {hostile}" in label
     assert f"p {hostile}" in page.locator(".pair h3").first.text_content()
