@@ -1,0 +1,91 @@
+"""The buttons above 04's loop: they write the same requests as `rlhf control` does.
+
+A front end shows them only if its messages reach a kernel that is busy (JupyterLab from 4.4 on,
+with ipykernel from 7 on). Else, and under papermill, one line names the command.
+"""
+
+import threading
+from pathlib import Path
+
+import anywidget
+import traitlets
+from IPython import get_ipython
+from IPython.display import HTML, display
+
+from ..errors import RunError
+from .control import Steering, ask
+
+HERE = Path(__file__).parent
+PATIENCE = 5.0  # seconds that a front end has to say that its messages arrive
+LINES = 6  # of what was done
+
+
+class Buttons(anywidget.AnyWidget):
+    """Pause, stop, β, learning rate and a prompt. Clicks arrive in a thread of the kernel's."""
+
+    _esm, _css = HERE / "buttons.js", HERE / "buttons.css"
+    state = traitlets.Unicode("idle").tag(sync=True)
+    kl_coef = traitlets.Unicode().tag(sync=True)
+    learning_rate = traitlets.Unicode().tag(sync=True)
+    told = traitlets.List().tag(sync=True)  # the newest first
+
+    def __init__(self, steering: Steering):
+        self.steering, self.arrived = steering, threading.Event()
+        super().__init__()
+        self.on_msg(self._received)
+
+    def changed(self, told: str = "") -> None:
+        """Shows how things are now, and what was just done."""
+        steering = self.steering
+        state = "paused" if steering.paused else "running" if steering.working else "idle"
+        values = {name: f"{steering.value(name):.4g}" for name in ("kl_coef", "learning_rate")}
+        with self.hold_sync():
+            self.set_trait("state", state)
+            for name, value in values.items():
+                self.set_trait(name, value)
+            self.told = [line for line in (told, *self.told) if line][:LINES]
+
+    def _received(self, _, message: dict, buffers) -> None:
+        if not isinstance(message, dict):
+            return
+        if message.get("type") == "hello":
+            self.arrived.set()
+            return
+        do, what = str(message.get("do")), str(message.get("what") or "")
+        try:
+            ask(self.steering.stage.dir, do, what)
+            when = "after this update" if self.steering.working else "when the loop runs"
+            told = f"asked: {do} {what}".rstrip() + f"; {when}"
+        except RunError as error:
+            told = str(error)
+        self.told = [told, *self.told][:LINES]
+
+
+def show(steering: Steering) -> None:
+    """Displays the buttons until the loop ends, or prints the line that does the same."""
+    if answered := _buttons_that_work(steering):
+        handle = display(answered, display_id=True)
+
+        def changed(told: str) -> None:
+            answered.changed(told)
+            if steering.ended:  # a saved notebook would show a dead widget as an error
+                handle.update(HTML("The loop has ended."))
+                answered.close()
+                steering.on_change = lambda told: None
+
+        steering.on_change = changed
+        answered.changed()
+    else:
+        name = steering.stage.run.name
+        print(f"In a terminal: rlhf control {name} pause, resume, stop, set kl_coef=0.1, sample …")
+
+
+def _buttons_that_work(steering: Steering) -> Buttons | None:
+    shell = get_ipython()
+    if not getattr(getattr(shell, "kernel", None), "_allow_stdin", False):
+        return None  # papermill, nbval: nobody is there
+    buttons = Buttons(steering)
+    if buttons.arrived.wait(PATIENCE):
+        return buttons
+    buttons.close()
+    return None
