@@ -1,4 +1,4 @@
-"""The buttons above 04's loop: they write the same requests as `rlhf control` does.
+"""The buttons above 04's loop: they write the same commands as `rlhf control` does.
 
 A front end shows them only if its messages reach a kernel that is busy (JupyterLab from 4.4 on,
 with ipykernel from 7 on). Else, and under papermill, one line names the command.
@@ -13,7 +13,8 @@ from IPython import get_ipython
 from IPython.display import HTML, display
 
 from ..errors import RunError
-from .control import Steering, ask
+from .commands import ask
+from .control import Steering
 
 HERE = Path(__file__).parent
 PATIENCE = 5.0  # seconds that a front end has to say that its messages arrive

@@ -1,87 +1,20 @@
 """Steering a running 04: pause, resume, stop, set kl_coef or learning_rate, sample a prompt.
 
-Buttons and terminals write one line a request into <run>/ppo/control.jsonl. The loop reads them
-between two updates, and says in replies.jsonl what it has done. Needs no torch.
+The loop asks `Steering` between two updates, which does what stands in control.jsonl. What it did
+is in the next update's row of metrics.jsonl, so a resumed run goes on with it. Needs no torch.
 """
 
 import json
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import DataError, ExplainedError, RunError
-from ..files import printable, read_file, read_json
+from ..errors import ExplainedError, RunError
+from ..files import printable
 from ..records import cause_of, parse_json
-from ..run.lock import at_work
-from ..run.parameters import check_value, convert, near
+from .commands import COMMANDS, PAUSED, REPLIES, SETTABLE, checked, replies
 
-REQUESTS, REPLIES = "control.jsonl", "replies.jsonl"
-ACTIONS = ("pause", "resume", "stop", "set", "sample")
-SETTABLE = ("kl_coef", "learning_rate")
-LONGEST = 2000  # characters of a prompt; a longer one might fill the memory of a run that is going
-AT_ONCE = 100_000  # bytes read at once; no request is longer
-PAUSED = "paused at update"  # what progress.json says then; else "update"
-
-
-# --- a request
-
-
-def checked(do: str, what: str = "") -> tuple[str, float] | str:
-    """(name, value) of `set`, the prompt of `sample`, "" of the others.
-
-    Raises RunError for a request that cannot be done.
-    """
-    if do not in ACTIONS:
-        raise RunError(f"There is no request {printable(repr(do), 100)}{near(str(do), ACTIONS)}")
-    if do == "set":
-        name, sign, text = what.partition("=")
-        name = name.strip()
-        if not sign:
-            raise RunError("set needs NAME=VALUE, such as kl_coef=0.1.")
-        if name not in SETTABLE:
-            raise RunError(
-                f"A running 04 cannot set {printable(name, 100)!r}{near(name, SETTABLE)}"
-            )
-        value = convert(name, text.strip(), float)
-        check_value(name, value)
-        return name, value
-    if do == "sample":
-        if not what.strip():
-            raise RunError('sample needs a prompt, such as sample "Who are you?".')
-        if len(what) > LONGEST:
-            raise RunError(
-                f"The prompt has {len(what):,} characters: at most {LONGEST:,} are read."
-            )
-        return what
-    if what:
-        raise RunError(f"{do} stands alone, without {printable(repr(what), 100)}.")
-    return ""
-
-
-def ask(folder: Path, do: str, what: str = "") -> str:
-    """Appends a request to those of the 04 in `folder`; returns its id. Raises RunError."""
-    checked(do, what)
-    request = {"id": uuid.uuid4().hex, "at": time.time(), "do": do, "what": what}
-    line = (json.dumps(request) + "\n").encode()
-    try:
-        with open(folder / REQUESTS, "ab+") as file:
-            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
-                line = b"\n" + line  # somebody's half line must not swallow this one
-            file.write(line)
-    except OSError as error:
-        raise RunError(f"{folder / REQUESTS} cannot be written: {error.strerror}.") from None
-    return request["id"]
-
-
-def reply_to(folder: Path, name: str) -> dict | None:
-    try:
-        return next((row for row in read_file(folder / REPLIES) if row.get("id") == name), None)
-    except (DataError, AttributeError):  # none yet, or just being written
-        return None
-
-
-# --- the loop's side
+AT_ONCE = 100_000  # bytes of commands read at once; none is longer
 
 
 class Steering:
@@ -98,18 +31,12 @@ class Steering:
         self.parameters = {name: stage.filled[name] for name in SETTABLE}
         self.on_change: Callable[[str], None] = lambda told: None
         self.working = self.paused = self.stopped = self.ended = False
-        self.stopping: list[dict] = []  # requests to stop, answered once all is saved
+        self.stopping: list[dict] = []  # commands to stop, answered once all is saved
         self.index, self.part = -1, {}  # the update to come, and what its row gets
-        self.place = 0  # in the file of requests
-        self.answered = {row.get("id") for row in self._replies()}
+        self.place = 0  # in the file of commands
+        self.answered = {row.get("id") for row in replies(stage.dir)}
         stage.lineage = checkpoints.branched_from
         self._replay()
-
-    def _replies(self) -> list[dict]:
-        try:
-            return [row for row in read_file(self.stage.dir / REPLIES) if isinstance(row, dict)]
-        except DataError:
-            return []
 
     def _replay(self) -> None:
         """What was set before a resume holds on, unless the parameter itself was changed since."""
@@ -129,8 +56,8 @@ class Steering:
     def __exit__(self, kind, *error):
         self.working = self.paused = False
         if kind is None:
-            for request in self._requests():
-                self._reply(request, "The loop has ended.", ok=False)
+            for command in self._commands():
+                self._reply(command, "The loop has ended.", ok=False)
             self.ended = True
         self.on_change("" if kind is None else "Stopped: run the cell of the loop to go on.")
 
@@ -143,42 +70,47 @@ class Steering:
             self.index, self.part = index, {}
             if self.log.rows and "steered" in self.log.rows[-1]:
                 self._save()  # so that a kill loses nothing that was set
-        since = None
-        while True:
-            for request in self._requests():
-                self._obey(request)
-            if self.stopping or not self.paused:
-                break
-            if since is None:
-                since = time.time()
-                self.stage.progress(PAUSED, index, self.config.num_updates)
-            time.sleep(0.2)
-        if since is not None:
-            self._note(f"paused {time.time() - since:.0f} s")
-            self.stage.progress("update", index, self.config.num_updates)
+        self._look()
+        if self.paused and not self.stopping:
+            self._wait()
         if self.stopping and self.log.rows:  # without any, after the first update
             self._stop(index)
         return self.part
 
-    def _requests(self) -> Iterator[dict]:
+    def _look(self) -> None:
+        for command in self._commands():
+            self._obey(command)
+
+    def _wait(self) -> None:
+        since, total = time.time(), self.config.num_updates
+        self.stage.progress(PAUSED, self.index, total)
+        try:
+            while self.paused and not self.stopping:
+                time.sleep(0.2)
+                self._look()
+        finally:
+            self._note(f"paused {time.time() - since:.0f} s")
+            self.stage.progress("update", self.index, total)
+
+    def _commands(self) -> Iterator[dict]:
         """Those that are new, of this start of 04, and can be read; others get a reply."""
         for line in self._lines():
             try:
-                request = parse_json(line)
-                known = isinstance(request, dict) and {"id": str, "at": float, "do": str}
-                if not known or any(type(request.get(n)) is not kind for n, kind in known.items()):
-                    raise ValueError("no request")
-                request["what"] = str(request.get("what") or "")
+                command = parse_json(line)
+                known = isinstance(command, dict) and {"id": str, "at": float, "do": str}
+                if not known or any(type(command.get(n)) is not kind for n, kind in known.items()):
+                    raise ValueError("no command")
+                command["what"] = str(command.get("what") or "")
             except ValueError as error:
-                told = f"A line of {REQUESTS} was passed over: {printable(str(error), 100)}."
+                told = f"A line of {COMMANDS} was passed over: {printable(str(error), 100)}."
                 self._reply({"id": None}, told, ok=False)
                 continue
-            if request["id"] not in self.answered and request["at"] >= self.stage.started:
-                yield request
+            if command["id"] not in self.answered and command["at"] >= self.stage.started:
+                yield command
 
     def _lines(self) -> Iterator[str]:
         """New lines that are whole."""
-        path = self.stage.dir / REQUESTS
+        path = self.stage.dir / COMMANDS
         while path.is_file():
             try:
                 with path.open("rb") as file:
@@ -197,21 +129,21 @@ class Steering:
                 if line.strip():
                     yield line.decode("utf-8", "replace")
 
-    def _obey(self, request: dict) -> None:
-        do, ok = request["do"], True
+    def _obey(self, command: dict) -> None:
+        do, ok = command["do"], True
         try:
-            what = checked(do, request["what"])
+            what = checked(do, command["what"])
             told = getattr(self, f"_do_{do}")(what)
         except KeyboardInterrupt:
-            self._reply(request, "Interrupted.", ok=False)
+            self._reply(command, "Interrupted.", ok=False)
             raise
         except Exception as error:  # whatever it was, the run goes on
             explained = isinstance(error, ExplainedError)
             told, ok = str(error) if explained else cause_of(error), False
         if do == "stop" and ok:
-            self.stopping.append(request)
+            self.stopping.append(command)
         else:
-            self._reply(request, told, ok)
+            self._reply(command, told, ok)
 
     def _do_pause(self, _) -> str:
         self.paused = True
@@ -265,73 +197,20 @@ class Steering:
             self.watch(index)
             self.log.cut(index)  # writes the row
         saved, self.stopped = self._save(), True
-        for request in self.stopping:
-            self._reply(request, f"stopped {self._when()}; checkpoint {saved.name}")
+        for command in self.stopping:
+            self._reply(command, f"stopped {self._when()}; checkpoint {saved.name}")
         self.stopping = []
 
     def _save(self) -> Path:
         with self.checkpoints.guard(self.index + 1):
             return self.checkpoints.save(self.index)
 
-    def _reply(self, request: dict, told: str, ok: bool = True) -> None:
-        self.answered.add(request["id"])
-        row = {"id": request["id"], "ok": ok, "update": self.index, "told": told}
+    def _reply(self, command: dict, told: str, ok: bool = True) -> None:
+        self.answered.add(command["id"])
+        row = {"id": command["id"], "ok": ok, "update": self.index, "told": told}
         try:
             with open(self.stage.dir / REPLIES, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError:  # a full disk stops no run that need not write
             pass
         self.on_change(told)
-
-
-# --- the terminal's side
-
-
-def how_far(run: Path) -> dict:
-    """Its progress.json. Raises RunError for a run that is not in the loop of 04 now."""
-    try:
-        state = read_json(run / "ppo" / "progress.json")
-        if state["what"] in ("update", PAUSED) and at_work(run):
-            return {"done": int(state["done"]), "total": int(state["total"])} | state
-    except (DataError, KeyError, TypeError, ValueError):
-        pass
-    raise RunError(f"Run {run.name!r} is not in the loop of 04 now, so there is nothing to steer.")
-
-
-def from_terminal(run: Path, do: str, what: str = "") -> int:
-    """Asks, and prints what was done once it is. Returns the exit status.
-
-    Raises RunError for what is refused, here or there.
-    """
-    checked(do, what)
-    state = how_far(run)
-    name = ask(run / "ppo", do, what)
-    at = f"update {min(state['done'] + 1, state['total'])} of {state['total']} is at work"
-    if state["what"] == PAUSED:
-        at = f"paused at update {state['done']} of {state['total']}"
-    print(f"asked; {at}", flush=True)
-    try:
-        reply = _wait(run, name)
-    except KeyboardInterrupt:
-        print(f"\nThe request stands: {do} is done as soon as the update is.")
-        return 130
-    if not reply["ok"]:
-        raise RunError(str(reply["told"]))
-    print(printable(str(reply["told"])))
-    return 0
-
-
-def _wait(run: Path, name: str) -> dict:
-    while True:
-        reply = reply_to(run / "ppo", name)
-        if reply:
-            return reply
-        try:
-            how_far(run)
-        except RunError:
-            time.sleep(0.5)  # the reply may have come just now
-            return reply_to(run / "ppo", name) or {
-                "ok": False,
-                "told": f"Run {run.name!r} has left the loop of 04 before it was done.",
-            }
-        time.sleep(0.2)

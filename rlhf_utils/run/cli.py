@@ -256,7 +256,7 @@ def branch(options: argparse.Namespace) -> int:
 
 
 def control(options: argparse.Namespace) -> int:
-    from ..lab.control import from_terminal
+    from ..lab.commands import from_terminal
 
     return from_terminal(runs.existing(options.RUN), options.DO, options.WHAT)
 
