@@ -5,23 +5,18 @@ What is stored is exactly what was judged.
 
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from browser import Notebook, jupyterlab
 from papermill import execute_notebook
 
 from rlhf_utils.preferences.pairs import KINDS
 from rlhf_utils.preferences.store import LabelStore
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 90_000  # ms; JupyterLab starts slowly on a busy machine
-
 TOO_WIDE = """(() => {
     const widget = document.querySelector(".rk");
     const { right } = widget.closest(".jp-OutputArea-output").getBoundingClientRect();
@@ -52,30 +47,8 @@ def lab(tmp_path_factory):
     parameters |= {"annotator": "person", "num_prompts": 14, "more": {"repeat": 0.0}}
     prepare(folder / "02.ipynb", parameters)
     prepare(folder / "all.ipynb", parameters | {"annotator_name": "you", "num_rankings": 3})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {
-        "ServerApp.root_dir": folder,
-        "IdentityProvider.token": "",
-        "ServerApp.password": "",
-        "LabApp.news_url": "",
-        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
-        "port": port,
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    log = folder / "lab.log"
-    with log.open("w") as out:
-        server = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    for _ in range(240):
-        if socket.socket().connect_ex(("127.0.0.1", port)) == 0:
-            break
-        assert server.poll() is None, log.read_text()[-2000:]
-        time.sleep(0.25)
-    yield f"http://127.0.0.1:{port}/lab/workspaces/", folder
-    server.terminate()
-    server.wait(30)
+    with jupyterlab(folder, environment) as address:
+        yield address, folder
 
 
 def execute(name, target, parameters, **options) -> None:
@@ -96,22 +69,8 @@ def prepare(path, parameters) -> None:
     nbformat.write(notebook, path)
 
 
-class Notebook:
-    """The page, driven as a person would."""
-
-    def __init__(self, page, address):
-        self.page = page
-        page.set_default_timeout(PATIENCE)
-        page.goto(address)
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
-        page.wait_for_selector(
-            ".jp-NotebookPanel .jp-Toolbar-kernelName:not(:has-text('No Kernel'))"
-        )
-        page.wait_for_selector("[data-status=idle] >> visible=true")
-
-    def menu(self, *path):
-        self.page.click(f".lm-MenuBar-itemLabel:text-is('{path[0]}')")
-        self.page.click(f".lm-Menu-itemLabel:text-is('{path[1]}')")
+class Ranking(Notebook):
+    """The page with the widget that ranks."""
 
     def run_all(self):
         """Runs the notebook; a later cell stops if nothing is ranked yet. The widget is there."""
@@ -129,9 +88,6 @@ class Notebook:
         self.press("Shift+Enter")
         self.page.wait_for_selector(".rk-card")
 
-    def idle(self):
-        self.page.wait_for_selector("[data-status=idle] >> visible=true")
-
     def widget_is_ready(self):
         """The whole of its question can be seen, or its top half, and keys go to it."""
         self.page.wait_for_function(
@@ -147,10 +103,6 @@ class Notebook:
 
     def click_into_widget(self):
         self.page.click(".rk-progress")
-
-    def press(self, *keys):
-        for key in keys:
-            self.page.keyboard.press(key)
 
     def done(self, count):
         self.page.wait_for_function(
@@ -172,7 +124,7 @@ def test_a_persons_run_without_anybody_there_ends_with_a_sentence(lab, monkeypat
 def test_browser_after_run_all_the_widget_waits_for_keys_and_then_all_runs(lab, chromium):
     address, folder = lab
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    book = Notebook(context.new_page(), address + "you/tree/all.ipynb")
+    book = Ranking(context.new_page(), address + "you/tree/all.ipynb")
     page = book.page
     book.run_all()
     stop = page.locator(".jp-RenderedText", has_text="No ranking is stored yet")
@@ -202,7 +154,7 @@ def test_browser_after_run_all_the_widget_waits_for_keys_and_then_all_runs(lab, 
 def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     address, folder = lab
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    book = Notebook(context.new_page(), address + "me/tree/02.ipynb")
+    book = Ranking(context.new_page(), address + "me/tree/02.ipynb")
     page = book.page
     book.run_to_widget()
     store = LabelStore(folder / "outputs" / "lab" / "preferences" / "labels.sqlite")
