@@ -7,9 +7,16 @@ function element(tag, text = "", attributes = {}) {
   return made;
 }
 
-// The kernel is busy: whether this message reaches it says whether buttons can work here.
+// The kernel is busy: whether these messages reach it says whether buttons can work here. The first
+// ones may go to its busy thread, before JupyterLab has made another one.
 function initialize({ model }) {
-  model.send({ type: "hello" });
+  let left = 20;
+  const hello = () => {
+    if (model.get("heard") || !left--) return;
+    model.send({ type: "hello" });
+    setTimeout(hello, 250);
+  };
+  hello();
 }
 
 function render({ model, el }) {

@@ -25,6 +25,7 @@ class Buttons(anywidget.AnyWidget):
     """Pause, stop, β, learning rate and a prompt. Clicks arrive in a thread of the kernel's."""
 
     _esm, _css = HERE / "buttons.js", HERE / "buttons.css"
+    heard = traitlets.Bool(False).tag(sync=True)
     state = traitlets.Unicode("idle").tag(sync=True)
     kl_coef = traitlets.Unicode().tag(sync=True)
     learning_rate = traitlets.Unicode().tag(sync=True)
@@ -33,6 +34,8 @@ class Buttons(anywidget.AnyWidget):
     def __init__(self, steering: Steering):
         self.steering, self.arrived = steering, threading.Event()
         super().__init__()
+        # ipykernel 7.4 would route clicks to the thread that drew last: the loop's, which is busy
+        self.comm._reply_subshell_for = None
         self.on_msg(self._received)
 
     def changed(self, told: str = "") -> None:
@@ -51,6 +54,7 @@ class Buttons(anywidget.AnyWidget):
             return
         if message.get("type") == "hello":
             self.arrived.set()
+            self.heard = True
             return
         do, what = str(message.get("do")), str(message.get("what") or "")
         try:
@@ -82,9 +86,10 @@ def show(steering: Steering) -> None:
 
 
 def _buttons_that_work(steering: Steering) -> Buttons | None:
-    shell = get_ipython()
-    if not getattr(getattr(shell, "kernel", None), "_allow_stdin", False):
-        return None  # papermill, nbval: nobody is there
+    kernel = getattr(get_ipython(), "kernel", None)
+    person = getattr(kernel, "_allow_stdin", False)  # nobody is there under papermill and nbval
+    if not (person and getattr(kernel, "_supports_kernel_subshells", False)):
+        return None
     buttons = Buttons(steering)
     if buttons.arrived.wait(PATIENCE):
         return buttons

@@ -78,7 +78,7 @@ def test_weights_are_shared_until_one_of_them_is_written_anew(parent, branch):
 @pytest.mark.parametrize(
     ("update", "given", "told"),
     [
-        (3, {}, "no checkpoint of update 3: there are those of 1, 2, 4, 5"),
+        (3, {}, "no checkpoint of update 3: there are those of 2, 4, 5"),
         (2, {"ppo.seed": 1}, "cannot have another seed"),
         (2, {"batch_size": 8}, "cannot have another batch_size"),
         (2, {"lora_r": 0}, "cannot have another lora_r"),

@@ -10,8 +10,9 @@ import pytest
 from rlhf_utils.files import read_file, read_json
 from rlhf_utils.run.paths import project_root
 
-TINY = ("num_demonstrations=24", "ppo.prompts=builtin", "response_length=8", "total_episodes=640")
-TINY += ("save_every=4", "evaluation.num_prompts=12")
+FEW = "evaluation.num_prompts=12"
+SHORT = "num_demonstrations=24"
+TINY = ("prompts=builtin", "response_length=8", "total_episodes=640", "save_every=4")
 NOT_THE_SAME = ("eps", "time/sample_s", "time/score_s", "time/update_s", "interventions")
 
 
@@ -35,7 +36,7 @@ def rlhf(tmp_path_factory):
         f"    time.sleep(0.4 * os.path.exists({str(folder / 'slow')!r}))\n"
         "    return [text.count('e') / max(len(text), 1) * 20 for text in completions]\n"
     )
-    given = [*TINY, f"ppo.reward={folder}/mine.py:letters"]
+    given = [*TINY, f"reward={folder}/mine.py:letters"]
     call.options = [option for pair in given for option in ("-p", pair)]
     return call
 
@@ -57,11 +58,11 @@ def rows_of(run):
 
 def test_a_run_is_steered_from_another_process_and_goes_on_exactly(rlhf):
     run = rlhf.run
-    (_, told), status = rlhf("run", "mine", "--profile", "smoke", "--only", "sft", *rlhf.options)
+    (_, told), status = rlhf("run", "mine", "--profile", "smoke", "--only", "sft", "-p", SHORT)
     assert status == 0, told
     (_, told), status = rlhf("control", "mine", "pause")
     assert status == 2 and "not in the loop of 04 now" in told and told.count("\n") == 1
-    process = rlhf("run", "mine", "--only", "ppo", wait=False)
+    process = rlhf("run", "mine", "--only", "ppo", *rlhf.options, wait=False)
     progress(run, process, "update")
     (out, told), status = rlhf("control", "mine", "pause")
     assert status == 0, told
@@ -107,7 +108,7 @@ def test_a_run_is_steered_from_another_process_and_goes_on_exactly(rlhf):
     (_, told), status = rlhf("branch", "mine", "twin", "--at", "1000")
     assert status == 2 and "there are those of" in told
     there = [int(update) for update in told.split("those of ")[1].rstrip(".\n").split(", ")]
-    (out, told), status = rlhf("branch", "mine", "twin", "--at", str(there[0]))
+    (out, told), status = rlhf("branch", "mine", "twin", "--at", str(there[0]), "-p", FEW)
     assert status == 0, told
     twin = run.with_name("twin")
     assert rows_of(twin) == whole and there[0] < 20
