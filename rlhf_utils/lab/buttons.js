@@ -50,6 +50,7 @@ function render({ model, el }) {
     form.addEventListener("submit", (event) => {
       ask(event, "set", `${name}=${input.value}`);
       input.blur();
+      show();
     });
     return form;
   };

@@ -19,6 +19,7 @@ from .control import Steering
 HERE = Path(__file__).parent
 PATIENCE = 5.0  # seconds that a front end has to say that its messages arrive
 LINES = 6  # of what was done
+ASKED = "asked: "
 
 
 class Buttons(anywidget.AnyWidget):
@@ -47,7 +48,8 @@ class Buttons(anywidget.AnyWidget):
             self.set_trait("state", state)
             for name, value in values.items():
                 self.set_trait(name, value)
-            self.told = [line for line in (told, *self.told) if line][:LINES]
+            before = [line for line in self.told if not line.startswith(ASKED)]  # it is answered
+            self.told = [line for line in (told, *before) if line][:LINES]
 
     def _received(self, _, message: dict, buffers) -> None:
         if not isinstance(message, dict):
@@ -60,7 +62,7 @@ class Buttons(anywidget.AnyWidget):
         try:
             ask(self.steering.stage.dir, do, what)
             when = "after this update" if self.steering.working else "when the loop runs"
-            told = f"asked: {do} {what}".rstrip() + f"; {when}"
+            told = f"{ASKED}{do} {what}".rstrip() + f" ({when})"
         except RunError as error:
             told = str(error)
         self.told = [told, *self.told][:LINES]

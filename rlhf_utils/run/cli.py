@@ -75,7 +75,17 @@ def set_environment() -> None:
 # --- the parser
 
 
-OPTIONS = ("--run", "--profile", "--from", "--only", "--overwrite", "--dry-run", "--debug", "-p")
+OPTIONS = (
+    "--run",
+    "--profile",
+    "--from",
+    "--only",
+    "--overwrite",
+    "--dry-run",
+    "--debug",
+    "--at",
+    "-p",
+)
 
 
 class Parser(argparse.ArgumentParser):
