@@ -12,7 +12,7 @@ from rlhf_utils.run.paths import project_root
 
 FEW = "evaluation.num_prompts=12"
 SHORT = "num_demonstrations=24"
-TINY = ("prompts=builtin", "response_length=8", "total_episodes=640", "save_every=4")
+TINY = ("prompts=builtin", "response_length=8", "total_episodes=1024", "save_every=4")
 NOT_THE_SAME = ("eps", "time/sample_s", "time/score_s", "time/update_s", "interventions")
 
 
@@ -67,7 +67,7 @@ def test_a_run_is_steered_from_another_process_and_goes_on_exactly(rlhf):
     (out, told), status = rlhf("control", "mine", "pause")
     assert status == 0, told
     asked, done = out.splitlines()
-    assert asked.startswith("asked; update ") and asked.endswith(" of 20 is at work")
+    assert asked.startswith("asked; update ") and asked.endswith(" of 32 is at work")
     held = progress(run, process, "paused at update")
     when = f"after update {held}" if held else "before the first update"
     assert done == f"paused {when}; `rlhf control mine resume` goes on"
@@ -80,12 +80,12 @@ def test_a_run_is_steered_from_another_process_and_goes_on_exactly(rlhf):
     assert status == 0 and f"{when}, reward " in out and "nats: " in out and "\x1b" not in out
     assert len(rows_of(run)) == held, "it stood still all the while"
     (out, _), status = rlhf("control", "mine", "resume")
-    assert status == 0 and out.splitlines()[0] == f"asked; paused at update {held} of 20"
+    assert status == 0 and out.splitlines()[0] == f"asked; paused at update {held} of 32"
 
     (out, told), status = rlhf("control", "mine", "stop")
     assert status == 0, told
     stopped = len(rows_of(run))
-    assert held < stopped < 20
+    assert held < stopped < 32
     words = f"stopped after update {stopped}; checkpoint update-{stopped:06d}"
     assert out.splitlines()[1] == words
     (run.parent / "slow").unlink()
@@ -102,8 +102,8 @@ def test_a_run_is_steered_from_another_process_and_goes_on_exactly(rlhf):
     (out, told), status = rlhf("run", "mine", "--only", "ppo", "-p", "resume=true")
     assert status == 0, told
     whole = rows_of(run)
-    assert len(whole) == 20 and [row["objective/kl_coef"] for row in whole[held:]] == [0.5] * (
-        20 - held
+    assert len(whole) == 32 and [row["objective/kl_coef"] for row in whole[held:]] == [0.5] * (
+        32 - held
     )
     (_, told), status = rlhf("branch", "mine", "twin", "--at", "1000")
     assert status == 2 and "there are those of" in told
@@ -111,7 +111,7 @@ def test_a_run_is_steered_from_another_process_and_goes_on_exactly(rlhf):
     (out, told), status = rlhf("branch", "mine", "twin", "--at", str(there[0]), "-p", FEW)
     assert status == 0, told
     twin = run.with_name("twin")
-    assert rows_of(twin) == whole and there[0] < 20
+    assert rows_of(twin) == whole and there[0] < 32
     name = "ppo/policy/adapter_model.safetensors"
     assert (twin / name).read_bytes() == (run / name).read_bytes()
     manifest = read_json(twin / "ppo/manifest.json")
