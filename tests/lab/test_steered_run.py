@@ -1,44 +1,61 @@
 """`rlhf run` in one process, steered by `rlhf control` from another, then resumed and branched."""
 
+import io
 import os
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
 from rlhf_utils.files import read_file, read_json
+from rlhf_utils.run import cli
 from rlhf_utils.run.paths import project_root
 
-FEW = "evaluation.num_prompts=12"
-SHORT = "num_demonstrations=24"
-TINY = ("prompts=builtin", "response_length=8", "total_episodes=1024", "save_every=4")
+UPDATES = 32
+TINY = ("prompts=builtin", "response_length=8", "save_every=8", f"total_episodes={32 * UPDATES}")
 NOT_THE_SAME = ("eps", "time/sample_s", "time/score_s", "time/update_s", "interventions")
+REWARD = """import os, time
+
+def letters(completions, **columns):
+    time.sleep(0.3 * os.path.exists({!r}))
+    return [text.count("e") / max(len(text), 1) * 20 for text in completions]
+"""
 
 
 @pytest.fixture(scope="module")
-def rlhf(tmp_path_factory):
-    """The command in a process of its own; `wait` for its (status, stdout, stderr)."""
+def outputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs")
-    environment = os.environ | {"RLHF_OUTPUTS": str(folder), "OMP_NUM_THREADS": "1"}
+    (folder / "mine.py").write_text(REWARD.format(str(folder / "slow")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLHF_OUTPUTS", str(folder))
+        patch.setenv("RLHF_CWD", "")
+        yield folder
+
+
+def start(*arguments):
+    """The command in a process of its own, with one thread, as numbers are compared."""
+    command = [sys.executable, "-m", "rlhf_utils.run.cli", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=project_root(), env=environment, **pipes)
 
-    def call(*arguments, wait=True):
-        command = [sys.executable, "-m", "rlhf_utils.run.cli", *arguments]
-        process = subprocess.Popen(command, cwd=project_root(), env=environment, **pipes)
-        return (process.communicate(timeout=200), process.returncode) if wait else process
 
-    call.run = folder / "mine"
-    (folder / "slow").touch()
-    (folder / "mine.py").write_text(
-        "import os, time\n\n"
-        "def letters(completions, **columns):\n"
-        f"    time.sleep(0.4 * os.path.exists({str(folder / 'slow')!r}))\n"
-        "    return [text.count('e') / max(len(text), 1) * 20 for text in completions]\n"
-    )
-    given = [*TINY, f"reward={folder}/mine.py:letters"]
-    call.options = [option for pair in given for option in ("-p", pair)]
-    return call
+def done(process):
+    out, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    return out
+
+
+def control(*arguments) -> tuple[int, list[str], str]:
+    """(exit status, lines, what went wrong) of `rlhf control mine`, in this process."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with redirect_stdout(out), redirect_stderr(err):
+        status = cli.main(["control", "mine", *arguments])
+    for stream in (out, err):
+        stream.seek(0)
+    return status, out.read().splitlines(), err.read()
 
 
 def progress(run, process, what):
@@ -56,62 +73,63 @@ def rows_of(run):
     return [{n: v for n, v in row.items() if n not in NOT_THE_SAME} for row in rows]
 
 
-def test_a_run_is_steered_from_another_process_and_goes_on_exactly(rlhf):
-    run = rlhf.run
-    (_, told), status = rlhf("run", "mine", "--profile", "smoke", "--only", "sft", "-p", SHORT)
-    assert status == 0, told
-    (_, told), status = rlhf("control", "mine", "pause")
+def test_a_run_is_steered_from_another_process(outputs):
+    run = outputs / "mine"
+    sft = ("--only", "sft", "-p", "num_demonstrations=24")
+    done(start("run", "mine", "--profile", "smoke", *sft))
+    status, _, told = control("pause")
     assert status == 2 and "not in the loop of 04 now" in told and told.count("\n") == 1
-    process = rlhf("run", "mine", "--only", "ppo", *rlhf.options, wait=False)
+    (outputs / "slow").touch()
+    given = [*TINY, f"reward={outputs}/mine.py:letters"]
+    options = [option for pair in given for option in ("-p", pair)]
+    process = start("run", "mine", "--only", "ppo", *options)
     progress(run, process, "update")
-    (out, told), status = rlhf("control", "mine", "pause")
-    assert status == 0, told
-    asked, done = out.splitlines()
-    assert asked.startswith("asked; update ") and asked.endswith(" of 32 is at work")
+
+    status, (asked, told), _ = control("pause")
     held = progress(run, process, "paused at update")
     when = f"after update {held}" if held else "before the first update"
-    assert done == f"paused {when}; `rlhf control mine resume` goes on"
-
-    (out, _), status = rlhf("control", "mine", "set", "kl_coef=0.5")
-    assert status == 0 and out.splitlines()[1] == f"{when}: kl_coef 0.05 → 0.5"
-    (_, told), status = rlhf("control", "mine", "set", "learning_rate=0")
+    assert status == 0 and told == f"paused {when}; `rlhf control mine resume` goes on"
+    assert asked.startswith("asked; update ") and asked.endswith(f" of {UPDATES} is at work")
+    status, lines, _ = control("set", "kl_coef=0.5")
+    assert lines == [
+        f"asked; paused at update {held} of {UPDATES}",
+        f"{when}: kl_coef 0.05 → 0.5",
+    ]
+    status, _, told = control("set", "learning_rate=0")
     assert status == 2 and "learning_rate=0.0 must be above 0" in told
-    (out, _), status = rlhf("control", "mine", "sample", "Who are you?\x1b[31m")
-    assert status == 0 and f"{when}, reward " in out and "nats: " in out and "\x1b" not in out
+    status, (_, told), _ = control("sample", "Who are you?\x1b[31m")
+    assert status == 0 and told.startswith(f"{when}, reward ") and "\x1b" not in told
     assert len(rows_of(run)) == held, "it stood still all the while"
-    (out, _), status = rlhf("control", "mine", "resume")
-    assert status == 0 and out.splitlines()[0] == f"asked; paused at update {held} of 32"
+    assert control("resume")[0] == 0
+    progress(run, process, "update")
 
-    (out, told), status = rlhf("control", "mine", "stop")
-    assert status == 0, told
+    status, lines, _ = control("stop")
     stopped = len(rows_of(run))
-    assert held < stopped < 32
-    words = f"stopped after update {stopped}; checkpoint update-{stopped:06d}"
-    assert out.splitlines()[1] == words
-    (run.parent / "slow").unlink()
-    assert process.communicate(timeout=60) and process.returncode == 0
-    manifest = read_json(run / "ppo/manifest.json")
-    assert manifest["results"]["ppo.stopped_early"] and (run / "ppo/policy-merged").is_dir()
+    assert held < stopped < UPDATES
+    assert lines[1] == f"stopped after update {stopped}; checkpoint update-{stopped:06d}"
+    done(process)
+    assert read_json(run / "ppo/manifest.json")["results"]["ppo.stopped_early"]
     text = (run / "04_ppo.ipynb").read_text()
-    assert "widget" not in text.replace("ipywidgets", "") and "rlhf control mine pause" in text
+    assert "widget-" not in text and "rlhf control mine pause" in text
     steered = read_file(run / "ppo/metrics.jsonl")
     assert steered[held]["interventions"][0] == "kl_coef 0.05 → 0.5"
-    assert steered[held]["objective/kl_coef"] == 0.5
     assert steered[-1]["interventions"][-1] == "stopped after it"
 
-    (out, told), status = rlhf("run", "mine", "--only", "ppo", "-p", "resume=true")
-    assert status == 0, told
+
+def test_a_steered_run_goes_on_and_its_branch_is_the_same(outputs):
+    """After the test above. The branch begins at its oldest checkpoint."""
+    run, twin = outputs / "mine", outputs / "twin"
+    before = rows_of(run)
+    (outputs / "slow").unlink()
+    done(start("run", "mine", "--only", "ppo", "-p", "resume=true"))
     whole = rows_of(run)
-    assert len(whole) == 32 and [row["objective/kl_coef"] for row in whole[held:]] == [0.5] * (
-        32 - held
-    )
-    (_, told), status = rlhf("branch", "mine", "twin", "--at", "1000")
-    assert status == 2 and "there are those of" in told
-    there = [int(update) for update in told.split("those of ")[1].rstrip(".\n").split(", ")]
-    (out, told), status = rlhf("branch", "mine", "twin", "--at", str(there[0]), "-p", FEW)
-    assert status == 0, told
-    twin = run.with_name("twin")
-    assert rows_of(twin) == whole and there[0] < 32
+    assert whole[: len(before)] == before and len(whole) == UPDATES
+    assert whole[-1]["objective/kl_coef"] == 0.5
+
+    there = sorted(int(path.name[-6:]) for path in (run / "ppo/checkpoints").iterdir())
+    few = ("-p", "evaluation.num_prompts=8")
+    done(start("branch", "mine", "twin", "--at", str(there[0]), *few))
+    assert rows_of(twin) == whole and there[0] < UPDATES / 2
     name = "ppo/policy/adapter_model.safetensors"
     assert (twin / name).read_bytes() == (run / name).read_bytes()
     manifest = read_json(twin / "ppo/manifest.json")
