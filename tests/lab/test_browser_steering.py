@@ -1,17 +1,17 @@
 """04 in a real JupyterLab: its buttons reach the loop while the kernel is busy."""
 
-import os
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from browser import Notebook, jupyterlab
+from helpers_jupyterlab import jupyterlab
 from papermill import execute_notebook
 
 from rlhf_utils.files import read_file, read_json
 
 ROOT = Path(__file__).resolve().parents[2]
+IDLE = "[data-status=idle] >> visible=true"
 PROMPT = "<img src=x onerror=alert(1)> Who are you?"
 
 
@@ -19,12 +19,6 @@ PROMPT = "<img src=x onerror=alert(1)> Who are you?"
 def lab(tmp_path_factory):
     """A JupyterLab whose 04.ipynb is at work for a minute: (address, folder)."""
     folder = tmp_path_factory.mktemp("lab")
-    environment = os.environ | {
-        "RLHF_OUTPUTS": str(folder / "outputs"),
-        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-        "PYTHONWARNINGS": "ignore",
-    }
     (folder / "slow.py").write_text(
         "import time\n\n"
         "def letters(completions, **columns):\n"
@@ -37,7 +31,7 @@ def lab(tmp_path_factory):
     parameters |= {"total_episodes": 32 * 60}
     options = {"progress_bar": False, "cwd": str(ROOT)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RLHF_OUTPUTS", environment["RLHF_OUTPUTS"])
+        patch.setenv("RLHF_OUTPUTS", str(folder / "outputs"))
         first = ROOT / "notebooks" / "01_sft.ipynb"
         execute_notebook(str(first), str(folder / "01.ipynb"), parameters, **options)
     fourth, target = ROOT / "notebooks" / "04_ppo.ipynb", folder / "04.ipynb"
@@ -47,20 +41,24 @@ def lab(tmp_path_factory):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, target)
-    with jupyterlab(folder, environment) as address:
+    with jupyterlab(folder) as address:
         yield address, folder
 
 
 def test_browser_the_buttons_reach_a_loop_that_is_at_work(lab, chromium):
     address, folder = lab
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    book = Notebook(context.new_page(), address + "steer/tree/04.ipynb")
-    page, run = book.page, folder / "outputs" / "lab"
+    page, run = context.new_page(), folder / "outputs" / "lab"
+    page.set_default_timeout(90_000)
 
     def rows():
         return read_file(run / "ppo" / "metrics.jsonl")
 
-    book.menu("Run", "Run All Cells")
+    page.goto(address + "steer/tree/04.ipynb")
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.wait_for_selector(IDLE)
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
     page.wait_for_selector(".steer[data-state=running]")
     page.locator(".steer").scroll_into_view_if_needed()
     page.click(".steer button:has-text('Pause')")
@@ -78,8 +76,6 @@ def test_browser_the_buttons_reach_a_loop_that_is_at_work(lab, chromium):
     newest.filter(has_text=", reward ").wait_for()
     assert page.locator(".steer-log img").count() == 0
     assert len(rows()) == held
-    if shots := os.environ.get("STEER_SHOTS"):
-        shoot(book, Path(shots))
     page.click(".steer button:has-text('Resume')")
     page.wait_for_selector(".steer[data-state=running]")
     page.wait_for_timeout(1500)
@@ -92,20 +88,10 @@ def test_browser_the_buttons_reach_a_loop_that_is_at_work(lab, chromium):
     assert before <= len(done) <= before + 1 < 60, "it ended within one update"
     assert (run / f"ppo/checkpoints/update-{len(done):06d}/state.json").is_file()
     assert done[held]["objective/kl_coef"] == 0.5 and "kl_coef" in done[held]["interventions"][0]
-    book.idle()
+    page.wait_for_selector(IDLE)
     assert page.locator(".steer").count() == 0
     assert read_json(run / "ppo/manifest.json")["results"]["ppo.stopped_early"]
     page.click("[data-command='docmanager:save']")
     page.wait_for_timeout(1500)
     assert "widget-view" not in (folder / "04.ipynb").read_text()
     context.close()
-
-
-def shoot(book, folder):
-    for theme in ("Light", "Dark"):
-        book.page.click(".lm-MenuBar-itemLabel:text-is('Settings')")
-        book.page.hover(".lm-Menu-itemLabel:text-is('Theme')")
-        book.page.click(f".lm-Menu-itemLabel:text-is('JupyterLab {theme}')")
-        book.page.wait_for_timeout(2500)
-        cell = book.page.locator(".jp-Cell", has=book.page.locator(".steer"))
-        cell.screenshot(path=folder / f"steer_{theme.lower()}.png")

@@ -3,20 +3,21 @@
 What is stored is exactly what was judged.
 """
 
-import os
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from browser import Notebook, jupyterlab
+from helpers_jupyterlab import jupyterlab
 from papermill import execute_notebook
 
 from rlhf_utils.preferences.pairs import KINDS
 from rlhf_utils.preferences.store import LabelStore
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 90_000  # ms; JupyterLab starts slowly on a busy machine
+
 TOO_WIDE = """(() => {
     const widget = document.querySelector(".rk");
     const { right } = widget.closest(".jp-OutputArea-output").getBoundingClientRect();
@@ -33,21 +34,15 @@ def lab(tmp_path_factory):
     The run's 01 is finished. 02 is for "me", all.ipynb for "you", who ranks three.
     """
     folder = tmp_path_factory.mktemp("lab")
-    environment = os.environ | {
-        "RLHF_OUTPUTS": str(folder / "outputs"),
-        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-        "PYTHONWARNINGS": "ignore",
-    }
     parameters = yaml.safe_load((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text())
     parameters["run"] = "lab"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RLHF_OUTPUTS", environment["RLHF_OUTPUTS"])
+        patch.setenv("RLHF_OUTPUTS", str(folder / "outputs"))
         execute("01_sft", folder / "01.ipynb", parameters)
     parameters |= {"annotator": "person", "num_prompts": 14, "more": {"repeat": 0.0}}
     prepare(folder / "02.ipynb", parameters)
     prepare(folder / "all.ipynb", parameters | {"annotator_name": "you", "num_rankings": 3})
-    with jupyterlab(folder, environment) as address:
+    with jupyterlab(folder) as address:
         yield address, folder
 
 
@@ -69,8 +64,22 @@ def prepare(path, parameters) -> None:
     nbformat.write(notebook, path)
 
 
-class Ranking(Notebook):
-    """The page with the widget that ranks."""
+class Notebook:
+    """The page, driven as a person would."""
+
+    def __init__(self, page, address):
+        self.page = page
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        page.wait_for_selector(".jp-Notebook .jp-Cell")
+        page.wait_for_selector(
+            ".jp-NotebookPanel .jp-Toolbar-kernelName:not(:has-text('No Kernel'))"
+        )
+        page.wait_for_selector("[data-status=idle] >> visible=true")
+
+    def menu(self, *path):
+        self.page.click(f".lm-MenuBar-itemLabel:text-is('{path[0]}')")
+        self.page.click(f".lm-Menu-itemLabel:text-is('{path[1]}')")
 
     def run_all(self):
         """Runs the notebook; a later cell stops if nothing is ranked yet. The widget is there."""
@@ -88,6 +97,9 @@ class Ranking(Notebook):
         self.press("Shift+Enter")
         self.page.wait_for_selector(".rk-card")
 
+    def idle(self):
+        self.page.wait_for_selector("[data-status=idle] >> visible=true")
+
     def widget_is_ready(self):
         """The whole of its question can be seen, or its top half, and keys go to it."""
         self.page.wait_for_function(
@@ -103,6 +115,10 @@ class Ranking(Notebook):
 
     def click_into_widget(self):
         self.page.click(".rk-progress")
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
 
     def done(self, count):
         self.page.wait_for_function(
@@ -124,7 +140,7 @@ def test_a_persons_run_without_anybody_there_ends_with_a_sentence(lab, monkeypat
 def test_browser_after_run_all_the_widget_waits_for_keys_and_then_all_runs(lab, chromium):
     address, folder = lab
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    book = Ranking(context.new_page(), address + "you/tree/all.ipynb")
+    book = Notebook(context.new_page(), address + "you/tree/all.ipynb")
     page = book.page
     book.run_all()
     stop = page.locator(".jp-RenderedText", has_text="No ranking is stored yet")
@@ -154,7 +170,7 @@ def test_browser_after_run_all_the_widget_waits_for_keys_and_then_all_runs(lab, 
 def test_browser_a_person_labels_in_jupyterlab(lab, chromium):
     address, folder = lab
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    book = Ranking(context.new_page(), address + "me/tree/02.ipynb")
+    book = Notebook(context.new_page(), address + "me/tree/02.ipynb")
     page = book.page
     book.run_to_widget()
     store = LabelStore(folder / "outputs" / "lab" / "preferences" / "labels.sqlite")
