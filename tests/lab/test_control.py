@@ -17,9 +17,11 @@ import torch
 from helpers_lab import Loop, same
 from helpers_ppo import CONFIG
 
+from rlhf_utils import files
 from rlhf_utils.errors import RunError
 from rlhf_utils.lab import commands
 from rlhf_utils.lab.control import Steering
+from rlhf_utils.run.lock import RunLock
 
 
 def test_a_stopped_run_leaves_a_checkpoint_and_goes_on_as_if_it_had_not_stopped(tmp_path):
@@ -189,3 +191,34 @@ def test_the_end_of_the_loop_answers_what_came_too_late(tmp_path):
     found.go(before=lambda index: index == 4 and commands.ask(tmp_path, "pause"))
     assert found.replies() == ["The loop has ended."]
     assert json.loads((tmp_path / commands.REPLIES).read_text())["ok"] is False
+
+
+@pytest.fixture
+def at_loop(tmp_path):
+    """A run that some process holds in the loop of 04."""
+    progress = {"what": "update", "done": 5, "total": 13}
+    files.write_json(tmp_path / "mine/ppo/progress.json", progress)
+    with RunLock(tmp_path / "mine"):
+        yield tmp_path / "mine"
+
+
+def test_ctrl_c_at_the_terminal_leaves_the_command_standing(at_loop, monkeypatch, capsys):
+    def press(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands.time, "sleep", press)
+    assert commands.from_terminal(at_loop, "pause") == 130
+    assert "asked; update 6 of 13 is at work\n\nIt stays asked: pause" in capsys.readouterr().out
+    asked = files.read_file(at_loop / "ppo" / commands.COMMANDS)
+    assert [command["do"] for command in asked] == ["pause"]
+
+
+def test_a_run_that_left_the_loop_meanwhile_is_told(at_loop, monkeypatch):
+    def leave(seconds):
+        (at_loop / "ppo/progress.json").unlink(missing_ok=True)
+
+    monkeypatch.setattr(commands.time, "sleep", leave)
+    with pytest.raises(RunError, match="'mine' has left the loop of 04 before it was done"):
+        commands.from_terminal(at_loop, "pause")
+    with pytest.raises(RunError, match="not in the loop of 04 now"):
+        commands.from_terminal(at_loop, "pause")
