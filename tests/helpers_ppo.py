@@ -7,6 +7,7 @@ from peft import get_peft_model
 
 from rlhf_utils.data.rows import Endless, load_prompts
 from rlhf_utils.fast import speed_up
+from rlhf_utils.files import strict
 from rlhf_utils.models import adapters
 from rlhf_utils.models.load import load_model, load_tokenizer
 from rlhf_utils.ppo import loop
@@ -107,7 +108,7 @@ def train(run, config=CONFIG, start=0, stop=None, reward=letter_e):
         metrics = loop.rollout_metrics(rollout, config, run.controller.value)
         metrics |= update(run, rollout, config)
         run.controller.update(metrics["objective/kl"], config.batch_size)
-        log.append(metrics)
+        log.append(strict(metrics))  # NaN would equal nothing
     return log
 
 

@@ -26,7 +26,7 @@ from .config import PPOConfig
 from .loop import KLController
 from .policy import Policy
 
-KEPT = 2  # checkpoints
+KEPT = 2  # of the newest checkpoints, besides those nearest to each quarter of the run
 MAY_CHANGE = ("run", "resume", "more", "save_every", "learning_rate", "kl_coef")
 
 
@@ -97,6 +97,7 @@ class Checkpoints:
         self.folder, self.state, self.settings = folder, state, settings
         self.logs: dict[str, JsonlLog] = {}
         self.known: dict[str, list] = {}  # log → its rows at the checkpoint, and their digest
+        self.branched_from: dict = {}  # run and update that lab/branch.py took the checkpoint from
 
     def clear(self) -> int:
         """Removes an earlier run's checkpoints; returns 0, the update to begin with.
@@ -140,7 +141,7 @@ class Checkpoints:
                     ) from None
                 if not isinstance(error, PPOError):
                     raise
-                good = [path.name for path in self.saved() if not _damage(path)]
+                good = [path.name for path in self.saved() if not damage_of(path)]
                 advice = "There is no checkpoint yet."
                 if good:
                     advice = f"The last good checkpoint is {good[-1]}: resume=True goes on from it."
@@ -178,18 +179,27 @@ class Checkpoints:
             "settings": self.settings,
             "logs": {n: [len(log.rows), _digest_of(log.rows)] for n, log in self.logs.items()},
             "sha256": digest(aside / "state.safetensors"),
+            "branched_from": self.branched_from,
         }
-        description["sha256_of_this"] = _digest_of(description)
-        write_json(aside / "state.json", description)
+        write_json(aside / "state.json", sealed(description))
         _force_to_disk(*aside.iterdir(), aside)
 
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
         _force_to_disk(self.folder)
 
-        for old in self.saved()[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        self._make_room()
         return target
+
+    def _make_room(self) -> None:
+        saved = {int(path.name[-6:]): path for path in self.saved()}
+        kept = set(list(saved)[-KEPT:])
+        with contextlib.suppress(KeyError):
+            total = self.settings["total_episodes"] // self.settings["batch_size"]
+            for place in (total / 4, total / 2, 3 * total / 4):
+                kept.add(min(saved, key=lambda update: abs(update - place)))  # noqa: B023
+        for update in saved.keys() - kept:
+            shutil.rmtree(saved[update], ignore_errors=True)
 
     def load_last(self) -> int:
         """Restores the newest whole checkpoint; returns how many updates it had finished.
@@ -198,12 +208,13 @@ class Checkpoints:
         """
         damage = ""
         for folder in reversed(self.saved()):
-            damage = _damage(folder)
+            damage = damage_of(folder)
             if not damage:
                 description = read_json(folder / "state.json")
-                self._check_settings(folder, description["settings"])
+                self._check_settings(folder, description)
                 self.state.restore(load_file(folder / "state.safetensors"), description["kl_coef"])
                 self.known = description["logs"]
+                self.branched_from = description.get("branched_from", {})
                 return description["update"]
             warnings.warn(
                 f"The checkpoint {folder.name} is damaged ({damage}) and is passed over.",
@@ -214,11 +225,12 @@ class Checkpoints:
             found = f"Every checkpoint in {self.folder.name}/ is damaged, the oldest in {damage}"
         raise PPOError(f"{found}: run with resume=False.")
 
-    def _check_settings(self, folder: Path, made_with: dict) -> None:
+    def _check_settings(self, folder: Path, description: dict) -> None:
+        made_with, free = description["settings"], description.get("may_change", ())
         changed = [
             f"{name}={made_with.get(name)!r}, now {value!r}"
             for name, value in self.settings.items()
-            if made_with.get(name) != value
+            if made_with.get(name) != value and name not in free
         ]
         if changed:
             raise PPOError(
@@ -227,7 +239,12 @@ class Checkpoints:
             )
 
 
-def _damage(folder: Path) -> str:
+def sealed(description: dict) -> dict:
+    """What stands in state.json, with a digest of it."""
+    return description | {"sha256_of_this": _digest_of(description)}
+
+
+def damage_of(folder: Path) -> str:
     """The file of a checkpoint that is missing or not as it was written; "" if it is whole."""
     try:
         description = read_json(folder / "state.json")

@@ -1,6 +1,8 @@
 """The console command `rlhf`: runs the notebooks in order with papermill, and says how far it is.
 
     rlhf run NAME --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
+    rlhf control NAME pause|resume|stop|set NAME=VALUE|sample PROMPT, while it is in 04
+    rlhf branch NAME NEW --at UPDATE -p name=value
     rlhf resume NAME, runs, compare NAME NAME…, open NAME, keep NAME, chat NAME
 
 Exit status: 0; 1 for a stage that failed; 2 for what is refused; 130 and 143 for a stopped run.
@@ -11,6 +13,7 @@ import argparse
 import importlib.metadata
 import os
 import re
+import shutil
 import signal
 import sys
 import traceback
@@ -72,7 +75,17 @@ def set_environment() -> None:
 # --- the parser
 
 
-OPTIONS = ("--run", "--profile", "--from", "--only", "--overwrite", "--dry-run", "--debug", "-p")
+OPTIONS = (
+    "--run",
+    "--profile",
+    "--from",
+    "--only",
+    "--overwrite",
+    "--dry-run",
+    "--debug",
+    "--at",
+    "-p",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,6 +129,15 @@ def make_parser() -> argparse.ArgumentParser:
     what = "runs beside each other: parameters, results, curves, answers; finished or not"
     compared = command("compare", compare, what)
     compared.add_argument("RUN", nargs="+", help="two or more")
+    what = "steer a run that is in the loop of 04: pause, resume, stop, set or sample"
+    steer = command("control", control, what, "RUN", "DO")
+    what = "of set: kl_coef=NUMBER or learning_rate=NUMBER; of sample: a prompt"
+    steer.add_argument("WHAT", nargs="?", default="", help=what)
+    what = "a new run NEW from a checkpoint of RUN, with other parameters for 04 and 05"
+    fork = command("branch", branch, what, "RUN", "NEW")
+    what = "the update after which the checkpoint was made"
+    fork.add_argument("--at", type=int, required=True, metavar="UPDATE", help=what)
+    add_parameters(fork, "a parameter of 04 or 05 that differs")
     what = "show a run's report in the browser"
     command("open", lambda options: print(runs.open_report(options.RUN)), what, "RUN")
     what = "copy a run's executed notebooks over notebooks/, to commit them"
@@ -137,6 +159,11 @@ def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check all, print the plan and stop")
 
 
+def add_parameters(parser: argparse.ArgumentParser, what: str) -> None:
+    form = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
+    parser.add_argument("-p", dest="parameters", help=what, **form)
+
+
 def add_run_options(run: argparse.ArgumentParser) -> None:
     what = "folder below outputs/ (default: the profile's name)"
     run.add_argument("RUN", nargs="?", help=what)
@@ -146,15 +173,8 @@ def add_run_options(run: argparse.ArgumentParser) -> None:
         help="smoke (minutes, tiny model), quick (half of the demo), gpu, "
         "or demo (the default: the notebooks as they are); or a file that ends in .yaml",
     )
-    run.add_argument(
-        "-p",
-        dest="parameters",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter, or a setting in `more`, for every notebook that has it; "
-        "STAGE.NAME=VALUE for one stage. Relative paths are those of this folder",
-    )
+    what = "a parameter, or a setting in `more`, for every notebook that has it; STAGE.NAME=VALUE "
+    add_parameters(run, what + "for one stage. Relative paths are those of this folder")
     which = run.add_mutually_exclusive_group()
     what = "begin with this stage; use what the run already holds, also its parameters"
     which.add_argument("--from", dest="first", choices=STAGES, help=what)
@@ -219,18 +239,47 @@ def refuse_to_lose(run: Path, stages: list[str], goes_on: bool, given: dict) -> 
 def resume(options: argparse.Namespace) -> int:
     """Goes on with the first stage that is unfinished or stale, to the last that was asked."""
     run = runs.existing(options.RUN)
+    known = known_state(run)
+    stages = state.left_to_do(run, known["asked"])
+    if not stages:
+        print(f"Run {run.name!r} is finished: nothing is left to do.\n{runs.closing(run)}")
+        if state.manifest_of(run, "ppo").get("results", {}).get("ppo.stopped_early"):
+            more = f"`rlhf run {run.name} --from ppo -p resume=true` goes on with it."
+            print(f"Its 04 was stopped early: {more}")
+        return 0
+    return carry_out(run, known, stages, options.dry_run, is_new=False)
+
+
+def known_state(run: Path) -> dict:
+    """What stands in its parameters.json. Raises RunError for a run without one."""
     known = state.read_state(run)
     if not known:
         raise RunError(
             f"Run {run.name!r} has no parameters.json, as `rlhf run` did not begin it: give a "
             f"stage, as in rlhf run {run.name} --from ppo."
         )
-    stages = state.left_to_do(run, known["asked"])
-    if not stages:
-        print(f"Run {run.name!r} is finished: nothing is left to do.\n{runs.closing(run)}")
-        return 0
     known["parameters"] = state.without_unknown(known["parameters"], run.name)
-    return carry_out(run, known, stages, options.dry_run, is_new=False)
+    return known
+
+
+def branch(options: argparse.Namespace) -> int:
+    """Copies a run up to a checkpoint of its 04, and executes what follows."""
+    from ..lab.branch import RUNS, make_branch
+
+    run, new = runs.existing(options.RUN), run_dir(options.NEW)
+    given = parse_parameters(options.parameters, list(RUNS))
+    asked = make_branch(run, new, options.at, known_state(run), given)
+    try:
+        return carry_out(new, asked, list(RUNS), dry=False, is_new=False)
+    except ExplainedError:  # of the checks: nothing was executed
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def control(options: argparse.Namespace) -> int:
+    from ..lab.commands import from_terminal
+
+    return from_terminal(runs.existing(options.RUN), options.DO, options.WHAT)
 
 
 def carry_out(run: Path, asked: dict, stages: list[str], dry: bool, is_new: bool) -> int:

@@ -76,10 +76,10 @@ def how_far(progress: Path) -> str:
     """ " after update 66 of 600", from a stage's progress.json; empty if it says nothing."""
     try:
         state = read_json(progress)
-        what, done, total = state["what"], int(state["done"]), int(state["total"])
+        what, done, total = str(state["what"]), int(state["done"]), int(state["total"])
     except (ValueError, KeyError, TypeError):
         return ""
-    return f" after {what} {done} of {total}" if done else ""
+    return f" after {what.removeprefix('paused at ')} {done} of {total}" if done else ""
 
 
 def watched(work: Callable[[], str]) -> str:

@@ -90,6 +90,18 @@ def _told(known: dict) -> str:
     return f"another `rlhf run` ({known.get('who', 'which has just begun')})"
 
 
+def at_work(folder: Path) -> bool:
+    """Whether any process, a `rlhf run` or a notebook by hand, is at work in the run."""
+    try:
+        file = os.open(folder / NAME, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _lock(file) or os.name != "posix"  # elsewhere nobody can tell
+    finally:
+        os.close(file)
+
+
 def share_lock(folder: Path):
     """The open file that keeps every `rlhf run` out until it is closed, or its process ends."""
     file = open(folder / NAME, "a+")  # noqa: SIM115

@@ -92,6 +92,7 @@ class Stage:
         self._digests: dict[str, str] = {}
         self.data: dict[str, str] = {}
         self.filled: dict = {}
+        self.lineage: dict = {}  # the run and the update that this one is a branch of
         quiet_libraries()
         calm_interrupts()
         share_cores()
@@ -212,6 +213,8 @@ class Stage:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        if self.lineage:
+            manifest["branched_from"] = self.lineage
         return manifest | {"sha256": seal(manifest)}
 
     def finish(self, results: dict, manifest: dict | None = None) -> dict:

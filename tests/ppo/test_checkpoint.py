@@ -66,6 +66,13 @@ def test_the_last_checkpoints_are_kept_and_half_written_ones_ignored(tmp_path):
     assert state.clear() == 0 and state.saved() == []
 
 
+def test_besides_the_newest_those_nearest_to_each_quarter_of_the_run_are_kept(tmp_path):
+    state = checkpoints(tmp_path, fresh_run(), {"total_episodes": 160, "batch_size": 8})
+    for update in (3, 6, 9, 12, 15, 18, 20):
+        state.save(update)
+    assert [int(path.name[-6:]) for path in state.saved()] == [6, 9, 15, 18, 20]
+
+
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path, file):
     state = checkpoints(tmp_path, fresh_run())

@@ -413,13 +413,15 @@ def loop_names(folder, reward):
     run_cells(names, "04-03", "04-11b")
     stage = SimpleNamespace(dir=folder, inputs={}, data={}, parameters={}, progress=lambda *_: None)
     stage.pausable = partial(Stage.pausable, stage)
+    stage.run, stage.started, stage.filled = folder, 0.0, vars(CONFIG)
     names |= vars(run) | {"config": CONFIG, "batch_size": 16, "response_length": 10, "seed": 0}
+    names["every_column"] = {}
     names |= {"reward_function": reward, "reward": "helpers_ppo:letter_e", "resume": False}
     names |= {"stage": stage, "watched": PROMPTS[:5]}
     return names | {"weights": torch.float32, "device": torch.device("cpu")}
 
 
-LOOP = ("04-17", "04-17b", "04-17c", "04-18")
+LOOP = ("04-17", "04-17b", "04-17c", "04-18-steer", "04-18")
 
 
 def check_answers(folder, metrics):

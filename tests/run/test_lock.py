@@ -13,7 +13,7 @@ from helpers_run import write_notebook
 
 from rlhf_utils.errors import RunError
 from rlhf_utils.run import cores, lock
-from rlhf_utils.run.lock import RunLock
+from rlhf_utils.run.lock import RunLock, at_work, share_lock
 from rlhf_utils.run.stage import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -221,3 +221,14 @@ def test_a_stage_leaves_when_it_is_finished(machine, project):
     assert (machine / str(os.getpid())).exists()
     stage.finish({})
     assert not (machine / str(os.getpid())).exists()
+
+
+def test_a_run_is_at_work_while_a_console_or_a_notebook_holds_it(tmp_path):
+    assert not at_work(tmp_path)
+    with RunLock(tmp_path):
+        assert at_work(tmp_path)
+    assert not at_work(tmp_path)
+    by_hand = share_lock(tmp_path)
+    assert at_work(tmp_path)
+    by_hand.close()
+    assert not at_work(tmp_path)

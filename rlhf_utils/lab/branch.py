@@ -1,0 +1,102 @@
+"""A new run from a checkpoint of another one, with other parameters for 04 and 05.
+
+What 01 to 03 made is the same; only 04, from the checkpoint on, and 05 are run. Without another
+parameter the branch is the run that it comes from, bit for bit.
+"""
+
+import contextlib
+import os
+import shutil
+from itertools import islice
+from pathlib import Path
+
+from ..errors import RunError
+from ..files import read_json, records, write_json, write_jsonl
+from ..ppo.checkpoint import damage_of, sealed
+from ..run.paths import STAGES, notebook_path
+from ..run.state import merged
+from ..run.values import takes
+
+# What the weights, the random numbers or the order of prompts in a checkpoint depend on.
+SHAPES = ("seed", "batch_size", "lora_r", "num_trainable_layers", "dtype", "prompts", "resume")
+RUNS = ("ppo", "evaluation")  # the stages that a branch runs
+
+
+def make_branch(run: Path, new: Path, update: int, known: dict, given: dict) -> dict:
+    """Makes the folder `new`, up to the checkpoint; returns what stands in its parameters.json.
+
+    known: what stands in that of `run`. given: the parameters that differ. Raises RunError.
+    """
+    changed = {n.rpartition(".")[2]: value for n, value in given.items() if takes("ppo", n)}
+    for name in changed:
+        if name in SHAPES:
+            raise RunError(
+                f"A branch cannot have another {name}, on which its checkpoint depends: "
+                f"begin a new run with `rlhf run {new.name}`."
+            )
+    if os.path.lexists(new):
+        raise RunError(f"There is a run {new.name!r} already: give the branch another name.")
+    checkpoint = checkpoint_of(run, update)
+    description = read_json(checkpoint / "state.json")
+    begun = update * description["settings"]["batch_size"]
+    if changed.get("total_episodes", begun + 1) <= begun:
+        raise RunError(
+            f"total_episodes={changed['total_episodes']} are not more than the {begun} that "
+            f"update {update} has seen: give more, or branch from an earlier update."
+        )
+    parameters = merged(known["parameters"], given, list(RUNS))
+    state = known | {"parameters": parameters, "asked": list(STAGES)}
+    try:
+        copy(run, new, checkpoint, branched(description, changed, run.name))
+        write_json(new / "parameters.json", state)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise RunError(f"{new} cannot be written: {error.strerror or error}.") from None
+    return state
+
+
+def checkpoint_of(run: Path, update: int) -> Path:
+    """Raises RunError, which names the updates of which there is a whole one."""
+    folders = sorted((run / "ppo" / "checkpoints").glob("update-??????"))
+    whole = {int(path.name[-6:]): path for path in folders if not damage_of(path)}
+    if update in whole:
+        return whole[update]
+    there = ", ".join(map(str, whole))
+    told = f"there are those of {there}" if whole else "it has none"
+    raise RunError(f"Run {run.name!r} has no checkpoint of update {update}: {told}.")
+
+
+def branched(description: dict, changed: dict, run: str) -> dict:
+    """The checkpoint's description, which lets `changed` differ, and says where it comes from."""
+    may_change = list(changed)
+    if "reward" in changed:
+        may_change += ["digest of the reward", "reward_model"]
+    description = {n: value for n, value in description.items() if n != "sha256_of_this"}
+    lineage = {"run": run, "update": description["update"]}
+    kl_coef = changed.get("kl_coef", description["kl_coef"])  # where a target steers it from there
+    description |= {"branched_from": lineage, "may_change": may_change, "kl_coef": kl_coef}
+    return sealed(description)
+
+
+def copy(run: Path, new: Path, checkpoint: Path, description: dict) -> None:
+    """The stages before 04, the checkpoint, and the logs up to it."""
+    for stage in list(STAGES)[: list(STAGES).index("ppo")]:
+        if (run / stage).is_dir():
+            shutil.copytree(run / stage, new / stage, copy_function=link)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy2(run / notebook_path(stage).name, new)
+    target = new / "ppo" / "checkpoints" / checkpoint.name
+    shutil.copytree(checkpoint, target, copy_function=link)
+    write_json(target / "state.json", description)
+    for name, (count, _) in description["logs"].items():
+        rows = islice(records(run / "ppo" / name), count)
+        write_jsonl(new / "ppo" / name, [row for _, row in rows])
+
+
+def link(source: str, target: str) -> str:
+    """Weights share their place on the disk: safetensors never writes into a file that is there."""
+    if source.endswith(".safetensors"):
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return target
+    return shutil.copy2(source, target)

@@ -1,0 +1,216 @@
+"""Steering a running 04: pause, resume, stop, set kl_coef or learning_rate, sample a prompt.
+
+The loop asks `Steering` between two updates, which does what stands in control.jsonl. What it did
+is in the next update's row of metrics.jsonl, so a resumed run goes on with it. Needs no torch.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import ExplainedError, RunError
+from ..files import printable
+from ..records import cause_of, parse_json
+from .commands import COMMANDS, PAUSED, REPLIES, SETTABLE, checked, replies
+
+AT_ONCE = 100_000  # bytes of commands read at once; none is longer
+
+
+class Steering:
+    """Around the loop of 04 as a context manager; `obey` between two updates.
+
+    watch(update): asks the watched prompts. sample(prompt): a dict with answer, score and kl.
+    """
+
+    def __init__(self, stage, checkpoints, config, watch: Callable, sample: Callable):
+        self.stage, self.checkpoints, self.config = stage, checkpoints, config
+        self.watch, self.sample = watch, sample
+        self.controller = checkpoints.state.controller
+        self.log = checkpoints.logs["metrics.jsonl"]
+        self.parameters = {name: stage.filled[name] for name in SETTABLE}
+        self.on_change: Callable[[str], None] = lambda told: None
+        self.working = self.paused = self.stopped = self.ended = False
+        self.stopping: list[dict] = []  # commands to stop, answered once all is saved
+        self.index, self.part = -1, {}  # the update to come, and what its row gets
+        self.place = 0  # in the file of commands
+        self.answered = {row.get("id") for row in replies(stage.dir)}
+        stage.lineage = checkpoints.branched_from
+        self._replay()
+
+    def _replay(self) -> None:
+        """What was set before a resume holds on, unless the parameter itself was changed since."""
+        for row in self.log.rows:
+            for name, (parameter, value) in row.get("steered", {}).items():
+                if parameter == self.parameters[name] and not (
+                    name == "kl_coef" and self.controller.target  # its β is in the checkpoint
+                ):
+                    self._apply(name, value)
+
+    def __enter__(self):
+        self.working, self.paused = True, False
+        self.stopped = self.ended = False
+        self.on_change("")
+        return self
+
+    def __exit__(self, kind, *error):
+        self.working = self.paused = False
+        if kind is None:
+            for command in self._commands():
+                self._reply(command, "The loop has ended.", ok=False)
+            self.ended = True
+        self.on_change("" if kind is None else "Stopped: run the cell of the loop to go on.")
+
+    def obey(self, index: int) -> dict:
+        """Does what was asked; waits while paused. Returns what the next update's row gets.
+
+        index: how many updates are finished.
+        """
+        if index != self.index:  # an update that is repeated keeps what was done before it
+            self.index, self.part = index, {}
+            if self.log.rows and "steered" in self.log.rows[-1]:
+                self._save()  # so that a kill loses nothing that was set
+        self._look()
+        if self.paused and not self.stopping:
+            self._wait()
+        if self.stopping and self.log.rows:  # without any, after the first update
+            self._stop(index)
+        return self.part
+
+    def _look(self) -> None:
+        for command in self._commands():
+            self._obey(command)
+
+    def _wait(self) -> None:
+        since, total = time.time(), self.config.num_updates
+        self.stage.progress(PAUSED, self.index, total)
+        try:
+            while self.paused and not self.stopping:
+                time.sleep(0.2)
+                self._look()
+        finally:
+            self._note(f"paused {time.time() - since:.0f} s")
+            self.stage.progress("update", self.index, total)
+
+    def _commands(self) -> Iterator[dict]:
+        """Those that are new, of this start of 04, and can be read; others get a reply."""
+        for line in self._lines():
+            try:
+                command = parse_json(line)
+                known = isinstance(command, dict) and {"id": str, "at": float, "do": str}
+                if not known or any(type(command.get(n)) is not kind for n, kind in known.items()):
+                    raise ValueError("no command")
+                command["what"] = str(command.get("what") or "")
+            except ValueError as error:
+                told = f"A line of {COMMANDS} was passed over: {printable(str(error), 100)}."
+                self._reply({"id": None}, told, ok=False)
+                continue
+            if command["id"] not in self.answered and command["at"] >= self.stage.started:
+                yield command
+
+    def _lines(self) -> Iterator[str]:
+        """New lines that are whole."""
+        path = self.stage.dir / COMMANDS
+        while path.is_file():
+            try:
+                with path.open("rb") as file:
+                    self.place = min(self.place, file.seek(0, 2))
+                    file.seek(self.place)
+                    chunk = file.read(AT_ONCE)
+            except OSError:
+                return
+            end = chunk.rfind(b"\n") + 1
+            if len(chunk) == AT_ONCE and not end:
+                end = len(chunk)
+            if not end:
+                return
+            for line in chunk[:end].splitlines(keepends=True):
+                self.place += len(line)
+                if line.strip():
+                    yield line.decode("utf-8", "replace")
+
+    def _obey(self, command: dict) -> None:
+        do, ok = command["do"], True
+        try:
+            what = checked(do, command["what"])
+            told = getattr(self, f"_do_{do}")(what)
+        except KeyboardInterrupt:
+            self._reply(command, "Interrupted.", ok=False)
+            raise
+        except Exception as error:  # whatever it was, the run goes on
+            explained = isinstance(error, ExplainedError)
+            told, ok = str(error) if explained else cause_of(error), False
+        if do == "stop" and ok:
+            self.stopping.append(command)
+        else:
+            self._reply(command, told, ok)
+
+    def _do_pause(self, _) -> str:
+        self.paused = True
+        return f"paused {self._when()}; `rlhf control {self.stage.run.name} resume` goes on"
+
+    def _do_resume(self, _) -> str:
+        if not self.paused:
+            raise RunError("It is not paused.")
+        self.paused = False
+        return f"goes on {self._when()}"
+
+    def _do_stop(self, _) -> str:
+        return ""
+
+    def _do_set(self, what: tuple[str, float]) -> str:
+        name, value = what
+        before = self.value(name)
+        if value == before:
+            return f"{name} is {value:g} already"
+        self._apply(name, value)
+        self.part.setdefault("steered", {})[name] = [self.parameters[name], value]
+        change = f"{name} {before:.4g} → {value:.4g}"
+        self._note(change)
+        return f"{self._when()}: {change}"
+
+    def _do_sample(self, prompt: str) -> str:
+        row = self.sample(prompt)
+        told = f"reward {row['score']:.2f}, KL {row['kl']:.1f} nats"
+        return f"{self._when()}, {told}: {row['answer']}"
+
+    def value(self, name: str) -> float:
+        """What holds now. Of learning_rate: the height from which it falls linearly."""
+        return self.controller.value if name == "kl_coef" else self.config.learning_rate
+
+    def _apply(self, name: str, value: float) -> None:
+        if name == "kl_coef":
+            self.controller.value = value
+        else:
+            self.config.learning_rate = value
+
+    def _when(self) -> str:
+        return f"after update {self.index}" if self.index else "before the first update"
+
+    def _note(self, told: str) -> None:
+        self.part.setdefault("interventions", []).append(told)
+
+    def _stop(self, index: int) -> None:
+        """What `stop` leaves: a checkpoint, and answers to the watched prompts."""
+        self.log.rows[-1].setdefault("interventions", []).append("stopped after it")
+        with self.checkpoints.guard(index + 1):
+            self.watch(index)
+            self.log.cut(index)  # writes the row
+        saved, self.stopped = self._save(), True
+        for command in self.stopping:
+            self._reply(command, f"stopped {self._when()}; checkpoint {saved.name}")
+        self.stopping = []
+
+    def _save(self) -> Path:
+        with self.checkpoints.guard(self.index + 1):
+            return self.checkpoints.save(self.index)
+
+    def _reply(self, command: dict, told: str, ok: bool = True) -> None:
+        self.answered.add(command["id"])
+        row = {"id": command["id"], "ok": ok, "update": self.index, "told": told}
+        try:
+            with open(self.stage.dir / REPLIES, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError:  # a full disk stops no run that need not write
+            pass
+        self.on_change(told)
