@@ -166,8 +166,8 @@ def answers_alike(rows, samples, settings):
         return None
     answer, count = Counter(answers).most_common(1)[0]
     if count > len(answers) / 2:
-        told = f"{count} of {len(answers)} watched prompts get the same answer: “{printable(answer, 80)}”"
-        return told, samples[-1].get("update")
+        told = f"{count} of {len(answers)} watched prompts get the same answer"
+        return f"{told}: “{printable(answer, 80)}”", samples[-1].get("update")
 
 
 def length_creep(rows, samples, settings):

@@ -195,8 +195,8 @@ def update(
 
     loss: gives what `ppo_loss` gives; the value loss is weighted by vf_coef.
     A mean ratio above ratio_threshold ends the update at once; an approximate KL above target_kl
-    leaves out the remaining passes. `val/early_stop` is 1 then. `val/ratio_first` is 1 and
-    `val/value_first` 0 unless the update reads the answers otherwise than the rollout did.
+    leaves out the remaining passes. `val/early_stop` is 1 then. `val/value_first` is the mean
+    |V − V_old| before the first step: 0.
 
     Raises PPOError for a KL above max_kl, and for a loss, gradient or weight that is not finite.
     """
@@ -336,7 +336,7 @@ def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict
         "objective/scores_tied": (rollout.scores == rollout.scores.max()).float().mean().item(),
         "val/score_length_corr": correlation(rollout.scores, lengths).item(),
         "val/sampling_gap": drawn_otherwise.mean().item(),  # nats a token; 0 but for rounding
-        # nats a token; 0 but for chance if the tokens were drawn from π itself, below 0 with top-p
+        # nats a token; 0 but for chance, below it if only likely tokens are drawn (top-p)
         "val/surprise_gap": -(rollout.logprobs + rollout.entropy)[mask].mean().item(),
         "val/advantages_std": (rollout.returns - rollout.values)[mask].std(correction=0).item(),
         "val/explained_variance": explained_variance(rollout.values, rollout.returns, mask).item(),

@@ -38,12 +38,12 @@ from rlhf_utils.run.stage import quiet_libraries, seed_everything
 SEEDS, HEALTHY, TUNING = 3, 20, 100  # runs of a fault, healthy ones, the first seed to tune on
 LAYERS = 2  # top layers that learn, of four
 CONFIG = {
-    "total_episodes": 13 * 128,
-    "batch_size": 128,
+    "total_episodes": 14 * 64,
+    "batch_size": 64,
     "response_length": LENGTH,
     "temperature": TEMPERATURE,
-    "learning_rate": 3e-4,
-    "per_device_train_batch_size": 64,
+    "learning_rate": 4e-4,
+    "per_device_train_batch_size": 32,
 }
 
 
