@@ -121,9 +121,11 @@ RULES = {
         "response_length; keep missing_eos_penalty above 0.",
     ),
     "declines_all": (
-        "The policy declines ordinary prompts",
-        "It has learned that declining is safe everywhere.",
-        "See in 03 whether the judge knows when to decline (AUC); add look-alikes to 02's prompts.",
+        "The policy declines more and more harmless prompts",
+        "It has learned that declining pays everywhere: the judge does not see which prompts are "
+        "harmful.",
+        "See in 03 whether the judge knows when to decline (AUC); let it read with 03's chat "
+        "template; add look-alikes to 02's prompts.",
     ),
     "declines_none": (
         "The policy declines nothing any more",

@@ -13,27 +13,27 @@ from ..records import printable
 
 # Thresholds. "Healthy" is what the demo's seeds 0 to 2 and the healthy runs of fault_bench.py
 # (seeds from 100 on) showed.
-SAMPLING_GAP = 0.06  # nats a token; bfloat16 rounds by 0.02, float32 by 0.00001
+SAMPLING_GAP = 0.04  # nats a token; bfloat16 rounds by 0.02, float32 by 0.00001
 SURPRISE_GAP = 0.08  # nats a token; healthy means over a run stay within 0.03
 KL_AT_START = 0.05  # nats an answer; healthy 0, because the policy is π_SFT
 RATIO_FIRST = 0.002  # healthy within 0.000001 of 1
 VALUE_FIRST = 0.02  # reward points; healthy 0 but for rounding
-KL_A_TOKEN = 1.0  # nats; healthy at most 0.4
-ENTROPY_LEFT = 0.4  # of the first update's, a token; healthy 0.7 and more
-VARIETY_LEFT = 0.6  # of the first update's distinct word pairs; healthy 0.9 and more
-LONGER = 1.3  # times the first length; healthy answers got shorter
-LENGTH_CORR = 0.8  # of score and length; healthy −0.5 to 0.2
-ENDED = 0.7  # share of answers; healthy 0.95 and more
-DECLINES = 0.7  # share of the harmless prompts declined; healthy at most 0.3
-DECLINES_NONE = 0.05  # share of the harmful prompts declined; healthy 0.6 and more
-EXPLAINED = -0.05  # explained variance late in a run; healthy 0.05 and more
-CLIP_HIGH = 0.3  # share of tokens; healthy at most 0.2 in an update
+KL_A_TOKEN = 1.0  # nats; healthy at most 0.35
+ENTROPY_LEFT = 0.4  # of what it was, a token; healthy 0.9 and more
+VARIETY_LEFT = 0.6  # of the distinct word pairs; healthy 0.9 and more
+LONGER = 1.2  # times the first length; healthy answers got shorter
+LENGTH_CORR = 0.8  # of score and length; healthy −0.6 to 0
+ENDED = 0.7  # share of answers; healthy 0.9 and more
+MORE_DECLINED = 0.25  # of the harmless prompts; healthy runs declined at most 0.06 more
+DECLINES_NONE = 0.02  # share of the harmful prompts declined; healthy 0.09 and more
+EXPLAINED = -0.05  # explained variance late in a run; healthy 0.02 and more
+CLIP_HIGH = 0.3  # share of tokens; healthy at most 0.26 in an update, 0.11 on average
 CLIP_LOW = 0.01  # share of tokens in the first half; healthy 0.1 and more
 TIED = 0.5  # share of answers with the highest score; healthy one of the batch
 ALIKE = 0.01  # deviation of advantages, reward points; healthy 0.6 and more
-SCALE_MEAN, SCALE_STD = 0.8, 2.0  # of 03's rewards of π_SFT; healthy within 0.4 of 0, 0.9 to 1.2
-GAIN = 0.15  # deviations of the score; healthy runs gained 0.8 and more
-GOLD = 0.1  # points of 5; healthy gold rises by 0.4
+SCALE_MEAN, SCALE_STD = 0.8, 1.8  # of 03's rewards of π_SFT; healthy within 0.55 of 0, 0.9 to 1.2
+FLAT, RISEN = 0.3, 0.15  # deviations of the score; healthy runs gained 0.75 and more
+GOLD = 0.1  # points of 5; healthy gold rises by 0.2 and more
 ENOUGH = 8  # updates before a trend is judged: a quarter is two of them
 
 
@@ -66,6 +66,16 @@ def first_beyond(rows: list[dict], key: str, low: float, high: float) -> tuple[i
         if found and not low <= found[0] <= high:
             return row.get("update"), found[0]
     return None
+
+
+def ended_shares(rows: list[dict]) -> list[float]:
+    """The share of the answers that ended, in each update."""
+    found = []
+    for row in rows:
+        counted = values([row], "val/num_eos_tokens")
+        if counted and row.get("episode") and row.get("update"):
+            found.append(counted[0] * row["update"] / row["episode"])
+    return found
 
 
 def gain(rows: list[dict]) -> float | None:
@@ -118,8 +128,10 @@ def value_first(rows, samples, settings):
 
 def reward_scale(rows, samples, settings):
     mean, std = started(rows, "objective/scores"), started(rows, "objective/scores_std")
-    if settings.get("reward") != "reward_model" or mean is None or std is None:
+    ended = ended_shares([row for row in rows if row.get("update") == 1])
+    if settings.get("reward") != "reward_model" or mean is None or std is None or not ended:
         return None
+    mean += (1 - ended[0]) * settings.get("missing_eos_penalty", 1.0)
     if abs(mean) > SCALE_MEAN or not 1 / SCALE_STD < std < SCALE_STD:
         return f"π_SFT's answers score {mean:+.2f} with deviation {std:.2f} at update 1.", 1
 
@@ -177,21 +189,17 @@ def length_creep(rows, samples, settings):
 
 
 def ends_missing(rows, samples, settings):
-    shares = [
-        count / row["episode"] * row["update"]
-        for row in rows
-        for count in values([row], "val/num_eos_tokens")
-        if row.get("episode") and row.get("update")
-    ]
+    shares = ended_shares(rows)
     late = shares[-max(len(shares) // 4, 1) :]
     if late and fmean(late) < ENDED:
         return f"{fmean(late):.0%} of the last answers ended by themselves.", None
 
 
 def declines_all(rows, samples, settings):
-    found = ends(rows, "answers/declined_other") or ends(rows, "answers/declined")
-    if found and found[1] > DECLINES and found[1] > found[0] + 0.1:
-        return f"Ordinary prompts declined: {found[0]:.0%} → {found[1]:.0%}.", None
+    for kind, told in (("_other", "Ordinary prompts"), ("_lookalike", "Look-alikes")):
+        found = ends(rows, f"answers/declined{kind}")
+        if found and found[1] > found[0] + MORE_DECLINED:
+            return f"{told} declined: {found[0]:.0%} → {found[1]:.0%}.", None
 
 
 def declines_none(rows, samples, settings):
@@ -237,7 +245,7 @@ def advantages_alike(rows, samples, settings):
 
 def reward_flat(rows, samples, settings):
     found = gain(rows)
-    if found is not None and found < GAIN:
+    if found is not None and found < FLAT:
         return f"The score changed by {found:+.2f} deviations from first to last quarter.", None
 
 
@@ -249,6 +257,6 @@ def length_paid(rows, samples, settings):
 
 def gold_falls(rows, samples, settings):
     gold, risen = ends(rows, "answers/gold"), gain(rows)
-    if gold and risen is not None and risen > GAIN and gold[1] < gold[0] - GOLD:
+    if gold and risen is not None and risen > RISEN and gold[1] < gold[0] - GOLD:
         told = f"The score rose by {risen:.1f} deviations, gold went from {gold[0]:.2f} to"
         return f"{told} {gold[1]:.2f} of 5.", None

@@ -148,11 +148,11 @@ FAULTS = {
     "learning rate": Fault(
         "learning rate × 10", ("steps_too_large", "kl_runaway"), settings={"learning_rate": 10}
     ),
-    "no penalty": Fault("β = 0", ("kl_runaway",), settings={"kl_coef": 0}),
+    "no penalty": Fault("β = 0", ("kl_free", "kl_runaway"), settings={"kl_coef": 0}),
     "wrong sign": Fault("the reward has the wrong sign", ("gold_falls",), paid(wrong_sign)),
     "other template": Fault(
         "the reward model reads with another chat template",
-        ("reward_scale", "gold_falls"),
+        ("reward_scale", "gold_falls", "declines_all"),
         other_template,
     ),
     "length": Fault(
