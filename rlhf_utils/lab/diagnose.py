@@ -208,17 +208,16 @@ def findings_text(findings: list[Finding]) -> str:
     return "\n\n".join(parts) or NOTHING
 
 
-def findings_html(findings: list[Finding]) -> str:
-    """A safe HTML fragment; its links are relative to notebooks/."""
+def findings_html(findings: list[Finding], links: bool = True) -> str:
+    """A safe HTML fragment. links: to the notes, as seen from notebooks/."""
     if not findings:
         return f"<p>{NOTHING}</p>"
     parts = []
     for found in findings:
-        title, numbers, meaning, advice = (
-            html.escape(text) for text in (found.title, found.numbers, found.meaning, found.advice)
-        )
+        told = (found.title, found.numbers, found.meaning, found.advice)
+        title, numbers, meaning, advice = map(html.escape, told)
+        more = f' <a href="{found.page}">More</a>' if links else ""
         parts.append(
-            f"<li><b>{title}.</b> {numbers}<br>{meaning}<br><i>Try:</i> {advice} "
-            f'<a href="{found.page}">More</a></li>'
+            f"<li><b>{title}.</b> {numbers}<br>{meaning}<br><i>Try:</i> {advice}{more}</li>"
         )
     return f"<ul>{''.join(parts)}</ul>"

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from benchmarks.fault_table import NOTES, NUMBERS, ROOT, table, with_table
 from benchmarks.fault_world import LENGTH, TEMPERATURE, make_world, prompts
-from benchmarks.faults import FAULTS
+from benchmarks.faults import FAULTS, HIDDEN
 
 from rlhf_utils.data.rows import Endless
 from rlhf_utils.errors import PPOError
@@ -92,7 +92,7 @@ def jobs(tune: bool) -> list[tuple[str, int]]:
     """(name of a fault or "healthy", seed), in the order in which they run."""
     first, seeds, healthy = (TUNING, 1, 8) if tune else (0, SEEDS, HEALTHY)
     found = [("healthy", first + seed) for seed in range(healthy)]
-    return found + [(name, first + seed) for seed in range(seeds) for name in FAULTS]
+    return found + [(name, first + seed) for seed in range(seeds) for name in FAULTS | HIDDEN]
 
 
 def result_file(folder: Path, name: str, seed: int) -> Path:
@@ -110,7 +110,7 @@ def run_all(folder: Path, todo: list[tuple[str, int]]) -> None:
         except FileExistsError:
             continue
         began = time.time()
-        rows = train(world, seed, FAULTS.get(name))
+        rows = train(world, seed, (FAULTS | HIDDEN).get(name))
         write_json(file, {"rows": rows, "seconds": round(time.time() - began, 1)})
         found = [finding.name for finding in findings_of(rows)]
         print(f"{name}, seed {seed}, {time.time() - began:.0f} s: {found}", flush=True)
@@ -128,19 +128,26 @@ def findings_by_seed(folder: Path, name: str, seeds: range) -> dict[str, list[st
     return found
 
 
-def summary(folder: Path, tune: bool) -> dict:
-    """What fault_bench.json holds."""
-    first = TUNING if tune else 0
-    faults = {}
-    for name, fault in FAULTS.items():
-        found = findings_by_seed(folder, name, range(first, first + (1 if tune else SEEDS)))
+def faults_found(folder: Path, faults: dict, seeds: range) -> dict[str, dict]:
+    """What each fault was expected to show, and what it showed."""
+    told = {}
+    for name, fault in faults.items():
+        found = findings_by_seed(folder, name, seeds)
         hits = sum(any(sign in fault.expected for sign in signs) for signs in found.values())
-        faults[name] = {
+        told[name] = {
             "fault": fault.what,
             "expected": list(fault.expected),
             "findings": found,
-            "detected": hits >= min(2, len(found)),
+            "detected": hits >= min(2, len(seeds)),
         }
+    return told
+
+
+def summary(folder: Path, tune: bool) -> dict:
+    """What fault_bench.json holds."""
+    first = TUNING if tune else 0
+    seeds = range(first, first + (1 if tune else SEEDS))
+    faults = faults_found(folder, FAULTS, seeds)
     healthy = findings_by_seed(folder, "healthy", range(first, first + (8 if tune else HEALTHY)))
     return {
         "planted": len(faults),
@@ -148,6 +155,7 @@ def summary(folder: Path, tune: bool) -> dict:
         "healthy": len(healthy),
         "false_alarms": sum(map(bool, healthy.values())),
         "faults": faults,
+        "expected_hidden": faults_found(folder, HIDDEN, seeds),
         "healthy_findings": {seed: found for seed, found in healthy.items() if found},
     }
 

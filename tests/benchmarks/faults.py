@@ -13,7 +13,9 @@ import torch
 
 from rlhf_utils.models import adapters, drawing, sampling
 from rlhf_utils.models.load import load_model
+from rlhf_utils.models.scoring import answer_logprobs, score_tokens
 from rlhf_utils.ppo import loop
+from rlhf_utils.ppo.formulas import shape_rewards
 from rlhf_utils.preferences.rubric import refuses
 
 OTHER_TEMPLATE = (
@@ -21,7 +23,7 @@ OTHER_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '\n### assistant:\n' }}{% endif %}"
 )
 TOP_P = 0.9
-draw_tokens, score, ends_of = drawing.draw_tokens, loop.score, sampling.end_ids
+draw_tokens, score = drawing.draw_tokens, loop.score
 
 
 @dataclass
@@ -137,6 +139,36 @@ def dropout(run):
     return contextlib.nullcontext()
 
 
+def penalty_pays(run):
+    def shaped(scores, kl, mask, kl_coef):
+        return shape_rewards(scores, kl, mask, -kl_coef)
+
+    return mock.patch.object(loop, "shape_rewards", shaped)
+
+
+def peeking_critic(run):
+    """Each value is read from the state after its token, if there is one, in both passes."""
+
+    def after(hidden, mask):
+        follows = mask.clone()
+        follows[:, :-1] &= mask[:, 1:]
+        follows[:, -1] = False
+        return hidden.where(~follows[..., None], hidden.roll(-1, 1))
+
+    def scored(model, samples, *args):
+        found = score_tokens(model, samples, *args)
+        return found | {"hidden": after(found["hidden"], samples.answer_mask)}
+
+    def read(model, samples, rows, temperature):
+        logprobs, entropy, hidden = answer_logprobs(model, samples, rows, temperature)
+        mask = samples.answer_mask[rows]
+        table = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+        table[mask] = hidden
+        return logprobs, entropy, after(table, mask)[mask]
+
+    return mock.patch.multiple(loop, score_tokens=scored, answer_logprobs=read)
+
+
 UNLIKE = ("sampling_gap", "surprise_gap")
 FAULTS = {
     "top-p": Fault("top-p 0.9 in sampling only", UNLIKE, top_p),
@@ -179,5 +211,19 @@ FAULTS = {
     ),
     "tiny steps": Fault(
         "learning rate / 100", ("steps_too_small",), settings={"learning_rate": 0.01}
+    ),
+}
+# Faults that we expected to stay unseen, before they were run: no metric is far from healthy.
+HIDDEN = {
+    "penalty pays": Fault("the KL penalty has the wrong sign", ("kl_runaway",), penalty_pays),
+    "peeking critic": Fault(
+        "the value head reads the state after its token, in both passes",
+        ("value_first", "critic_worse"),
+        peeking_critic,
+    ),
+    "discount": Fault(
+        "γ = 0.8, so that little reward reaches the first tokens",
+        ("reward_flat", "critic_worse"),
+        settings={"gamma": 0.8},
     ),
 }

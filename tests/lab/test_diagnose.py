@@ -2,10 +2,11 @@
 
 import json
 import re
+import subprocess
 import sys
 
 import pytest
-from benchmarks.results_table import ROOT
+from benchmarks.fault_table import NOTES, NUMBERS, ROOT, with_table
 
 from rlhf_utils.lab import signs
 from rlhf_utils.lab.diagnose import (
@@ -189,7 +190,7 @@ def test_each_sign_shows_in_a_run_that_has_it_and_only_there(name):
 def test_every_rule_has_a_series_here_a_function_and_a_section_of_the_notes():
     assert {*ILL, "answers_alike"} == set(RULES)
     assert all(callable(getattr(signs, name)) for name in RULES)
-    page = (ROOT / "notebooks/notes/diagnoses.md").read_text(encoding="utf-8")
+    page = (ROOT / NOTES).read_text(encoding="utf-8")
     assert re.findall(r"^### (\w+)$", page, re.MULTILINE) == list(RULES)
     for title, _, _ in RULES.values():
         assert f"**{title}.**" in page
@@ -242,6 +243,7 @@ def test_text_of_models_stays_text():
     findings = diagnose(rows_of(), watched(*[hostile] * 5))
     shown = findings_html(findings)
     assert "<script" not in shown and "&lt;script&gt;" in shown
+    assert "href" not in findings_html(findings, links=False)
     assert shown.startswith("<ul>") and 'href="notes/diagnoses.md#answers_alike"' in shown
     assert hostile in findings_text(findings)  # a terminal runs no scripts
     assert "\x1b" not in findings_text(diagnose(rows_of(), watched(*["\x1b[2Jgone"] * 5)))
@@ -260,17 +262,13 @@ def test_a_finding_is_told_whole():
 
 
 def test_no_torch_is_needed():
-    from subprocess import run
-
     code = "import sys, rlhf_utils.lab.diagnose; print('torch' in sys.modules)"
-    told = run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert told.stdout.strip() == "False", told.stderr
 
 
 def test_the_notes_hold_the_table_of_the_bench():
     """Else run tests/benchmarks/fault_bench.py."""
-    from benchmarks.fault_table import NOTES, NUMBERS, with_table
-
     content = json.loads((ROOT / NUMBERS).read_text(encoding="utf-8"))
     page = (ROOT / NOTES).read_text(encoding="utf-8")
     assert with_table(page, content) == page
