@@ -188,9 +188,11 @@ def diagnose(rows: list[dict], samples=(), settings: dict | None = None) -> list
     rows, samples: of metrics.jsonl and samples.jsonl, of a finished or a running run. settings:
     the parameters of 04; `reward` says whether 03's model is paid for.
     """
+    settings = settings or {}
+    settings = settings | (settings.get("more") or {})
     found = []
     for name, (title, meaning, advice) in RULES.items():
-        seen = getattr(signs, name)(list(rows), list(samples), settings or {})
+        seen = getattr(signs, name)(list(rows), list(samples), settings)
         if seen:
             numbers, update = seen
             found.append(Finding(name, title, meaning, numbers, advice, update))

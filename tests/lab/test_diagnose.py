@@ -209,7 +209,11 @@ def test_updates_and_numbers_are_told():
 def test_the_scale_of_a_reward_is_known_for_the_reward_model_only():
     rows = rows_of(**ILL["reward_scale"])
     assert names(rows) == names(rows, [], {"reward": "my_rewards:polite"}) == []
-    resumed = rows[4:]  # not what π_SFT's answers score
+    rows = rows_of(**{"objective/scores": [-1.9] + HEALTHY["objective/scores"][1:]})
+    rows[0]["val/num_eos_tokens"] = 28  # of 128: −1.9 + 2 · 100/128 = −0.34
+    assert names(rows, [], SETTINGS) == ["reward_scale"]
+    assert names(rows, [], SETTINGS | {"more": {"missing_eos_penalty": 2.0}}) == []
+    resumed = rows_of(**ILL["reward_scale"])[4:]  # not what π_SFT's answers score
     assert "reward_scale" not in names(resumed, [], SETTINGS)
 
 
