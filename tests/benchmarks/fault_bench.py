@@ -5,7 +5,7 @@ if one of the findings expected of it shows in two of its three runs; any findin
 is a false alarm. Thresholds in lab/diagnose.py were chosen on the demo's runs and on seeds from
 100 on (`--tune`), never on the seeds that are reported.
 
-    python tests/benchmarks/fault_bench.py /a/folder/outside        some 15 minutes on one core
+    python tests/benchmarks/fault_bench.py /a/folder/outside        some 25 minutes on one core
     python tests/benchmarks/fault_bench.py /a/folder/outside --tune
 
 Finished runs stay in the folder, so a second call goes on, and several may share the work. Writes
@@ -168,7 +168,10 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="other seeds; writes nothing")
     options = parser.parse_args()
     quiet_libraries()
-    run_all(options.folder, jobs(options.tune))
+    run_all(options.folder, todo := jobs(options.tune))
+    if missing := [job for job in todo if not result_file(options.folder, *job).is_file()]:
+        print(f"{len(missing)} runs are with other processes: call this again when they are done.")
+        return
     content = summary(options.folder, options.tune)
     if options.tune:
         print(table(content))

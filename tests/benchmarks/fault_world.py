@@ -1,8 +1,8 @@
-"""A small world for fault_bench.py: a π_SFT of 0.7 million weights and its reward model.
+"""A small world for fault_bench.py: a π_SFT of 0.8 million weights and its reward model.
 
 Made of this suite's own parts: fine-tuned on the built-in demonstrations until it has their habits
 (filler, ends, refusals, no knowledge), answers ranked by the simulated annotators, heads trained on
-the pairs. Five minutes on one core, once.
+the pairs. Four minutes on one core, once.
 """
 
 import random
