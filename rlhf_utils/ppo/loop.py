@@ -195,7 +195,8 @@ def update(
 
     loss: gives what `ppo_loss` gives; the value loss is weighted by vf_coef.
     A mean ratio above ratio_threshold ends the update at once; an approximate KL above target_kl
-    leaves out the remaining passes. `val/early_stop` is 1 then.
+    leaves out the remaining passes. `val/early_stop` is 1 then. `val/value_first` is the mean
+    |V − V_old| before the first step: 0.
 
     Raises PPOError for a KL above max_kl, and for a loss, gradient or weight that is not finite.
     """
@@ -216,6 +217,7 @@ def update(
     metrics = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
     metrics["val/early_stop"] = float(stop)
     metrics["val/ratio_first"] = steps[0]["val/ratio"]
+    metrics["val/value_first"] = steps[0]["val/value_first"]
     return metrics
 
 
@@ -303,6 +305,7 @@ def loss_and_metrics(
             "val/clipfrac_avg": ((values - old.values).abs() > config.cliprange_value).float(),
             "val/ratio": ratio,
             "val/ratio_square": ratio**2,
+            "val/value_first": (values - old.values).abs(),
         }
         sums = {name: each.sum() for name, each in per_token.items()}
     return total_loss, sums
@@ -333,6 +336,8 @@ def rollout_metrics(rollout: Rollout, config: PPOConfig, kl_coef: float) -> dict
         "objective/scores_tied": (rollout.scores == rollout.scores.max()).float().mean().item(),
         "val/score_length_corr": correlation(rollout.scores, lengths).item(),
         "val/sampling_gap": drawn_otherwise.mean().item(),  # nats a token; 0 but for rounding
+        # nats a token; 0 but for chance, below it if only likely tokens are drawn (top-p)
+        "val/surprise_gap": -(rollout.logprobs + rollout.entropy)[mask].mean().item(),
         "val/advantages_std": (rollout.returns - rollout.values)[mask].std(correction=0).item(),
         "val/explained_variance": explained_variance(rollout.values, rollout.returns, mask).item(),
     }

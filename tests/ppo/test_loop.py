@@ -34,6 +34,7 @@ from rlhf_utils.data import rows
 from rlhf_utils.data.rows import Endless, Prompt
 from rlhf_utils.errors import PPOError, RunError
 from rlhf_utils.fast.trunk import Trunk
+from rlhf_utils.models import sampling
 from rlhf_utils.models.load import load_model
 from rlhf_utils.models.scoring import answer_logprobs, score_tokens
 from rlhf_utils.ppo import loop, record
@@ -96,6 +97,7 @@ def test_the_ratio_is_1_before_the_first_step():
     log = train(run)  # so that the adapters, which start as nothing, do something
     assert log[-1]["objective/kl_full"] > 0.1
     assert [row["val/ratio_first"] for row in log] == pytest.approx([1.0] * len(log), abs=1e-6)
+    assert [row["val/value_first"] for row in log] == pytest.approx([0.0] * len(log), abs=1e-6)
     rollout = collect(run)
     with torch.no_grad():
         logprobs, entropy, hidden = answer_logprobs(
@@ -194,6 +196,21 @@ def test_gradient_accumulation_changes_nothing():
     for name in few:
         torch.testing.assert_close(few[name], many[name], atol=1e-6, rtol=0, msg=name)
     assert few_metrics == pytest.approx(many_metrics, rel=1e-5, abs=1e-5)
+
+
+def test_what_only_likely_tokens_lack_of_the_entropy(monkeypatch):
+    """The mean of −log π is the entropy if tokens are drawn from π, and less if by greed."""
+    fair = collect(fresh_run())
+    draw = sampling.draw_tokens
+    monkeypatch.setattr(sampling, "draw_tokens", lambda logits, g: draw(1e4 * logits, g))
+    greedy = collect(fresh_run())
+    deviations = []
+    for rollout in (fair, greedy):
+        surprise = -(rollout.logprobs + rollout.entropy)[rollout.mask]
+        gap = loop.rollout_metrics(rollout, CONFIG, 0.05)["val/surprise_gap"]
+        assert gap == pytest.approx(float(surprise.mean()), abs=1e-5)
+        deviations.append(gap / float(surprise.std()) * len(surprise) ** 0.5)
+    assert abs(deviations[0]) < 3 and deviations[1] < -6
 
 
 def test_an_update_changes_adapters_and_value_head_only():
