@@ -438,7 +438,7 @@ def loop_names(folder, reward):
     return names | {"weights": torch.float32, "device": torch.device("cpu")}
 
 
-LOOP = ("04-17", "04-17b", "04-17c", "04-18-steer", "04-18")
+LOOP = ("04-17", "04-17b", "04-17c", "04-17-draw", "04-18-steer", "04-18")
 
 
 def check_answers(folder, metrics):
