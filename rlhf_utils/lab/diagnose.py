@@ -178,7 +178,7 @@ RULES = {
 NOTHING = (
     f"Nothing stands out. {len(RULES)} signs were looked for, as far as the run has their metrics: "
     "in sampling, KL, ratio and critic, entropy and variety, length and ends, declining, steps, "
-    "reward, advantages and gold. That proves no good run: read the answers."
+    "reward, advantages and gold. That does not make it a good run: read the answers."
 )
 
 
