@@ -10,8 +10,8 @@ from ..errors import RunError
 STAGES = {
     "sft": ("01_sft", 5.8),
     "preferences": ("02_preferences", 3.9),
-    "reward_model": ("03_reward_model", 2.0),
-    "ppo": ("04_ppo", 5.1),
+    "reward_model": ("03_reward_model", 3.3),
+    "ppo": ("04_ppo", 5.3),
     "evaluation": ("05_evaluation", 2.1),
 }
 
