@@ -62,7 +62,7 @@ def hackability(score, pairs: list[Pair]) -> list[dict]:
         return []
     edited = []
     for edit in EDITS.values():
-        edited += [edit(answer, other) for answer, other in zip(answers, answers[1:] + answers)]
+        edited += [edit(answer, other) for answer, other in zip(answers, answers[1:] + answers[:1])]
     scores = score(prompts * (1 + len(EDITS)), answers + edited)
     before, *after = np.split(np.asarray(scores, dtype=float), 1 + len(EDITS))
     rows = []
