@@ -63,6 +63,13 @@ def test_samples_of_an_earlier_version_are_shown_without_numbers():
     assert '"tokens":["Me."]' in text and '"logratio":null' in text and "<td>–</td>" in text
 
 
+def test_a_long_run_shows_its_first_and_last_update_and_some_between():
+    rows = [row | {"update": n} for n, row in enumerate(samples()[:1] * 1250)]
+    updates = [one["update"] for one in tokens._by_prompt(rows)[0]["history"]]
+    assert updates == [*range(0, 1249, 32), 1249] and len(updates) <= tokens.MOST_UPDATES + 1
+    assert tokens._by_prompt([]) == []
+
+
 @pytest.mark.parametrize("batch_size, updates", [(4, 10), (128, 47), (2, 3000)])
 def test_kept_answers_are_bounded_and_spread_evenly(batch_size, updates):
     from types import SimpleNamespace
