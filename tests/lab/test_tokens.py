@@ -223,6 +223,12 @@ def test_a_browser_draws_it_as_jupyterlab_shows_html(page):
     assert "60% → 10%" in page.locator(".rlhf-tokens").inner_text()
 
 
+def test_a_browser_names_no_update_that_is_not_there(page):
+    page.evaluate(IN_JUPYTERLAB, tokens.inspector(samples()[:1], []))
+    labels = page.locator("svg text").all_text_contents()
+    assert [label for label in labels if "update" in label] == ["update 0"]
+
+
 def test_a_browser_as_narrow_as_a_phone_shows_all(page):
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
