@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from statistics import fmean, stdev
 
+from ..ppo.config import PPOConfig
 from ..records import printable
 
 # Thresholds. "Healthy" is what the demo's seeds 0 to 2 and the healthy runs of fault_bench.py
@@ -135,7 +136,7 @@ def value_first(rows, *_):
 def reward_scale(rows, _, settings):
     score, std = started(rows, "objective/scores"), started(rows, "objective/scores_std")
     ended = mean(ended_shares([row for row in rows if row.get("update") == 1]))
-    score += (1 - ended) * settings.get("missing_eos_penalty", 1.0)
+    score += (1 - ended) * settings.get("missing_eos_penalty", PPOConfig.missing_eos_penalty)
     if settings.get("reward") != "reward_model" or math.isnan(score + std):
         return None
     if abs(score) > SCALE_MEAN or not 1 / SCALE_STD < std < SCALE_STD:

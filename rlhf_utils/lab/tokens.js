@@ -3,6 +3,7 @@
   const root = document.currentScript.parentElement;
   const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
   root.querySelector(".plain").remove();
+  root.addEventListener("keydown", (event) => event.stopPropagation()); // they are a notebook's shortcuts
 
   const SHADES = {
     logratio: ["log-ratio", "log π − log π_SFT of the token: above 0, PPO made it likelier."],
@@ -79,7 +80,6 @@
         choose(chosen + step);
         event.preventDefault();
       }
-      event.stopPropagation(); // keys are a notebook's shortcuts
     }
     const first = el("b", { class: "tok" }, sample.tokens[0].trim() || "␣");
     paint(first, numbers[shade][0], most);
@@ -252,12 +252,8 @@
         }))));
     }
 
-    for (const field of [words, kind, declined, ...ranges.flatMap((range) => range.ends)]) {
-      field.addEventListener("input", show);
-      field.addEventListener("keydown", (event) => event.stopPropagation());
-    }
     show();
-    return el("div", { class: "search" },
+    return el("div", { class: "search", oninput: show },
       el("h4", {}, "Search all answers"),
       el("div", { class: "bar" }, el("label", { class: "wide" }, words), kind, declined),
       el("div", { class: "bar" }, ...ranges.map((range) => range.label)),

@@ -178,9 +178,10 @@ def test_a_browser_tells_exact_numbers_by_mouse_and_by_keys(page):
 def test_a_browser_goes_back_to_earlier_updates(page):
     inspector = page.locator(".rlhf-tokens").first
     assert "After update 5" in inspector.inner_text() and "60% → 10%" in inspector.inner_text()
-    slider = inspector.locator("input[type=range]")
-    slider.focus()
+    page.evaluate("void (document.onkeydown = () => { window.shortcut = true })")
+    inspector.locator("input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
+    assert page.evaluate("window.shortcut") is None
     assert "After update 4" in inspector.inner_text() and "60% → 20%" in inspector.inner_text()
     assert inspector.locator("polyline").count() == 2
 
