@@ -203,8 +203,8 @@ def form(chat: Chat):
 
 def table(chat: Chat, question: str, replies: list[Reply]) -> str:
     """HTML with the answers beside each other, π_RLHF's tokens coloured as in the inspector."""
-    cell = "style='text-align:left;vertical-align:top;padding:4px 14px 4px 0;width:{}%'"
-    cell = cell.format(100 // len(chat.speakers))
+    width = 100 // len(chat.speakers)
+    cell = f"style='text-align:left;vertical-align:top;padding:4px 14px 4px 0;width:{width}%'"
     names = "".join(f"<th {cell}>{html.escape(speaker.name)}</th>" for speaker in chat.speakers)
     columns = []
     for reply in replies:

@@ -198,7 +198,8 @@
       ["answer", "answer", String], ["score", "reward", signed], ["gold", "gold", two],
       ["kl", "KL", two], ["words", "words", String], ["declined", "declined", (x) => (x ? "yes" : "no")],
     ].filter(([key]) => key !== "gold" || all.some((row) => known(row.gold)));
-    const isText = (key) => ["kind", "prompt", "answer"].includes(key);
+    const TEXTS = { kind: "", prompt: "long", answer: "long" }; // column → class; others hold numbers
+    const styled = (key) => TEXTS[key] ?? "num";
     const order = { key: "score", down: true };
     const words = el("input", { type: "search", placeholder: "words", "aria-label": "text" });
     const pick = (label, options) => el("select", { "aria-label": label },
@@ -213,20 +214,20 @@
     const body = el("tbody");
     const heads = COLUMNS.map(([key, name]) => {
       const button = el("button", { type: "button", onclick: () => {
-        order.down = order.key === key ? !order.down : !isText(key);
+        order.down = order.key === key ? !order.down : !(key in TEXTS);
         order.key = key;
         show();
       } }, name);
-      return el("th", isText(key) ? {} : { class: "num" }, button);
+      return el("th", { class: styled(key) }, button);
     });
 
     function fits(row) {
-      const wanted = words.value.toLowerCase();
-      if (wanted && !`${row.prompt}\n${row.answer}`.toLowerCase().includes(wanted)) return false;
+      const text = `${row.prompt}\n${row.answer}`.toLowerCase();
+      if (!text.includes(words.value.toLowerCase())) return false;
       if (kind.selectedIndex && row.kind !== kind.value) return false;
       if (declined.value && row.declined !== +declined.value) return false;
       return ranges.every(({ key, ends: [low, high] }) =>
-        (low.value === "" || row[key] >= +low.value) && (high.value === "" || row[key] <= +high.value));
+        row[key] >= (low.value || -Infinity) && row[key] <= (high.value || Infinity));
     }
 
     function show() {
@@ -246,10 +247,8 @@
         head.firstChild.textContent = COLUMNS[i][1] + arrow;
       });
       body.replaceChildren(...found.slice(0, SHOWN).map((row) =>
-        el("tr", {}, ...COLUMNS.map(([key, name, form]) => {
-          const style = isText(key) ? (key === "kind" ? "" : "long") : "num";
-          return el("td", { "data-name": isText(key) ? "" : name, class: style }, form(row[key]));
-        }))));
+        el("tr", {}, ...COLUMNS.map(([key, name, form]) =>
+          el("td", { "data-name": name, class: styled(key) }, form(row[key]))))));
     }
 
     show();
