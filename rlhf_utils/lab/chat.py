@@ -86,11 +86,12 @@ class Chat:
             yield reply
 
     def _answer(self, speaker: Speaker, text: str, told: Callable):
+        model, tokenizer = speaker.model, speaker.tokenizer
+        ends = end_ids(model, tokenizer)
+
         def texts(ids) -> list[str]:
             return token_texts(tokenizer, ids[0].tolist(), ends)
 
-        model, tokenizer = speaker.model, speaker.tokenizer
-        ends = end_ids(model, tokenizer)
         settings = Sampling(self.response_length, self.temperature, keep_states=True)
         settings.each = lambda ids: told(texts(ids))
         generator = torch.Generator(model.device).manual_seed(self.seed)

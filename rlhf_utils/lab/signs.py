@@ -78,12 +78,12 @@ def beyond(rows: list[dict], key: str, low: float, high: float, healthy: str) ->
 
 def ended_shares(rows: list[dict]) -> list[float]:
     """The share of the answers that ended, in each update."""
-    found = []
-    for row in rows:
-        counted = values([row], "val/num_eos_tokens")
-        if counted and row.get("episode") and row.get("update"):
-            found.append(counted[0] * row["update"] / row["episode"])
-    return found
+    return [
+        ended * row["update"] / row["episode"]
+        for row in rows
+        if row.get("episode") and row.get("update")
+        for ended in values([row], "val/num_eos_tokens")
+    ]
 
 
 def gain(rows: list[dict]) -> float:
