@@ -73,7 +73,7 @@ def beyond(rows: list[dict], key: str, low: float, high: float, healthy: str) ->
     for row in rows:
         for x in values([row], key):
             if not low <= x <= high:
-                return f"{key} is {x:.3g} at update {row.get('update')} (healthy: {healthy})."
+                return f"{key} is {x:.5g} at update {row.get('update')} (healthy: {healthy})."
 
 
 def ended_shares(rows: list[dict]) -> list[float]:

@@ -136,7 +136,7 @@ ILL = {
     "surprise_gap": {"val/surprise_gap": [-0.25] * 13},
     "kl_negative": {"objective/kl": [0, -0.1, -0.5, -0.4] + [-1.0] * 9},
     "kl_at_start": {"objective/kl_full": [3.1] * 13},
-    "ratio_first": {"val/ratio_first": [1.0] * 5 + [1.02] + [1.0] * 7},
+    "ratio_first": {"val/ratio_first": [1.0] * 5 + [1.0025] + [1.0] * 7},
     "value_first": {"val/value_first": [0.0] + [0.2] * 12},
     "reward_scale": {"objective/scores_std": [0.2] + HEALTHY["objective/scores_std"][1:]},
     "kl_free": {"objective/kl_coef": [0.0] * 13},
@@ -197,7 +197,7 @@ def test_every_rule_has_a_series_here_a_function_and_a_section_of_the_notes():
 
 def test_numbers_and_updates_are_told():
     [found] = diagnose(rows_of(**ILL["ratio_first"]))
-    assert found.numbers == "val/ratio_first is 1.02 at update 6 (healthy: 1)."
+    assert found.numbers == "val/ratio_first is 1.0025 at update 6 (healthy: 1)."
     [found] = diagnose(rows_of(**ILL["gold_falls"]))  # 0.042 · (0 … 2) and (10 … 12): 3.86, 3.44
     assert "gold went from 3.86 to 3.44 of 5" in found.numbers
     assert found.page == "notes/diagnoses.md#gold_falls"
