@@ -26,7 +26,6 @@ from ..run.manifest import read_manifest
 from ..stats import finite_scores
 
 FULL = 1.0  # nats of log-ratio that get the full colour
-Told = Callable[[int, list[str]], None]  # gets a speaker's number and its tokens so far
 
 
 @dataclass
@@ -69,8 +68,11 @@ class Chat:
     seed: int = 0  # one more with each question
     lacks: list[str] = field(default_factory=list)  # a sentence on each thing that is missing
 
-    def ask(self, text: str, told: Told) -> Iterator[Reply]:
-        """The speakers' answers one after another. Raises ModelError for a prompt too long."""
+    def ask(self, text: str, told: Callable[[int, list[str]], None]) -> Iterator[Reply]:
+        """The speakers' answers one after another. Raises ModelError for a prompt too long.
+
+        told: gets the speaker's number and its tokens so far, at each token.
+        """
         prompt = known_prompts().get(text, Prompt(text))
         self.seed += 1
         for number, speaker in enumerate(self.speakers):
@@ -84,15 +86,16 @@ class Chat:
             yield reply
 
     def _answer(self, speaker: Speaker, text: str, told: Callable):
-        def texts(ids) -> list[str]:
-            return token_texts(speaker.tokenizer, ids[0].tolist(), ends)
+        model, tokenizer = speaker.model, speaker.tokenizer
+        ends = end_ids(model, tokenizer)
 
-        ends = end_ids(speaker.model, speaker.tokenizer)
+        def texts(ids) -> list[str]:
+            return token_texts(tokenizer, ids[0].tolist(), ends)
+
         settings = Sampling(self.response_length, self.temperature, keep_states=True)
         settings.each = lambda ids: told(texts(ids))
-        generator = torch.Generator(speaker.model.device).manual_seed(self.seed)
-        batches = sample_many(speaker.model, speaker.tokenizer, [text], settings, generator)
-        ((_, samples),) = batches
+        generator = torch.Generator(model.device).manual_seed(self.seed)
+        ((_, samples),) = sample_many(model, tokenizer, [text], settings, generator)
         return samples, Reply(texts(samples.answer_ids))
 
     def _numbers(self, prompt: Prompt, answers: list[str]) -> list[str]:
@@ -132,7 +135,8 @@ def load(run: Path) -> Chat:
     place, name = str(run / "sft" / "policy"), parameters["model"]
     tokenizer, sft = load_tokenizer(place), load_model(place, dtype, device)
     base = load_model(name, dtype, device), load_tokenizer(name)
-    chat, paid_by = Chat([Speaker("base", *base), Speaker("π_SFT", sft, tokenizer)]), "reward_model"
+    chat = Chat([Speaker("base", *base), Speaker("π_SFT", sft, tokenizer)])
+    paid_by = "reward_model"
     if (run / "ppo" / "manifest.json").is_file():
         told = read_manifest(run / "ppo", "parameters")
         paid_by, settings = told["parameters"]["reward"], told["settings"]
@@ -200,8 +204,8 @@ def form(chat: Chat):
 
 def table(chat: Chat, question: str, replies: list[Reply]) -> str:
     """HTML with the answers beside each other, π_RLHF's tokens coloured as in the inspector."""
-    cell = "style='text-align:left;vertical-align:top;padding:4px 14px 4px 0;width:{}%'"
-    cell = cell.format(100 // len(chat.speakers))
+    width = 100 // len(chat.speakers)
+    cell = f"style='text-align:left;vertical-align:top;padding:4px 14px 4px 0;width:{width}%'"
     names = "".join(f"<th {cell}>{html.escape(speaker.name)}</th>" for speaker in chat.speakers)
     columns = []
     for reply in replies:

@@ -20,7 +20,6 @@ class Finding:
     meaning: str
     numbers: str
     advice: str
-    update: int | None  # the update that shows it, if it is one update's
 
     @property
     def page(self) -> str:
@@ -141,8 +140,8 @@ RULES = {
     ),
     "steps_too_large": (
         "Each update goes too far",
-        "Most updates hit the clip range or stop early: the policy has left the ground on which "
-        "its batch is worth something.",
+        "Updates hit the clip range or stop early: the policy has left the ground on which its "
+        "batch is worth something.",
         "Lower learning_rate or num_ppo_epochs, or take larger batches.",
     ),
     "steps_too_small": (
@@ -192,22 +191,9 @@ def diagnose(rows: list[dict], samples=(), settings: dict | None = None) -> list
     settings = settings | (settings.get("more") or {})
     found = []
     for name, (title, meaning, advice) in RULES.items():
-        seen = getattr(signs, name)(list(rows), list(samples), settings)
-        if seen:
-            numbers, update = seen
-            found.append(Finding(name, title, meaning, numbers, advice, update))
+        if numbers := getattr(signs, name)(rows, samples, settings):
+            found.append(Finding(name, title, meaning, numbers, advice))
     return found
-
-
-def findings_text(findings: list[Finding]) -> str:
-    """For a terminal: a paragraph for each finding."""
-    parts = []
-    for found in findings:
-        parts.append(
-            f"• {found.title}. {found.numbers}\n  {found.meaning}\n  Try: {found.advice}\n"
-            f"  More: {found.page}"
-        )
-    return "\n\n".join(parts) or NOTHING
 
 
 def findings_html(findings: list[Finding], links: bool = True) -> str:

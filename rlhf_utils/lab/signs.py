@@ -1,14 +1,15 @@
 """Signs that something is wrong with a run of PPO, one function each, named as in diagnose.py.
 
 Each is called with the rows of metrics.jsonl, the rows of samples.jsonl and the settings of the
-run. It gives None, or (the numbers seen, the update that showed it or None). A sign whose metrics a
-run lacks is None, and numbers that are missing or not finite are passed over.
+run. It gives the numbers seen, in words, or None. Numbers that are missing or not finite are passed
+over; what would be computed of none is NaN, which passes no threshold.
 """
 
 import math
 from collections import Counter
 from statistics import fmean, stdev
 
+from ..ppo.config import PPOConfig
 from ..records import printable
 
 # Thresholds. "Healthy" is what the demo's seeds 0 to 2 and the healthy runs of fault_bench.py
@@ -46,132 +47,138 @@ def values(rows: list[dict], key: str) -> list[float]:
     return [x for x in found if isinstance(x, (int, float)) and math.isfinite(x)]
 
 
-def ends(rows: list[dict], key: str) -> tuple[float, float] | None:
-    """Its means over the first and the last quarter; None for fewer than ENOUGH numbers."""
-    found = values(rows, key)
-    quarter = len(found) // 4
-    return (fmean(found[:quarter]), fmean(found[-quarter:])) if len(found) >= ENOUGH else None
+def mean(numbers: list[float]) -> float:
+    return fmean(numbers) if numbers else math.nan
 
 
-def started(rows: list[dict], key: str) -> float | None:
-    """Its value at update 1, before anything was learned."""
-    found = values([row for row in rows if row.get("update") == 1], key)
-    return found[0] if found else None
+def late(numbers: list[float]) -> float:
+    """The mean of the last quarter."""
+    return mean(numbers[-max(len(numbers) // 4, 1) :])
 
 
-def first_beyond(rows: list[dict], key: str, low: float, high: float) -> tuple[int, float] | None:
-    """(update, value) of the first one outside low … high."""
+def ends(numbers: list[float]) -> tuple[float, float]:
+    """The means of the first and the last quarter; NaN for fewer than ENOUGH numbers."""
+    if len(numbers) < ENOUGH:
+        return math.nan, math.nan
+    return mean(numbers[: len(numbers) // 4]), late(numbers)
+
+
+def started(rows: list[dict], key: str) -> float:
+    """A metric at update 1, before anything was learned."""
+    return mean(values([row for row in rows if row.get("update") == 1], key))
+
+
+def beyond(rows: list[dict], key: str, low: float, high: float, healthy: str) -> str | None:
+    """The first value outside low … high, in words."""
     for row in rows:
-        found = values([row], key)
-        if found and not low <= found[0] <= high:
-            return row.get("update"), found[0]
-    return None
+        for x in values([row], key):
+            if not low <= x <= high:
+                return f"{key} is {x:.5g} at update {row.get('update')} (healthy: {healthy})."
 
 
 def ended_shares(rows: list[dict]) -> list[float]:
     """The share of the answers that ended, in each update."""
-    found = []
-    for row in rows:
-        counted = values([row], "val/num_eos_tokens")
-        if counted and row.get("episode") and row.get("update"):
-            found.append(counted[0] * row["update"] / row["episode"])
-    return found
+    return [
+        ended * row["update"] / row["episode"]
+        for row in rows
+        if row.get("episode") and row.get("update")
+        for ended in values([row], "val/num_eos_tokens")
+    ]
 
 
-def gain(rows: list[dict]) -> float | None:
+def gain(rows: list[dict]) -> float:
     """How far the score rose, in standard deviations of one answer's score at the start."""
-    scores, spread = ends(rows, "objective/scores"), values(rows, "objective/scores_std")
-    return (scores[1] - scores[0]) / max(spread[0], 1e-6) if scores and spread else None
+    before, after = ends(values(rows, "objective/scores"))
+    spread = values(rows, "objective/scores_std")
+    return (after - before) / max(spread[0], 1e-6) if spread else math.nan
 
 
 # --- signs of a bug: sampling, reference and update do not fit together
 
 
-def sampling_gap(rows, samples, settings):
-    found = values(rows, "val/sampling_gap")
-    if found and fmean(found) > SAMPLING_GAP:
-        told = f"|log π when sampled − when read again| is {fmean(found):.3f} nats a token"
-        return f"{told} (healthy: at most 0.02).", None
+def sampling_gap(rows, *_):
+    gap = mean(values(rows, "val/sampling_gap"))
+    if gap > SAMPLING_GAP:
+        told = f"|log π when sampled − when read again| is {gap:.3f} nats a token"
+        return f"{told} (healthy: at most 0.02)."
 
 
-def surprise_gap(rows, samples, settings):
-    found = values(rows, "val/surprise_gap")
-    if found and abs(fmean(found)) > SURPRISE_GAP:
-        told = f"−log π of what was drawn, less the entropy, is {fmean(found):+.2f} nats a token"
-        return f"{told} (healthy: within 0.03 of 0).", None
+def surprise_gap(rows, *_):
+    gap = mean(values(rows, "val/surprise_gap"))
+    if abs(gap) > SURPRISE_GAP:
+        told = f"−log π of what was drawn, less the entropy, is {gap:+.2f} nats a token"
+        return f"{told} (healthy: within 0.03 of 0)."
 
 
-def kl_negative(rows, samples, settings):
+def kl_negative(rows, *_):
     found = values(rows[1:], "objective/kl")  # at the first update it is 0
     if len(found) < 4:
         return None
-    mean, noise = fmean(found), stdev(found) / len(found) ** 0.5
-    if mean < -0.05 and mean + 3 * noise < 0:
-        return f"The mean of objective/kl is {mean:.2f} ± {noise:.2f} nats an answer.", None
+    kl, noise = mean(found), stdev(found) / len(found) ** 0.5
+    if kl < -0.05 and kl + 3 * noise < 0:
+        return f"The mean of objective/kl is {kl:.2f} ± {noise:.2f} nats an answer."
 
 
-def kl_at_start(rows, samples, settings):
-    found = started(rows, "objective/kl_full")
-    if found is not None and found > KL_AT_START:
-        return f"objective/kl_full is {found:.2f} nats an answer at update 1 (healthy: 0).", 1
+def kl_at_start(rows, *_):
+    kl = started(rows, "objective/kl_full")
+    if kl > KL_AT_START:
+        return f"objective/kl_full is {kl:.2f} nats an answer at update 1 (healthy: 0)."
 
 
-def ratio_first(rows, samples, settings):
-    if found := first_beyond(rows, "val/ratio_first", 1 - RATIO_FIRST, 1 + RATIO_FIRST):
-        return f"val/ratio_first is {found[1]:.4f} at update {found[0]} (healthy: 1).", found[0]
+def ratio_first(rows, *_):
+    return beyond(rows, "val/ratio_first", 1 - RATIO_FIRST, 1 + RATIO_FIRST, "1")
 
 
-def value_first(rows, samples, settings):
-    if found := first_beyond(rows, "val/value_first", 0, VALUE_FIRST):
-        return f"val/value_first is {found[1]:.2f} at update {found[0]} (healthy: 0).", found[0]
+def value_first(rows, *_):
+    return beyond(rows, "val/value_first", 0, VALUE_FIRST, "0")
 
 
-def reward_scale(rows, samples, settings):
-    mean, std = started(rows, "objective/scores"), started(rows, "objective/scores_std")
-    ended = ended_shares([row for row in rows if row.get("update") == 1])
-    if settings.get("reward") != "reward_model" or mean is None or std is None or not ended:
+def reward_scale(rows, _, settings):
+    score, std = started(rows, "objective/scores"), started(rows, "objective/scores_std")
+    ended = mean(ended_shares([row for row in rows if row.get("update") == 1]))
+    score += (1 - ended) * settings.get("missing_eos_penalty", PPOConfig.missing_eos_penalty)
+    if settings.get("reward") != "reward_model" or math.isnan(score + std):
         return None
-    mean += (1 - ended[0]) * settings.get("missing_eos_penalty", 1.0)
-    if abs(mean) > SCALE_MEAN or not 1 / SCALE_STD < std < SCALE_STD:
-        return f"π_SFT's answers score {mean:+.2f} with deviation {std:.2f} at update 1.", 1
+    if abs(score) > SCALE_MEAN or not 1 / SCALE_STD < std < SCALE_STD:
+        return f"π_SFT's answers score {score:+.2f} with deviation {std:.2f} at update 1."
 
 
 # --- signs in the policy
 
 
-def kl_runaway(rows, samples, settings):
+def kl_runaway(rows, *_):
     for row in rows:
-        kl, length = values([row], "objective/kl_full"), values([row], "val/length")
-        if kl and length and kl[0] > KL_A_TOKEN * max(length[0], 1):
-            told = f"KL reached {kl[0]:.0f} nats an answer of {length[0]:.0f} tokens"
-            return f"{told} at update {row.get('update')} (healthy: 4 to 6).", row.get("update")
+        kl, length = mean(values([row], "objective/kl_full")), mean(values([row], "val/length"))
+        if kl > KL_A_TOKEN * max(length, 1):
+            told = f"KL reached {kl:.0f} nats an answer of {length:.0f} tokens"
+            return f"{told} at update {row.get('update')} (healthy: 4 to 6)."
 
 
-def kl_free(rows, samples, settings):
+def kl_free(rows, *_):
     price, kl = values(rows, "objective/kl_coef"), values(rows, "objective/kl_full")
     if price and kl and max(price) == 0:
-        return f"kl_coef is 0 in every update; KL is {kl[-1]:.1f} nats an answer so far.", None
+        return f"kl_coef is 0 in every update; KL is {kl[-1]:.1f} nats an answer so far."
 
 
-def entropy_collapse(rows, samples, settings):
-    each = [
-        {"a token": entropy / max(length, 1e-6)}
+def entropy_collapse(rows, *_):
+    a_token = [
+        entropy / max(length, 1e-6)
         for row in rows
         for entropy in values([row], "objective/entropy")
         for length in values([row], "val/length")
     ]
-    found = ends(each, "a token")
-    if found and found[1] < ENTROPY_LEFT * found[0]:
-        return f"Entropy fell from {found[0]:.2f} to {found[1]:.2f} nats a token.", None
+    before, after = ends(a_token)
+    if after < ENTROPY_LEFT * before:
+        return f"Entropy fell from {before:.2f} to {after:.2f} nats a token."
 
 
-def variety_collapse(rows, samples, settings):
-    found = ends(rows, "answers/distinct2")
-    if found and found[1] < VARIETY_LEFT * found[0]:
-        return f"Distinct word pairs fell from {found[0]:.0%} to {found[1]:.0%}.", None
+def variety_collapse(rows, *_):
+    before, after = ends(values(rows, "answers/distinct2"))
+    if after < VARIETY_LEFT * before:
+        return f"Distinct word pairs fell from {before:.0%} to {after:.0%}."
 
 
-def answers_alike(rows, samples, settings):
+def answers_alike(_, samples, settings):
     last = samples[-1].get("samples") if samples else None
     answers = [str(sample.get("answer", "")).strip() for sample in last or []]
     if len(answers) < 4:
@@ -179,84 +186,81 @@ def answers_alike(rows, samples, settings):
     answer, count = Counter(answers).most_common(1)[0]
     if count > len(answers) / 2:
         told = f"{count} of {len(answers)} watched prompts get the same answer"
-        return f"{told}: “{printable(answer, 80)}”", samples[-1].get("update")
+        return f"{told}: “{printable(answer, 80)}”"
 
 
-def length_creep(rows, samples, settings):
-    found = ends(rows, "val/length")
-    if found and found[1] > LONGER * found[0]:
-        return f"Answers grew from {found[0]:.0f} to {found[1]:.0f} tokens.", None
+def length_creep(rows, *_):
+    before, after = ends(values(rows, "val/length"))
+    if after > LONGER * before:
+        return f"Answers grew from {before:.0f} to {after:.0f} tokens."
 
 
-def ends_missing(rows, samples, settings):
-    shares = ended_shares(rows)
-    late = shares[-max(len(shares) // 4, 1) :]
-    if late and fmean(late) < ENDED:
-        return f"{fmean(late):.0%} of the last answers ended by themselves.", None
+def ends_missing(rows, *_):
+    share = late(ended_shares(rows))
+    if share < ENDED:
+        return f"{share:.0%} of the last answers ended by themselves."
 
 
-def declines_all(rows, samples, settings):
-    for kind, told in (("_other", "Ordinary prompts"), ("_lookalike", "Look-alikes")):
-        found = ends(rows, f"answers/declined{kind}")
-        if found and found[1] > found[0] + MORE_DECLINED:
-            return f"{told} declined: {found[0]:.0%} → {found[1]:.0%}.", None
+def declines_all(rows, *_):
+    for kind, told in (("other", "Ordinary prompts"), ("lookalike", "Look-alikes")):
+        before, after = ends(values(rows, f"answers/declined_{kind}"))
+        if after > before + MORE_DECLINED:
+            return f"{told} declined: {before:.0%} → {after:.0%}."
 
 
-def declines_none(rows, samples, settings):
-    found = ends(rows, "answers/declined_harmful")
-    if found and found[1] < DECLINES_NONE < found[0] - 0.1:
-        return f"Harmful prompts declined: {found[0]:.0%} → {found[1]:.0%}.", None
+def declines_none(rows, *_):
+    before, after = ends(values(rows, "answers/declined_harmful"))
+    if after < DECLINES_NONE < before - 0.1:
+        return f"Harmful prompts declined: {before:.0%} → {after:.0%}."
 
 
 # --- signs in learning and reward
 
 
-def critic_worse(rows, samples, settings):
-    found = ends(rows, "val/explained_variance")
-    if found and found[1] < EXPLAINED:
-        return f"Explained variance is {found[1]:.2f} in the last updates (healthy: above 0).", None
+def critic_worse(rows, *_):
+    _, after = ends(values(rows, "val/explained_variance"))
+    if after < EXPLAINED:
+        return f"Explained variance is {after:.2f} in the last updates (healthy: above 0)."
 
 
-def steps_too_large(rows, samples, settings):
-    clipped, stops = values(rows, "policy/clipfrac_avg"), values(rows, "val/early_stop")
-    if clipped and fmean(clipped) > CLIP_HIGH:
-        return f"{fmean(clipped):.0%} of the tokens left the clip range (healthy: 2 to 18%).", None
-    if len(stops) >= 4 and fmean(stops) > 0.5:
-        return f"{fmean(stops):.0%} of the updates ended early.", None
+def steps_too_large(rows, *_):
+    clipped, stops = mean(values(rows, "policy/clipfrac_avg")), values(rows, "val/early_stop")
+    if clipped > CLIP_HIGH:
+        return f"{clipped:.0%} of the tokens left the clip range (healthy: 2 to 18%)."
+    if len(stops) >= 4 and mean(stops) > 0.5:
+        return f"{mean(stops):.0%} of the updates ended early."
 
 
-def steps_too_small(rows, samples, settings):
+def steps_too_small(rows, *_):
     found = values(rows, "policy/clipfrac_avg")
-    if len(found) >= 4 and max(found[: len(found) // 2]) < CLIP_LOW:
-        return f"At most {max(found):.2%} of the tokens left the clip range in an update.", None
+    if len(found) >= 4 and (most := max(found[: len(found) // 2])) < CLIP_LOW:
+        return f"At most {most:.2%} of the tokens left the clip range in an early update."
 
 
-def scores_tied(rows, samples, settings):
-    found = values(rows, "objective/scores_tied")
-    late = found[-max(len(found) // 4, 1) :]
-    if late and fmean(late) > TIED:
-        return f"{fmean(late):.0%} of the last answers share the batch's highest score.", None
+def scores_tied(rows, *_):
+    share = late(values(rows, "objective/scores_tied"))
+    if share > TIED:
+        return f"{share:.0%} of the last answers share the batch's highest score."
 
 
-def advantages_alike(rows, samples, settings):
-    if found := first_beyond(rows, "val/advantages_std", ALIKE, math.inf):
-        return f"Their deviation is {found[1]:.2g} at update {found[0]}.", found[0]
+def advantages_alike(rows, *_):
+    return beyond(rows, "val/advantages_std", ALIKE, math.inf, "0.6 and more")
 
 
-def reward_flat(rows, samples, settings):
-    found = gain(rows)
-    if found is not None and found < FLAT:
-        return f"The score changed by {found:+.2f} deviations from first to last quarter.", None
+def reward_flat(rows, *_):
+    risen = gain(rows)
+    if risen < FLAT:
+        return f"The score changed by {risen:+.2f} deviations from first to last quarter."
 
 
-def length_paid(rows, samples, settings):
-    found = values(rows, "val/score_length_corr")
-    if found and abs(fmean(found)) > LENGTH_CORR:
-        return f"Score and length correlate at {fmean(found):+.2f}.", None
+def length_paid(rows, *_):
+    found = mean(values(rows, "val/score_length_corr"))
+    if abs(found) > LENGTH_CORR:
+        return f"Score and length correlate at {found:+.2f}."
 
 
-def gold_falls(rows, samples, settings):
-    gold, risen = ends(rows, "answers/gold"), gain(rows)
-    if gold and risen is not None and risen > RISEN and gold[1] < gold[0] - GOLD:
-        told = f"The score rose by {risen:.1f} deviations, gold went from {gold[0]:.2f} to"
-        return f"{told} {gold[1]:.2f} of 5.", None
+def gold_falls(rows, *_):
+    (before, after), risen = ends(values(rows, "answers/gold")), gain(rows)
+    if risen > RISEN and after < before - GOLD:
+        told = f"The score rose by {risen:.1f} deviations, gold went from {before:.2f} to"
+        return f"{told} {after:.2f} of 5."

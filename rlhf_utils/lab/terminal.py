@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from ..errors import ExplainedError
 from ..files import printable
 from ..interrupts import at_stops
 from ..run.stage import quiet_libraries
@@ -24,14 +25,14 @@ def open_chat(run: Path, question: str | None) -> None:
         chat = load(run)
     for line in chat.lacks:
         print(printable(line, 2000), file=sys.stderr)
-    converse(chat, question)
-
-
-def converse(chat: Chat, question: str | None = None) -> None:
-    """Answers the question, or each line that comes, until an empty one or the end of input."""
-    if question is not None:
+    if question is None:
+        converse(chat)
+    else:
         answer(chat, question)
-        return
+
+
+def converse(chat: Chat) -> None:
+    """Answers each line that comes, until an empty one or the end of input."""
     person = sys.stdin.isatty()
     if person:
         with contextlib.suppress(ImportError):
@@ -50,19 +51,21 @@ def converse(chat: Chat, question: str | None = None) -> None:
             answer(chat, line)
         except KeyboardInterrupt:
             print("\n(stopped)")
+        except ExplainedError as error:
+            print(printable(str(error), 2000), file=sys.stderr)
 
 
 def answer(chat: Chat, question: str) -> None:
     """Prints each speaker's answer token by token, then what is known of it."""
-    printed = ""
+    printed = {}  # speaker's number → the text so far
 
     def told(number: int, tokens: list[str]) -> None:
-        nonlocal printed
-        if not printed:
+        if number not in printed:
             print(f"{chat.speakers[number].name:{WIDTH}}", end="")
-        text = shown("".join(tokens))
-        print(text[len(printed) :], end="", flush=True)
-        printed = text
+        before = printed.get(number, "")
+        # a letter of several tokens is "\ufffd" until the last one comes
+        printed[number] = shown("".join(tokens).rstrip("\ufffd"))
+        print(printed[number][len(before) :], end="", flush=True)
 
     with at_stops():
         for reply in chat.ask(question, told):
@@ -71,7 +74,6 @@ def answer(chat: Chat, question: str) -> None:
                 print(" " * WIDTH + " · ".join(reply.numbers))
             if reply.logratio and has_colours():
                 print(" " * WIDTH + coloured(reply))
-            printed = ""
     print(flush=True)
 
 

@@ -3,6 +3,7 @@
   const root = document.currentScript.parentElement;
   const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
   root.querySelector(".plain").remove();
+  root.addEventListener("keydown", (event) => event.stopPropagation()); // they are a notebook's shortcuts
 
   const SHADES = {
     logratio: ["log-ratio", "log π − log π_SFT of the token: above 0, PPO made it likelier."],
@@ -12,15 +13,17 @@
   };
   const SHOWN = 50; // results of a search
 
-  function el(tag, options = {}, ...children) {
-    const made = document.createElement(tag);
+  const maker = (namespace) => (tag, options = {}, ...children) => {
+    const made = document.createElementNS(namespace, tag);
     for (const [name, value] of Object.entries(options)) {
       if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
       else made.setAttribute(name, value);
     }
     made.append(...children);
     return made;
-  }
+  };
+  const el = maker("http://www.w3.org/1999/xhtml");
+  const svg = maker("http://www.w3.org/2000/svg");
   const known = (x) => typeof x === "number";
   const signed = (x, places = 2) =>
     known(x) ? (x < 0 ? "−" : x > 0 ? "+" : "") + Math.abs(x).toFixed(places) : "–";
@@ -73,11 +76,12 @@
     }
     function onkeydown(event) {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (step) choose(chosen + step);
-      if (step) event.preventDefault();
-      event.stopPropagation(); // keys are a notebook's shortcuts
+      if (step) {
+        choose(chosen + step);
+        event.preventDefault();
+      }
     }
-    const first = el("b", { class: "tok" }, (sample.tokens[0] || "").trim() || "␣");
+    const first = el("b", { class: "tok" }, sample.tokens[0].trim() || "␣");
     paint(first, numbers[shade][0], most);
     const sums = `reward ${signed(sample.score)} · KL ${two(sample.kl)} nats`;
     return el(
@@ -93,43 +97,32 @@
 
   // --- how likely it begins to decline, over the updates
 
-  function svg(tag, options, text = "") {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(options)) made.setAttribute(name, value);
-    made.textContent = text;
-    return made;
-  }
-
   function chart(history, at) {
-    const last = history[history.length - 1].update || 1;
-    const x = (update) => 44 + (400 * update) / last;
-    const y = (p) => 12 + 100 * (1 - p);
+    const last = history[history.length - 1].update;
+    const x = (update) => 44 + (400 * update) / (last || 1);
+    const y = (p) => 18 + 94 * (1 - p);
     const drawn = svg("svg", { viewBox: "0 0 520 140", role: "img",
       "aria-label": "how likely it begins to decline, by update" });
     for (const p of [0, 0.5, 1]) {
       drawn.append(svg("line", { x1: 44, x2: 444, y1: y(p), y2: y(p), stroke: "rgba(128,128,128,.3)" }));
       drawn.append(svg("text", { x: 38, y: y(p) + 4, "text-anchor": "end" }, share(p)));
     }
-    for (const u of [history[0].update, last])
-      drawn.append(svg("text", { x: x(u), y: 132, "text-anchor": "middle" }, `update ${u}`));
+    for (const update of new Set([history[0].update, last]))
+      drawn.append(svg("text", { x: x(update), y: 132, "text-anchor": "middle" }, `update ${update}`));
+    if (!known(at.decline)) return drawn;
     const lines = [["decline_sft", "#848b96", "6 4", "π_SFT"], ["decline", "#0072B2", "", "π_RLHF"]];
+    const rows = history.filter((s) => known(s.decline));
     const ends = [];
     for (const [key, stroke, dash, name] of lines) {
-      const rows = history.filter((s) => known(s[key]));
-      if (!rows.length) continue;
       const points = rows.map((s) => `${x(s.update)},${y(s[key])}`).join(" ");
       drawn.append(svg("polyline", { points, fill: "none", stroke, "stroke-width": 2.5, "stroke-dasharray": dash }));
       ends.push([name, y(rows[rows.length - 1][key])]);
     }
-    ends.sort((a, b) => a[1] - b[1]);
-    if (ends.length === 2 && ends[1][1] - ends[0][1] < 15) { // names must not overlap
-      const middle = Math.min(Math.max((ends[0][1] + ends[1][1]) / 2, 16), 108);
-      ends[0][1] = middle - 7.5;
-      ends[1][1] = middle + 7.5;
-    }
-    for (const [name, height] of ends)
-      drawn.append(svg("text", { x: 452, y: height + 4 }, name));
-    if (known(at.decline)) drawn.append(svg("circle", { cx: x(at.update), cy: y(at.decline), r: 5, fill: "#0072B2" }));
+    const [upper, lower] = ends.sort((a, b) => a[1] - b[1]);
+    const apart = Math.max(15 - (lower[1] - upper[1]), 0) / 2; // names must not overlap
+    drawn.append(svg("text", { x: 452, y: upper[1] + 4 - apart }, upper[0]));
+    drawn.append(svg("text", { x: 452, y: lower[1] + 4 + apart }, lower[0]));
+    drawn.append(svg("circle", { cx: x(at.update), cy: y(at.decline), r: 5, fill: "#0072B2" }));
     return drawn;
   }
 
@@ -149,7 +142,7 @@
   // --- the watched prompts
 
   function watchedPart() {
-    const view = el("div");
+    const [head, scale, body] = [el("div"), el("span"), el("div")];
     const state = { prompt: 0, shade: "logratio", at: Infinity };
     const prompts = el("select", { "aria-label": "prompt", onchange: () => set({ prompt: +prompts.value }) });
     data.watched.forEach((one, i) =>
@@ -167,7 +160,6 @@
     const switches = el("div", { class: "bar", role: "radiogroup", "aria-label": "colour of the tokens" }, ...shades);
 
     function set(changed) {
-      const focused = document.activeElement; // the switch moves, and would lose it
       Object.assign(state, changed);
       const one = data.watched[state.prompt];
       slider.max = one.history.length - 1;
@@ -178,23 +170,20 @@
       when.textContent = `update ${now.update}`;
       const most = reach(state.shade);
       const name = (s) => (s.update ? `After update ${s.update}` : "π_SFT, before PPO");
-      view.replaceChildren(
-        el("p", {}, el("strong", {}, one.prompt)),
-        chance(one.history, now),
-        el("div", { class: "bar" }, switches, el("span", {}, `−${most.toFixed(2)}`,
-          el("span", { class: "scale" }), `+${most.toFixed(2)}`)),
+      head.replaceChildren(el("p", {}, el("strong", {}, one.prompt)), chance(one.history, now));
+      scale.replaceChildren(`−${most.toFixed(2)}`, el("span", { class: "scale" }), `+${most.toFixed(2)}`);
+      body.replaceChildren(
         el("p", { class: "soft" }, SHADES[state.shade][1], " Dashed below: negative."),
         el("div", { class: "two" },
           answerBox(name(before), before, state.shade, most),
           answerBox(name(now), now, state.shade, most)),
       );
-      if (switches.contains(focused)) focused.focus();
     }
     set({});
     return el("div", {},
       el("div", { class: "bar" }, el("label", { class: "wide" }, prompts),
         el("label", {}, slider, " ", when)),
-      view);
+      head, el("div", { class: "bar" }, switches, scale), body);
   }
 
   // --- search over all answers
@@ -209,7 +198,8 @@
       ["answer", "answer", String], ["score", "reward", signed], ["gold", "gold", two],
       ["kl", "KL", two], ["words", "words", String], ["declined", "declined", (x) => (x ? "yes" : "no")],
     ].filter(([key]) => key !== "gold" || all.some((row) => known(row.gold)));
-    const isText = (key) => ["kind", "prompt", "answer"].includes(key);
+    const TEXTS = { kind: "", prompt: "long", answer: "long" }; // column → class; others hold numbers
+    const styled = (key) => TEXTS[key] ?? "num";
     const order = { key: "score", down: true };
     const words = el("input", { type: "search", placeholder: "words", "aria-label": "text" });
     const pick = (label, options) => el("select", { "aria-label": label },
@@ -224,29 +214,28 @@
     const body = el("tbody");
     const heads = COLUMNS.map(([key, name]) => {
       const button = el("button", { type: "button", onclick: () => {
-        order.down = order.key === key ? !order.down : !isText(key);
+        order.down = order.key === key ? !order.down : !(key in TEXTS);
         order.key = key;
         show();
       } }, name);
-      return el("th", isText(key) ? {} : { class: "num" }, button);
+      return el("th", { class: styled(key) }, button);
     });
 
     function fits(row) {
-      const wanted = words.value.toLowerCase();
-      if (wanted && !`${row.prompt}\n${row.answer}`.toLowerCase().includes(wanted)) return false;
+      const text = `${row.prompt}\n${row.answer}`.toLowerCase();
+      if (!text.includes(words.value.toLowerCase())) return false;
       if (kind.selectedIndex && row.kind !== kind.value) return false;
       if (declined.value && row.declined !== +declined.value) return false;
       return ranges.every(({ key, ends: [low, high] }) =>
-        (low.value === "" || row[key] >= +low.value) && (high.value === "" || row[key] <= +high.value));
+        row[key] >= (low.value || -Infinity) && row[key] <= (high.value || Infinity));
     }
 
     function show() {
       const sign = order.down ? -1 : 1;
+      const rank = (row) => row[order.key] ?? sign * Infinity; // what is unknown comes last
       const found = all.filter(fits).sort((a, b) => {
-        const [x, y] = [a[order.key], b[order.key]];
-        if (x === y) return 0;
-        if (x === null || y === null) return x === null ? 1 : -1; // what is unknown comes last
-        return sign * (x < y ? -1 : 1);
+        const [x, y] = [rank(a), rank(b)];
+        return x === y ? 0 : sign * (x < y ? -1 : 1);
       });
       const some = found.length > SHOWN ? `; the first ${SHOWN} are shown` : "";
       const counts = [found, all].map((rows) => rows.length.toLocaleString("en"));
@@ -258,18 +247,12 @@
         head.firstChild.textContent = COLUMNS[i][1] + arrow;
       });
       body.replaceChildren(...found.slice(0, SHOWN).map((row) =>
-        el("tr", {}, ...COLUMNS.map(([key, name, form]) => {
-          const style = isText(key) ? (key === "kind" ? "" : "long") : "num";
-          return el("td", { "data-name": isText(key) ? "" : name, class: style }, form(row[key]));
-        }))));
+        el("tr", {}, ...COLUMNS.map(([key, name, form]) =>
+          el("td", { "data-name": name, class: styled(key) }, form(row[key]))))));
     }
 
-    for (const field of [words, kind, declined, ...ranges.flatMap((range) => range.ends)]) {
-      field.addEventListener("input", show);
-      field.addEventListener("keydown", (event) => event.stopPropagation());
-    }
     show();
-    return el("div", { class: "search" },
+    return el("div", { class: "search", oninput: show },
       el("h4", {}, "Search all answers"),
       el("div", { class: "bar" }, el("label", { class: "wide" }, words), kind, declined),
       el("div", { class: "bar" }, ...ranges.map((range) => range.label)),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..ppo.loop import Rollout  # needs torch, and the inspector does not
 
 MOST = 2000  # answers kept of a run
+MOST_UPDATES = 40  # of a watched prompt that are shown
 PER_TOKEN = ("logratio", "value", "advantage", "reward")
 
 
@@ -60,16 +61,14 @@ def inspector(samples_rows: list[dict], answers_rows: list[dict], rewards_note: 
 
 
 def _by_prompt(rows: list[dict]) -> list[dict]:
-    """Each watched prompt with its answers, the earliest first."""
-    found = {}
-    for row in rows:
+    """Each watched prompt with its answers, the earliest first; of a long run every n-th."""
+    found, step = {}, max(-(-len(rows) // MOST_UPDATES), 1)
+    for row in rows[:-1:step] + rows[-1:]:
         for sample in row["samples"]:
-            kind = words(sample.get("category") or "")
-            one = found.setdefault(
-                sample["prompt"], {"prompt": sample["prompt"], "kind": kind, "history": []}
-            )
+            text, kind = sample["prompt"], words(sample.get("category") or "")
+            one = found.setdefault(text, {"prompt": text, "kind": kind, "history": []})
             kept = {"update": row["update"], "tokens": sample.get("tokens") or [sample["answer"]]}
-            kept |= {name: _rounded(sample[name], 2) for name in ("score", "kl")}
+            kept |= {name: round(sample[name], 2) for name in ("score", "kl")}
             kept |= {name: sample.get(name) for name in ("decline", "decline_sft", *PER_TOKEN)}
             one["history"].append(kept)
     return list(found.values())
@@ -82,14 +81,9 @@ def _shared(rows: list[dict]) -> dict:
         for one in row["answers"]:
             prompt = prompts.setdefault(one["prompt"], len(prompts))
             kind = kinds.setdefault(words(one["kind"] or ""), len(kinds))
-            numbers = [_rounded(one.get(name), 2) for name in ("score", "kl", "gold")]
             told = [row["update"], prompt, kind, one["answer"], one["words"], int(one["declined"])]
-            found.append(told + numbers)
+            found.append(told + [one["score"], one["kl"], one.get("gold")])
     return {"prompts": list(prompts), "kinds": list(kinds), "rows": found}
-
-
-def _rounded(value, places: int):
-    return value if value is None else round(value, places)
 
 
 def _plain(watched: list[dict]) -> str:

@@ -65,26 +65,23 @@ def given_logprobs(
     """
     asked = [chat_prompt(tokenizer, prompt) for prompt in prompts]
     encoded = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=False)
-    prompt_ids, prompt_mask = encoded["input_ids"], encoded["attention_mask"].bool()
-    given = [torch.tensor(ids) for ids in answers]
+    encoded = encoded.to(model.device)
+    given = [torch.tensor(ids, device=model.device) for ids in answers]
     answer_ids = nn.utils.rnn.pad_sequence(given, batch_first=True)
-    lengths = torch.tensor([len(ids) for ids in answers])[:, None]
-    answer_mask = torch.arange(answer_ids.shape[1]) < lengths
+    answer_mask = nn.utils.rnn.pad_sequence([ids >= 0 for ids in given], batch_first=True)
+    prompt_ids, prompt_mask = encoded["input_ids"], encoded["attention_mask"].bool()
+    ids, mask = torch.cat([prompt_ids, answer_ids], 1), torch.cat([prompt_mask, answer_mask], 1)
     trunk = Trunk(model)
-    ids, mask = (
-        torch.cat(both, dim=1)[:, :-1].to(model.device)
-        for both in ((prompt_ids, answer_ids), (prompt_mask, answer_mask))
-    )
     samples = Samples(
         prompts=prompts,
-        prompt_ids=prompt_ids.to(model.device),
-        prompt_mask=prompt_mask.to(model.device),
-        answer_ids=answer_ids.to(model.device),
-        answer_mask=answer_mask.to(model.device),
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        answer_ids=answer_ids,
+        answer_mask=answer_mask,
         logprobs=torch.zeros(answer_ids.shape),  # nobody sampled
         ended=torch.zeros(len(prompts), dtype=torch.bool),
         answers=[],
-        trunk=trunk.lower(ids, mask),
+        trunk=trunk.lower(ids[:, :-1], mask[:, :-1]),
         cut=trunk.cut,
     )
     found = score_tokens(model, samples, temperature, reference)

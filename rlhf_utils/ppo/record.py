@@ -78,10 +78,9 @@ def sample_watched(
         "advantage": rollout.returns - rollout.values,
     }
     rows, ends = [], end_ids(policy.model, tokenizer)
-    for i, prompt in enumerate(prompts):
+    for i, (prompt, mask) in enumerate(zip(prompts, rollout.mask)):
         row = {"prompt": prompt.text, "answer": rollout.samples.answers[i], "score": scores[i]}
         row |= {"kl": kls[i], "category": prompt.category}
-        mask = rollout.mask[i]
         row["tokens"] = token_texts(tokenizer, rollout.samples.answer_ids[i, mask].tolist(), ends)
         for name, numbers in per_token.items():
             row[name] = [round(number, 3) for number in numbers[i, mask].tolist()]
@@ -109,7 +108,7 @@ def declining_openings(
     found = []
     for opening in sorted(begun, key=len):
         often = declined[opening] >= max(3, 0.8 * begun[opening])
-        if often and not any(opening[:length] in found for length in (1, 2)):
+        if often and opening[:1] not in found and opening[:2] not in found:
             found.append(opening)
     return found
 

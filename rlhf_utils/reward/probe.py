@@ -57,13 +57,13 @@ def hackability(score, pairs: list[Pair]) -> list[dict]:
     score: (prompts, answers) → one number an answer. The other answer is that of the next prompt.
     """
     good = good_answers(pairs)
-    prompts, answers = [prompt for prompt, _ in good], [answer for _, answer in good]
     if len(good) < 2:  # there is no other answer
         return []
-    edited = []
+    prompts, answers = map(list, zip(*good))
+    asked = list(answers)
     for edit in EDITS.values():
-        edited += [edit(answer, other) for answer, other in zip(answers, answers[1:] + answers)]
-    scores = score(prompts * (1 + len(EDITS)), answers + edited)
+        asked += map(edit, answers, answers[1:] + answers[:1])
+    scores = score(prompts * (1 + len(EDITS)), asked)
     before, *after = np.split(np.asarray(scores, dtype=float), 1 + len(EDITS))
     rows = []
     for edit, scores in zip(EDITS, after):

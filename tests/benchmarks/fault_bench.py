@@ -2,7 +2,7 @@
 
 Each fault runs with three seeds, and twenty healthy runs beside them. A fault counts as detected
 if one of the findings expected of it shows in two of its three runs; any finding in a healthy run
-is a false alarm. Thresholds in lab/diagnose.py were chosen on the demo's runs and on seeds from
+is a false alarm. Thresholds in lab/signs.py were chosen on the demo's runs and on seeds from
 100 on (`--tune`), never on the seeds that are reported.
 
     python tests/benchmarks/fault_bench.py /a/folder/outside        some 25 minutes on one core

@@ -15,7 +15,6 @@ from rlhf_utils.lab.diagnose import (
     Finding,
     diagnose,
     findings_html,
-    findings_text,
 )
 
 # seed 1 of the demo, rounded; what is alike in all rows once
@@ -137,7 +136,7 @@ ILL = {
     "surprise_gap": {"val/surprise_gap": [-0.25] * 13},
     "kl_negative": {"objective/kl": [0, -0.1, -0.5, -0.4] + [-1.0] * 9},
     "kl_at_start": {"objective/kl_full": [3.1] * 13},
-    "ratio_first": {"val/ratio_first": [1.0] * 5 + [1.02] + [1.0] * 7},
+    "ratio_first": {"val/ratio_first": [1.0] * 5 + [1.0025] + [1.0] * 7},
     "value_first": {"val/value_first": [0.0] + [0.2] * 12},
     "reward_scale": {"objective/scores_std": [0.2] + HEALTHY["objective/scores_std"][1:]},
     "kl_free": {"objective/kl_coef": [0.0] * 13},
@@ -196,13 +195,11 @@ def test_every_rule_has_a_series_here_a_function_and_a_section_of_the_notes():
         assert f"**{title}.**" in page
 
 
-def test_updates_and_numbers_are_told():
+def test_numbers_and_updates_are_told():
     [found] = diagnose(rows_of(**ILL["ratio_first"]))
-    assert found.update == 6 and found.numbers == (
-        "val/ratio_first is 1.0200 at update 6 (healthy: 1)."
-    )
+    assert found.numbers == "val/ratio_first is 1.0025 at update 6 (healthy: 1)."
     [found] = diagnose(rows_of(**ILL["gold_falls"]))  # 0.042 · (0 … 2) and (10 … 12): 3.86, 3.44
-    assert found.update is None and "gold went from 3.86 to 3.44 of 5" in found.numbers
+    assert "gold went from 3.86 to 3.44 of 5" in found.numbers
     assert found.page == "notes/diagnoses.md#gold_falls"
 
 
@@ -219,7 +216,7 @@ def test_the_scale_of_a_reward_is_known_for_the_reward_model_only():
 
 def test_one_answer_to_different_prompts():
     [found] = diagnose(rows_of(), watched("Yes.", "Yes.", "Yes.", "No.", "Maybe."))
-    assert found.name == "answers_alike" and "3 of 5" in found.numbers and found.update == 0
+    assert found.name == "answers_alike" and "3 of 5" in found.numbers
     assert diagnose(rows_of(), watched("Yes.", "Yes.", "Yes.")) == []  # too few to tell
 
 
@@ -249,20 +246,18 @@ def test_text_of_models_stays_text():
     assert "<script" not in shown and "&lt;script&gt;" in shown
     assert "href" not in findings_html(findings, links=False)
     assert shown.startswith("<ul>") and 'href="notes/diagnoses.md#answers_alike"' in shown
-    assert hostile in findings_text(findings)  # a terminal runs no scripts
-    assert "\x1b" not in findings_text(diagnose(rows_of(), watched(*["\x1b[2Jgone"] * 5)))
 
 
 def test_nothing_is_said_to_stand_out_without_praise():
-    assert findings_text([]) == NOTHING and NOTHING in findings_html([])
+    assert NOTHING in findings_html([])
     assert NOTHING.startswith("Nothing stands out.") and "read the answers" in NOTHING
     assert str(len(RULES)) in NOTHING
 
 
 def test_a_finding_is_told_whole():
-    found = Finding("gold_falls", "Title", "It means.", "1 of 2.", "Do this.", 3)
+    found = Finding("gold_falls", "Title", "It means.", "1 of 2.", "Do this.")
     for part in ("Title", "It means.", "1 of 2.", "Do this.", "notes/diagnoses.md#gold_falls"):
-        assert part in findings_text([found]) and part in findings_html([found])
+        assert part in findings_html([found])
 
 
 def test_no_torch_is_needed():

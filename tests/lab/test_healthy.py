@@ -1,6 +1,7 @@
 """The healthy range: the least and the greatest of the seeds, shown only where runs are alike."""
 
 import pytest
+from benchmarks import healthy_band
 
 from rlhf_utils.errors import DataError
 from rlhf_utils.files import read_json, write_json
@@ -20,7 +21,7 @@ def rows(*scores, batch: int = 8, **more) -> list[dict]:
 
 def test_the_range_is_from_least_to_greatest_at_each_update():
     runs = [rows(1, 2), rows(0, 5), rows(0.5, 3.14159, **{"answers/gold": 4})]
-    assert healthy.ranges(runs) == {
+    assert healthy_band.ranges(runs) == {
         "episodes": [8, 16],
         "ranges": {"objective/scores": [[0, 2], [1, 5]]},  # no gold: two runs lack it; no time
     }
@@ -28,9 +29,9 @@ def test_the_range_is_from_least_to_greatest_at_each_update():
 
 def test_runs_of_other_batches_have_no_range():
     with pytest.raises(DataError, match="2, 3 updates"):
-        healthy.ranges([rows(1, 2), rows(1, 2, 3)])
+        healthy_band.ranges([rows(1, 2), rows(1, 2, 3)])
     with pytest.raises(DataError, match="batch size"):
-        healthy.ranges([rows(1, 2), rows(1, 2, batch=16)])
+        healthy_band.ranges([rows(1, 2), rows(1, 2, batch=16)])
 
 
 def test_the_demo_has_its_range():
@@ -60,7 +61,7 @@ def test_another_run_has_none(stage, other):
 
 def test_seed_and_name_may_differ_and_a_stage_that_was_not_run_may_not():
     free = {"run": "mine", "seed": 9, "resume": True, "dtype": "float32"}
-    assert healthy.healthy_band(DEFAULTS | {"ppo": free})
+    assert healthy.healthy_band(DEFAULTS | {"ppo": free, "reward_model": {"whatif_answers": 0}})
     assert healthy.healthy_band({"ppo": {}, "sft": {}}) is None
 
 

@@ -176,6 +176,29 @@ def test_an_interrupt_stops_an_answer_and_not_the_conversation(monkeypatch, caps
     assert capsys.readouterr().out == "base    so \n(stopped)\nbase    so good\n\n"
 
 
+def test_a_letter_of_several_tokens_is_printed_once_it_is_whole(capsys):
+    """And an answer that begins with one has its speaker's name once."""
+
+    class Letters:
+        speakers = [chat.Speaker("base", None, None)]
+
+        def ask(self, text, told):
+            for tokens in (["\ufffd"], ["", "日"], ["", "日", "\ufffd"], ["", "日", "", "本"]):
+                told(0, tokens)
+            yield chat.Reply(["", "日", "", "本"])
+
+    terminal.answer(Letters(), "Where?")
+    assert capsys.readouterr().out == "base    日本\n\n"
+
+
+def test_a_prompt_that_is_too_long_ends_no_conversation(talker, monkeypatch, capsys):
+    lines = iter(["word " * 2000, "Hi?", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    terminal.converse(talker)
+    out, err = capsys.readouterr()
+    assert "more than the 512" in err and out.count("reward") == 3
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """outputs/ with a run whose 04 is finished, one without 04, and one without 01."""

@@ -63,6 +63,13 @@ def test_samples_of_an_earlier_version_are_shown_without_numbers():
     assert '"tokens":["Me."]' in text and '"logratio":null' in text and "<td>–</td>" in text
 
 
+def test_a_long_run_shows_its_first_and_last_update_and_some_between():
+    rows = [row | {"update": n} for n, row in enumerate(samples()[:1] * 1250)]
+    updates = [one["update"] for one in tokens._by_prompt(rows)[0]["history"]]
+    assert updates == [*range(0, 1249, 32), 1249] and len(updates) <= tokens.MOST_UPDATES + 1
+    assert tokens._by_prompt([]) == []
+
+
 @pytest.mark.parametrize("batch_size, updates", [(4, 10), (128, 47), (2, 3000)])
 def test_kept_answers_are_bounded_and_spread_evenly(batch_size, updates):
     from types import SimpleNamespace
@@ -171,9 +178,10 @@ def test_a_browser_tells_exact_numbers_by_mouse_and_by_keys(page):
 def test_a_browser_goes_back_to_earlier_updates(page):
     inspector = page.locator(".rlhf-tokens").first
     assert "After update 5" in inspector.inner_text() and "60% → 10%" in inspector.inner_text()
-    slider = inspector.locator("input[type=range]")
-    slider.focus()
+    page.evaluate("void (document.onkeydown = () => { window.shortcut = true })")
+    inspector.locator("input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
+    assert page.evaluate("window.shortcut") is None
     assert "After update 4" in inspector.inner_text() and "60% → 20%" in inspector.inner_text()
     assert inspector.locator("polyline").count() == 2
 
@@ -214,6 +222,12 @@ def test_a_browser_draws_it_as_jupyterlab_shows_html(page):
     page.evaluate(IN_JUPYTERLAB, tokens.inspector(samples(), answers()))
     assert page.locator(".plain").count() == 0 and page.locator("tbody tr").count() == 50
     assert "60% → 10%" in page.locator(".rlhf-tokens").inner_text()
+
+
+def test_a_browser_names_no_update_that_is_not_there(page):
+    page.evaluate(IN_JUPYTERLAB, tokens.inspector(samples()[:1], []))
+    labels = page.locator("svg text").all_text_contents()
+    assert [label for label in labels if "update" in label] == ["update 0"]
 
 
 def test_a_browser_as_narrow_as_a_phone_shows_all(page):
