@@ -79,10 +79,6 @@ def replies(folder: Path) -> list[dict]:
         return []
 
 
-def reply_to(folder: Path, name: str) -> dict | None:
-    return next((row for row in replies(folder) if row.get("id") == name), None)
-
-
 # --- the terminal's side
 
 
@@ -91,8 +87,8 @@ def how_far(run: Path) -> dict:
     try:
         state = read_json(run / "ppo" / "progress.json")
         if state["what"] in ("update", PAUSED) and at_work(run):
-            return {"done": int(state["done"]), "total": int(state["total"])} | state
-    except (DataError, KeyError, TypeError, ValueError):
+            return state
+    except (DataError, KeyError):
         pass
     raise RunError(f"Run {run.name!r} is not in the loop of 04 now, so there is nothing to steer.")
 
@@ -121,16 +117,16 @@ def from_terminal(run: Path, do: str, what: str = "") -> int:
 
 
 def _wait(run: Path, name: str) -> dict:
+    there = True
     while True:
-        reply = reply_to(run / "ppo", name)
-        if reply:
-            return reply
+        for row in replies(run / "ppo"):
+            if row.get("id") == name:
+                return row
+        if not there:
+            told = f"Run {run.name!r} has left the loop of 04 before it was done."
+            return {"ok": False, "told": told}
+        time.sleep(0.2)
         try:
             how_far(run)
         except RunError:
-            time.sleep(0.5)  # the reply may have come just now
-            return reply_to(run / "ppo", name) or {
-                "ok": False,
-                "told": f"Run {run.name!r} has left the loop of 04 before it was done.",
-            }
-        time.sleep(0.2)
+            there = False  # the reply may have come just now
