@@ -1,7 +1,7 @@
 """The buttons above 04's loop: they write the same commands as `rlhf control` does.
 
-A front end shows them only if its messages reach a kernel that is busy (JupyterLab from 4.4 on,
-with ipykernel from 7 on). Else, and under papermill, one line names the command.
+They show only where messages reach a busy kernel (from JupyterLab 4.4 with ipykernel 7). Elsewhere,
+and under papermill, one line names the command.
 """
 
 import threading
@@ -23,7 +23,7 @@ ASKED = "asked: "
 
 
 class Buttons(anywidget.AnyWidget):
-    """Pause, stop, β, learning rate and a prompt. Clicks arrive in a thread of the kernel's."""
+    """Pause, stop, β, learning rate and a prompt. Clicks arrive in a thread of their own."""
 
     _esm, _css = HERE / "buttons.js", HERE / "buttons.css"
     heard = traitlets.Bool(False).tag(sync=True)
@@ -51,8 +51,6 @@ class Buttons(anywidget.AnyWidget):
             self.told = [line for line in (told, *before) if line][:LINES]
 
     def _received(self, _, message: dict, buffers) -> None:
-        if not isinstance(message, dict):
-            return
         if message.get("do") == "hello":
             self.arrived.set()
             self.heard = True

@@ -1,7 +1,7 @@
 """Steering a running 04: pause, resume, stop, set kl_coef or learning_rate, sample a prompt.
 
-The loop asks `Steering` between two updates, which does what stands in control.jsonl. What it did
-is in the next update's row of metrics.jsonl, so a resumed run goes on with it. Needs no torch.
+Between two updates the loop asks `Steering`, which obeys the commands in control.jsonl. What it did
+goes into the next update's row of metrics.jsonl, so a resumed run keeps it. Needs no torch.
 """
 
 import contextlib
@@ -68,10 +68,10 @@ class Steering:
         Returns what the next update's row gets.
         """
         if index != self.index:  # an update that is repeated keeps what was done before it
-            self.index, self.part = index, {}
             if self.log.rows and "steered" in self.log.rows[-1]:
                 with self.checkpoints.guard(index + 1):
                     self.checkpoints.save(index)  # so that a kill loses nothing that was set
+            self.index, self.part = index, {}
         self._look()
         if self.paused and not self.stopping:
             self._wait()
@@ -95,7 +95,7 @@ class Steering:
             self.stage.progress("update", self.index, total)
 
     def _commands(self) -> Iterator[dict]:
-        """The new ones of this start of 04. A line that is none gets a reply."""
+        """The new ones since 04 began. A line that is no command gets a reply."""
         kinds = {"id": str, "at": float, "do": str}
         for line in self._lines():
             try:

@@ -10,7 +10,7 @@ from ..errors import DataError, RunError
 from ..files import printable, read_json, write_text
 from ..show.text import clock, headline, is_number, result_text, result_words
 from .execute import how_far, one_line
-from .lock import RunLock
+from .lock import RunLock, at_work
 from .parameters import near
 from .paths import STAGES, notebook_path, run_dir
 from .plan import table
@@ -128,7 +128,7 @@ def state_of(run: Path) -> str:
         return "finished"
     notebook = STAGES[undone[0]][0]
     far = how_far(run / undone[0] / "progress.json")
-    if RunLock.holder(run):
+    if RunLock.holder(run) or (far and at_work(run)):
         return f"running {notebook}{far}"
     if error := error_in(run / f"{notebook}.ipynb"):
         return f"failed in {notebook}: {error}"
