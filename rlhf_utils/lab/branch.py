@@ -53,12 +53,11 @@ def make_branch(run: Path, new: Path, update: int, known: dict, given: dict) -> 
         for name, rows in logs.items():
             write_jsonl(new / "ppo" / name, rows)
         write_json(new / "parameters.json", state)
-    except BaseException as error:
+    except BaseException as error:  # half a run must not take the name
         shutil.rmtree(new, ignore_errors=True)
-        if isinstance(error, OSError):
-            told = error.strerror or error
-            raise RunError(f"{new} cannot be written: {told}.") from None
-        raise
+        if not isinstance(error, OSError):
+            raise
+        raise RunError(f"{new} cannot be written: {error.strerror or error}.") from None
     return state
 
 
@@ -89,16 +88,13 @@ def branched(description: dict, logs: dict, changed: dict, run: str) -> dict:
     may_change = list(changed)
     if "reward" in changed:
         may_change += ["digest of the reward", "reward_model"]
-    description = {n: value for n, value in description.items() if n != "sha256_of_this"}
-    return sealed(
-        description
-        | {
-            "branched_from": {"run": run, "update": description["update"]},
-            "may_change": may_change,
-            "kl_coef": changed.get("kl_coef", description["kl_coef"]),  # a target steers it on
-            "logs": {name: [len(rows), content_digest(rows)] for name, rows in logs.items()},
-        }
-    )
+    own = {
+        "branched_from": {"run": run, "update": description["update"]},
+        "may_change": may_change,
+        "kl_coef": changed.get("kl_coef", description["kl_coef"]),  # a target steers it on
+        "logs": {name: [len(rows), content_digest(rows)] for name, rows in logs.items()},
+    }
+    return sealed({n: v for n, v in description.items() if n != "sha256_of_this"} | own)
 
 
 def copy(run: Path, new: Path, checkpoint: str) -> None:

@@ -1,7 +1,7 @@
 """Commands to a running 04, and its replies: what buttons and `rlhf control` share. No torch.
 
-Each command is a line of <run>/ppo/control.jsonl. control.py reads them, and writes what it has done
-into replies.jsonl.
+Each command is a line of <run>/ppo/control.jsonl. control.py reads them, and says in replies.jsonl
+what it has done.
 """
 
 import json

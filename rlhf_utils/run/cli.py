@@ -1,9 +1,9 @@
 """The console command `rlhf`: runs the notebooks in order with papermill, and says how far it is.
 
-    rlhf run NAME --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
-    rlhf control NAME pause|resume|stop|set NAME=VALUE|sample PROMPT, while it is in 04
-    rlhf branch NAME NEW --at UPDATE -p name=value
-    rlhf resume NAME, runs, compare NAME NAME…, open NAME, keep NAME, chat NAME
+    rlhf run RUN --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
+    rlhf control RUN pause|resume|stop|set NAME=VALUE|sample PROMPT, while it is in 04
+    rlhf branch RUN NEW --at UPDATE -p name=value
+    rlhf resume RUN, runs, compare RUN RUN…, open RUN, keep RUN, chat RUN
 
 Exit status: 0; 1 for a stage that failed; 2 for what is refused; 130 and 143 for a stopped run.
 Left out: sweeps, several runs at once.
@@ -111,10 +111,10 @@ def make_parser() -> argparse.ArgumentParser:
     add_run_options(command("run", run_notebooks, "execute the notebooks into outputs/RUN/"))
     again = command("resume", resume, "go on with a stopped run, with all its parameters", "RUN")
     add_dry_run(again)
-    what = "all runs: when, profile, stages done, time, result, and whether they run or failed"
+    what = "all runs: when, profile, stages done, time, result, state"
     for name in ("runs", "list"):
         command(name, lambda options: print(runs.list_runs()), what)
-    what = "runs beside each other: parameters, results, curves, answers; finished or not"
+    what = "runs beside each other, finished or not: parameters, results, curves, answers"
     compared = command("compare", compare, what)
     compared.add_argument("RUN", nargs="+", help="two or more")
     what = "steer a run that is in the loop of 04: pause, resume, stop, set or sample"
