@@ -7,27 +7,27 @@ parameter the branch is the run that it comes from, bit for bit.
 import contextlib
 import os
 import shutil
-from itertools import islice
 from pathlib import Path
 
 from ..errors import RunError
-from ..files import read_json, records, write_json, write_jsonl
-from ..ppo.checkpoint import damage_of, sealed
+from ..files import read_json, write_json, write_jsonl
+from ..ppo.checkpoint import content_digest, damage_of, known_rows, sealed
 from ..run.paths import STAGES, notebook_path
 from ..run.state import merged
-from ..run.values import takes
 
 # What the weights, the random numbers or the order of prompts in a checkpoint depend on.
 SHAPES = ("seed", "batch_size", "lora_r", "num_trainable_layers", "dtype", "prompts", "resume")
-RUNS = ("ppo", "evaluation")  # the stages that a branch runs
+RUNS = ["ppo", "evaluation"]  # the stages that a branch runs
 
 
 def make_branch(run: Path, new: Path, update: int, known: dict, given: dict) -> dict:
     """Makes the folder `new`, up to the checkpoint; returns what stands in its parameters.json.
 
-    known: what stands in that of `run`. given: the parameters that differ. Raises RunError.
+    known: what stands in that of `run`. given: the parameters that differ. Raises RunError, and
+    PPOError for a log that is not the checkpoint's.
     """
-    changed = {n.rpartition(".")[2]: value for n, value in given.items() if takes("ppo", n)}
+    own = merged({}, given, RUNS).items()
+    changed = {n.removeprefix("ppo."): value for n, value in own if n.startswith("ppo.")}
     for name in changed:
         if name in SHAPES:
             raise RunError(
@@ -44,13 +44,19 @@ def make_branch(run: Path, new: Path, update: int, known: dict, given: dict) -> 
             f"total_episodes={changed['total_episodes']} are not more than the {begun} that "
             f"update {update} has seen: give more, or branch from an earlier update."
         )
-    parameters = merged(known["parameters"], given, list(RUNS))
-    state = known | {"parameters": parameters, "asked": list(STAGES)}
+    logs = logs_of(run, description, changed)
+    state = known | {"parameters": merged(known["parameters"], given, RUNS), "asked": list(STAGES)}
     try:
-        copy(run, new, checkpoint, branched(description, changed, run.name))
+        copy(run, new, checkpoint.name)
+        described = branched(description, logs, changed, run.name)
+        write_json(new / "ppo/checkpoints" / checkpoint.name / "state.json", described)
+        for name, rows in logs.items():
+            write_jsonl(new / "ppo" / name, rows)
         write_json(new / "parameters.json", state)
-    except OSError as error:
+    except BaseException as error:  # half a run must not take the name
         shutil.rmtree(new, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise RunError(f"{new} cannot be written: {error.strerror or error}.") from None
     return state
 
@@ -66,31 +72,40 @@ def checkpoint_of(run: Path, update: int) -> Path:
     raise RunError(f"Run {run.name!r} has no checkpoint of update {update}: {told}.")
 
 
-def branched(description: dict, changed: dict, run: str) -> dict:
+def logs_of(run: Path, description: dict, changed: dict) -> dict[str, list[dict]]:
+    """Log → its rows up to the checkpoint, without what was set of a parameter that changes."""
+    logs = {}
+    for name, known in description["logs"].items():
+        logs[name] = known_rows(run / "ppo" / name, description["update"], *known)
+        for row in logs[name]:
+            for parameter in changed.keys() & row.get("steered", {}).keys():
+                del row["steered"][parameter]
+    return logs
+
+
+def branched(description: dict, logs: dict, changed: dict, run: str) -> dict:
     """The checkpoint's description, which lets `changed` differ, and says where it comes from."""
     may_change = list(changed)
     if "reward" in changed:
         may_change += ["digest of the reward", "reward_model"]
-    description = {n: value for n, value in description.items() if n != "sha256_of_this"}
-    lineage = {"run": run, "update": description["update"]}
-    kl_coef = changed.get("kl_coef", description["kl_coef"])  # where a target steers it from there
-    description |= {"branched_from": lineage, "may_change": may_change, "kl_coef": kl_coef}
-    return sealed(description)
+    own = {
+        "branched_from": {"run": run, "update": description["update"]},
+        "may_change": may_change,
+        "kl_coef": changed.get("kl_coef", description["kl_coef"]),  # a target steers it on
+        "logs": {name: [len(rows), content_digest(rows)] for name, rows in logs.items()},
+    }
+    return sealed({n: v for n, v in description.items() if n != "sha256_of_this"} | own)
 
 
-def copy(run: Path, new: Path, checkpoint: Path, description: dict) -> None:
-    """The stages before 04, the checkpoint, and the logs up to it."""
+def copy(run: Path, new: Path, checkpoint: str) -> None:
+    """The stages before 04, their executed notebooks, and the checkpoint."""
     for stage in list(STAGES)[: list(STAGES).index("ppo")]:
         if (run / stage).is_dir():
             shutil.copytree(run / stage, new / stage, copy_function=link)
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy2(run / notebook_path(stage).name, new)
-    target = new / "ppo" / "checkpoints" / checkpoint.name
-    shutil.copytree(checkpoint, target, copy_function=link)
-    write_json(target / "state.json", description)
-    for name, (count, _) in description["logs"].items():
-        rows = islice(records(run / "ppo" / name), count)
-        write_jsonl(new / "ppo" / name, [row for _, row in rows])
+    place = Path("ppo", "checkpoints", checkpoint)
+    shutil.copytree(run / place, new / place, copy_function=link)
 
 
 def link(source: str, target: str) -> str:

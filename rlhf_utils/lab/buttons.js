@@ -13,7 +13,7 @@ function initialize({ model }) {
   let left = 20;
   const hello = () => {
     if (model.get("heard") || !left--) return;
-    model.send({ type: "hello" });
+    model.send({ do: "hello" });
     setTimeout(hello, 250);
   };
   hello();
@@ -21,11 +21,11 @@ function initialize({ model }) {
 
 function render({ model, el }) {
   const box = element("div", "", { className: "steer" });
-  const ask = (event, what, source) => {
-    event?.preventDefault();
-    model.send({ type: "ask", do: what, what: source ?? "" });
+  const ask = (event, action, what = "") => {
+    event.preventDefault();
+    model.send({ do: action, what });
   };
-  const button = (text, act, title) => {
+  const button = (text, act, title = "") => {
     const made = element("button", text, { type: "button", title });
     made.addEventListener("click", act);
     return made;
@@ -66,7 +66,7 @@ function render({ model, el }) {
 
   const draw = () => {
     const now = model.get("state");
-    state.textContent = { running: "running", paused: "paused", idle: "not running" }[now] ?? now;
+    state.textContent = now === "idle" ? "not running" : now;
     box.dataset.state = now;
     pause.textContent = now === "paused" ? "▶ Resume" : "❚❚ Pause";
     pause.title = now === "paused" ? "Goes on" : "Holds after this update";

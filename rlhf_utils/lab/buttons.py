@@ -1,7 +1,7 @@
 """The buttons above 04's loop: they write the same commands as `rlhf control` does.
 
-A front end shows them only if its messages reach a kernel that is busy (JupyterLab from 4.4 on,
-with ipykernel from 7 on). Else, and under papermill, one line names the command.
+They show only where messages reach a busy kernel (from JupyterLab 4.4 with ipykernel 7). Elsewhere,
+and under papermill, one line names the command.
 """
 
 import threading
@@ -13,7 +13,7 @@ from IPython import get_ipython
 from IPython.display import HTML, display
 
 from ..errors import RunError
-from .commands import ask
+from .commands import SETTABLE, ask
 from .control import Steering
 
 HERE = Path(__file__).parent
@@ -23,7 +23,7 @@ ASKED = "asked: "
 
 
 class Buttons(anywidget.AnyWidget):
-    """Pause, stop, β, learning rate and a prompt. Clicks arrive in a thread of the kernel's."""
+    """Pause, stop, β, learning rate and a prompt. Clicks arrive in a thread of their own."""
 
     _esm, _css = HERE / "buttons.js", HERE / "buttons.css"
     heard = traitlets.Bool(False).tag(sync=True)
@@ -43,18 +43,15 @@ class Buttons(anywidget.AnyWidget):
         """Shows how things are now, and what was just done."""
         steering = self.steering
         state = "paused" if steering.paused else "running" if steering.working else "idle"
-        values = {name: f"{steering.value(name):.4g}" for name in ("kl_coef", "learning_rate")}
         with self.hold_sync():
-            self.set_trait("state", state)
-            for name, value in values.items():
-                self.set_trait(name, value)
+            self.state = state
+            for name in SETTABLE:
+                setattr(self, name, f"{steering.value(name):.4g}")
             before = [line for line in self.told if not line.startswith(ASKED)]  # it is answered
             self.told = [line for line in (told, *before) if line][:LINES]
 
     def _received(self, _, message: dict, buffers) -> None:
-        if not isinstance(message, dict):
-            return
-        if message.get("type") == "hello":
+        if message.get("do") == "hello":
             self.arrived.set()
             self.heard = True
             return
@@ -70,21 +67,22 @@ class Buttons(anywidget.AnyWidget):
 
 def show(steering: Steering) -> None:
     """Displays the buttons until the loop ends, or prints the line that does the same."""
-    if answered := _buttons_that_work(steering):
-        handle = display(answered, display_id=True)
-
-        def changed(told: str) -> None:
-            answered.changed(told)
-            if steering.ended:  # a saved notebook would show a dead widget as an error
-                handle.update(HTML("The loop has ended."))
-                answered.close()
-                steering.on_change = lambda told: None
-
-        steering.on_change = changed
-        answered.changed()
-    else:
+    buttons = _buttons_that_work(steering)
+    if not buttons:
         name = steering.stage.run.name
         print(f"In a terminal: rlhf control {name} pause, resume, stop, set kl_coef=0.1, sample …")
+        return
+    handle = display(buttons, display_id=True)
+
+    def changed(told: str) -> None:
+        buttons.changed(told)
+        if steering.ended:  # a saved notebook would show a dead widget as an error
+            handle.update(HTML("The loop has ended."))
+            buttons.close()
+            steering.on_change = lambda told: None
+
+    steering.on_change = changed
+    buttons.changed()
 
 
 def _buttons_that_work(steering: Steering) -> Buttons | None:

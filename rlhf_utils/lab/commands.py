@@ -1,6 +1,6 @@
 """Commands to a running 04, and its replies: what buttons and `rlhf control` share. No torch.
 
-Each command is a line of <run>/ppo/control.jsonl; control.py reads them, and says in replies.jsonl
+Each command is a line of <run>/ppo/control.jsonl. control.py reads them, and says in replies.jsonl
 what it has done.
 """
 
@@ -17,7 +17,7 @@ from ..run.parameters import check_value, convert, near
 COMMANDS, REPLIES = "control.jsonl", "replies.jsonl"
 ACTIONS = ("pause", "resume", "stop", "set", "sample")
 SETTABLE = ("kl_coef", "learning_rate")
-LONGEST = 2000  # characters of a prompt; a longer one might fill the memory of a run that is going
+LONGEST = 2000  # characters of a prompt; a longer one might fill the memory
 PAUSED = "paused at update"  # what progress.json says then; else "update"
 
 
@@ -37,9 +37,7 @@ def checked(do: str, what: str = "") -> tuple[str, float] | str:
         if not sign:
             raise RunError("set needs NAME=VALUE, such as kl_coef=0.1.")
         if name not in SETTABLE:
-            raise RunError(
-                f"A running 04 cannot set {printable(name, 100)!r}{near(name, SETTABLE)}"
-            )
+            raise RunError(f"04 cannot set {printable(name, 100)!r}{near(name, SETTABLE)}")
         value = convert(name, text.strip(), float)
         check_value(name, value)
         return name, value
@@ -47,9 +45,7 @@ def checked(do: str, what: str = "") -> tuple[str, float] | str:
         if not what.strip():
             raise RunError('sample needs a prompt, such as sample "Who are you?".')
         if len(what) > LONGEST:
-            raise RunError(
-                f"The prompt has {len(what):,} characters: at most {LONGEST:,} are read."
-            )
+            raise RunError(f"The prompt has {len(what):,} characters: give at most {LONGEST:,}.")
         return what
     if what:
         raise RunError(f"{do} stands alone, without {printable(repr(what), 100)}.")
@@ -79,10 +75,6 @@ def replies(folder: Path) -> list[dict]:
         return []
 
 
-def reply_to(folder: Path, name: str) -> dict | None:
-    return next((row for row in replies(folder) if row.get("id") == name), None)
-
-
 # --- the terminal's side
 
 
@@ -91,8 +83,8 @@ def how_far(run: Path) -> dict:
     try:
         state = read_json(run / "ppo" / "progress.json")
         if state["what"] in ("update", PAUSED) and at_work(run):
-            return {"done": int(state["done"]), "total": int(state["total"])} | state
-    except (DataError, KeyError, TypeError, ValueError):
+            return state
+    except (DataError, KeyError):
         pass
     raise RunError(f"Run {run.name!r} is not in the loop of 04 now, so there is nothing to steer.")
 
@@ -102,7 +94,6 @@ def from_terminal(run: Path, do: str, what: str = "") -> int:
 
     Raises RunError for what is refused, here or there.
     """
-    checked(do, what)
     state = how_far(run)
     name = ask(run / "ppo", do, what)
     at = f"update {min(state['done'] + 1, state['total'])} of {state['total']} is at work"
@@ -121,16 +112,16 @@ def from_terminal(run: Path, do: str, what: str = "") -> int:
 
 
 def _wait(run: Path, name: str) -> dict:
+    there = True
     while True:
-        reply = reply_to(run / "ppo", name)
-        if reply:
-            return reply
+        for row in replies(run / "ppo"):
+            if row.get("id") == name:
+                return row
+        if not there:
+            told = f"Run {run.name!r} has left the loop of 04 before it was done."
+            return {"ok": False, "told": told}
+        time.sleep(0.2)
         try:
             how_far(run)
         except RunError:
-            time.sleep(0.5)  # the reply may have come just now
-            return reply_to(run / "ppo", name) or {
-                "ok": False,
-                "told": f"Run {run.name!r} has left the loop of 04 before it was done.",
-            }
-        time.sleep(0.2)
+            there = False  # the reply may have come just now

@@ -1,20 +1,21 @@
 """Steering a running 04: pause, resume, stop, set kl_coef or learning_rate, sample a prompt.
 
-The loop asks `Steering` between two updates, which does what stands in control.jsonl. What it did
-is in the next update's row of metrics.jsonl, so a resumed run goes on with it. Needs no torch.
+Between two updates the loop asks `Steering`, which obeys the commands in control.jsonl. What it did
+goes into the next update's row of metrics.jsonl, so a resumed run keeps it. Needs no torch.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from ..errors import ExplainedError, RunError
 from ..files import printable
 from ..records import cause_of, parse_json
 from .commands import COMMANDS, PAUSED, REPLIES, SETTABLE, checked, replies
 
-AT_ONCE = 100_000  # bytes of commands read at once; none is longer
+LONGEST_LINE = 100_000  # bytes; no command is longer
+STOPPED = "stopped after it"
 
 
 class Steering:
@@ -32,7 +33,7 @@ class Steering:
         self.on_change: Callable[[str], None] = lambda told: None
         self.working = self.paused = self.stopped = self.ended = False
         self.stopping: list[dict] = []  # commands to stop, answered once all is saved
-        self.index, self.part = -1, {}  # the update to come, and what its row gets
+        self.index, self.part = -1, {}  # updates that are finished; what the next one's row gets
         self.place = 0  # in the file of commands
         self.answered = {row.get("id") for row in replies(stage.dir)}
         stage.lineage = checkpoints.branched_from
@@ -56,20 +57,21 @@ class Steering:
     def __exit__(self, kind, *error):
         self.working = self.paused = False
         if kind is None:
-            for command in self._commands():
+            for command in (*self.stopping, *self._commands()):
                 self._reply(command, "The loop has ended.", ok=False)
-            self.ended = True
+            self.stopping, self.ended = [], True
         self.on_change("" if kind is None else "Stopped: run the cell of the loop to go on.")
 
     def obey(self, index: int) -> dict:
-        """Does what was asked; waits while paused. Returns what the next update's row gets.
+        """Does what was asked after `index` updates; waits while paused.
 
-        index: how many updates are finished.
+        Returns what the next update's row gets.
         """
         if index != self.index:  # an update that is repeated keeps what was done before it
-            self.index, self.part = index, {}
             if self.log.rows and "steered" in self.log.rows[-1]:
-                self._save()  # so that a kill loses nothing that was set
+                with self.checkpoints.guard(index + 1):
+                    self.checkpoints.save(index)  # so that a kill loses nothing that was set
+            self.index, self.part = index, {}
         self._look()
         if self.paused and not self.stopping:
             self._wait()
@@ -93,12 +95,14 @@ class Steering:
             self.stage.progress("update", self.index, total)
 
     def _commands(self) -> Iterator[dict]:
-        """Those that are new, of this start of 04, and can be read; others get a reply."""
+        """The new ones since 04 began. A line that is no command gets a reply."""
+        kinds = {"id": str, "at": float, "do": str}
         for line in self._lines():
             try:
                 command = parse_json(line)
-                known = isinstance(command, dict) and {"id": str, "at": float, "do": str}
-                if not known or any(type(command.get(n)) is not kind for n, kind in known.items()):
+                if not isinstance(command, dict) or any(
+                    type(command.get(name)) is not kind for name, kind in kinds.items()
+                ):
                     raise ValueError("no command")
                 command["what"] = str(command.get("what") or "")
             except ValueError as error:
@@ -109,30 +113,25 @@ class Steering:
                 yield command
 
     def _lines(self) -> Iterator[str]:
-        """New lines that are whole."""
-        path = self.stage.dir / COMMANDS
-        while path.is_file():
-            try:
-                with path.open("rb") as file:
-                    self.place = min(self.place, file.seek(0, 2))
-                    file.seek(self.place)
-                    chunk = file.read(AT_ONCE)
-            except OSError:
-                return
-            end = chunk.rfind(b"\n") + 1
-            if len(chunk) == AT_ONCE and not end:
-                end = len(chunk)
-            if not end:
-                return
-            for line in chunk[:end].splitlines(keepends=True):
-                self.place += len(line)
+        """New lines that are whole, or too long for a command."""
+        with contextlib.suppress(OSError), open(self.stage.dir / COMMANDS, "rb") as file:
+            if file.seek(0, 2) < self.place:  # somebody began it anew
+                self.place = 0
+            file.seek(self.place)
+            while line := file.readline(LONGEST_LINE):
+                if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
+                    return
                 if line.strip():
                     yield line.decode("utf-8", "replace")
+                self.place += len(line)  # now, so that an interrupt loses no command
 
     def _obey(self, command: dict) -> None:
         do, ok = command["do"], True
         try:
             what = checked(do, command["what"])
+            if do == "stop":
+                self.stopping.append(command)
+                return
             told = getattr(self, f"_do_{do}")(what)
         except KeyboardInterrupt:
             self._reply(command, "Interrupted.", ok=False)
@@ -140,10 +139,7 @@ class Steering:
         except Exception as error:  # whatever it was, the run goes on
             explained = isinstance(error, ExplainedError)
             told, ok = str(error) if explained else cause_of(error), False
-        if do == "stop" and ok:
-            self.stopping.append(command)
-        else:
-            self._reply(command, told, ok)
+        self._reply(command, told, ok)
 
     def _do_pause(self, _) -> str:
         self.paused = True
@@ -154,9 +150,6 @@ class Steering:
             raise RunError("It is not paused.")
         self.paused = False
         return f"goes on {self._when()}"
-
-    def _do_stop(self, _) -> str:
-        return ""
 
     def _do_set(self, what: tuple[str, float]) -> str:
         name, value = what
@@ -191,26 +184,28 @@ class Steering:
         self.part.setdefault("interventions", []).append(told)
 
     def _stop(self, index: int) -> None:
-        """What `stop` leaves: a checkpoint, and answers to the watched prompts."""
-        self.log.rows[-1].setdefault("interventions", []).append("stopped after it")
+        """Leaves a checkpoint that knows all that was done, and answers to the watched prompts."""
         with self.checkpoints.guard(index + 1):
             self.watch(index)
+            row, part, self.part = self.log.rows[-1], self.part, {}
+            row["interventions"] = row.get("interventions", []) + part.get("interventions", [])
+            if STOPPED not in row["interventions"]:  # a stop may be interrupted, and repeated
+                row["interventions"].append(STOPPED)
+            if "steered" in part:
+                row["steered"] = row.get("steered", {}) | part["steered"]
             self.log.cut(index)  # writes the row
-        saved, self.stopped = self._save(), True
+            saved = self.checkpoints.save(index)
+        self.stopped = True
         for command in self.stopping:
             self._reply(command, f"stopped {self._when()}; checkpoint {saved.name}")
         self.stopping = []
 
-    def _save(self) -> Path:
-        with self.checkpoints.guard(self.index + 1):
-            return self.checkpoints.save(self.index)
-
     def _reply(self, command: dict, told: str, ok: bool = True) -> None:
         self.answered.add(command["id"])
         row = {"id": command["id"], "ok": ok, "update": self.index, "told": told}
-        try:
-            with open(self.stage.dir / REPLIES, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError:  # a full disk stops no run that need not write
-            pass
+        with (
+            contextlib.suppress(OSError),  # a full disk stops no run that need not write
+            open(self.stage.dir / REPLIES, "a", encoding="utf-8") as file,
+        ):
+            file.write(json.dumps(row) + "\n")
         self.on_change(told)

@@ -97,7 +97,7 @@ class Checkpoints:
         self.folder, self.state, self.settings = folder, state, settings
         self.logs: dict[str, JsonlLog] = {}
         self.known: dict[str, list] = {}  # log → its rows at the checkpoint, and their digest
-        self.branched_from: dict = {}  # run and update that lab/branch.py took the checkpoint from
+        self.branched_from: dict = {}  # the run and update that a branch began with
 
     def clear(self) -> int:
         """Removes an earlier run's checkpoints; returns 0, the update to begin with.
@@ -152,16 +152,8 @@ class Checkpoints:
 
         Raises PPOError if they have changed since.
         """
-        path, rows = self.folder.parent / name, []
-        if start:
-            count, seen = self.known[name]
-            with contextlib.suppress(DataError):  # it is gone
-                rows = [row for _, row in islice(records(path), count) if isinstance(row, dict)]
-            if _digest_of(rows) != seen:
-                raise PPOError(
-                    f"The first {count} rows of {name} are not those that the checkpoint of update "
-                    f"{start} knows: put the file back as it was, or run with resume=False."
-                )
+        path = self.folder.parent / name
+        rows = known_rows(path, start, *self.known[name]) if start else []
         log = self.logs[name] = JsonlLog(path, rows)
         return log
 
@@ -177,7 +169,7 @@ class Checkpoints:
             "update": update,
             "kl_coef": self.state.controller.value,
             "settings": self.settings,
-            "logs": {n: [len(log.rows), _digest_of(log.rows)] for n, log in self.logs.items()},
+            "logs": {n: [len(log.rows), content_digest(log.rows)] for n, log in self.logs.items()},
             "sha256": digest(aside / "state.safetensors"),
             "branched_from": self.branched_from,
         }
@@ -196,8 +188,8 @@ class Checkpoints:
         kept = set(list(saved)[-KEPT:])
         with contextlib.suppress(KeyError):
             total = self.settings["total_episodes"] // self.settings["batch_size"]
-            for place in (total / 4, total / 2, 3 * total / 4):
-                kept.add(min(saved, key=lambda update: abs(update - place)))  # noqa: B023
+            for quarter in (total / 4, total / 2, 3 * total / 4):
+                kept.add(min(saved, key=lambda update: abs(update - quarter)))  # noqa: B023
         for update in saved.keys() - kept:
             shutil.rmtree(saved[update], ignore_errors=True)
 
@@ -239,16 +231,29 @@ class Checkpoints:
             )
 
 
+def known_rows(path: Path, update: int, count: int, seen: str) -> list[dict]:
+    """The first `count` rows of a log, whose digest is `seen`. Raises PPOError for others."""
+    rows = []
+    with contextlib.suppress(DataError):  # it is gone
+        rows = [row for _, row in islice(records(path), count) if isinstance(row, dict)]
+    if content_digest(rows) != seen:
+        raise PPOError(
+            f"The first {count} rows of {path.name} are not those that the checkpoint of update "
+            f"{update} knows: put the file back as it was, or run with resume=False."
+        )
+    return rows
+
+
 def sealed(description: dict) -> dict:
     """What stands in state.json, with a digest of it."""
-    return description | {"sha256_of_this": _digest_of(description)}
+    return description | {"sha256_of_this": content_digest(description)}
 
 
 def damage_of(folder: Path) -> str:
     """The file of a checkpoint that is missing or not as it was written; "" if it is whole."""
     try:
         description = read_json(folder / "state.json")
-        whole = description.pop("sha256_of_this", "") == _digest_of(description)
+        whole = description.pop("sha256_of_this", "") == content_digest(description)
     except (OSError, ValueError, RecursionError):
         whole = False
     if not whole:
@@ -257,7 +262,7 @@ def damage_of(folder: Path) -> str:
     return "" if digest(weights) == description["sha256"] else weights.name
 
 
-def _digest_of(content) -> str:
+def content_digest(content) -> str:
     return hashlib.sha256(json.dumps(strict(content), sort_keys=True).encode()).hexdigest()
 
 

@@ -1,9 +1,9 @@
 """The console command `rlhf`: runs the notebooks in order with papermill, and says how far it is.
 
-    rlhf run NAME --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
-    rlhf control NAME pause|resume|stop|set NAME=VALUE|sample PROMPT, while it is in 04
-    rlhf branch NAME NEW --at UPDATE -p name=value
-    rlhf resume NAME, runs, compare NAME NAME…, open NAME, keep NAME, chat NAME
+    rlhf run RUN --profile smoke|quick|demo|gpu -p name=value --from STAGE --only STAGE
+    rlhf control RUN pause|resume|stop|set NAME=VALUE|sample PROMPT, while it is in 04
+    rlhf branch RUN NEW --at UPDATE -p name=value
+    rlhf resume RUN, runs, compare RUN RUN…, open RUN, keep RUN, chat RUN
 
 Exit status: 0; 1 for a stage that failed; 2 for what is refused; 130 and 143 for a stopped run.
 Left out: sweeps, several runs at once.
@@ -59,9 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 def set_environment() -> None:
     """What the kernels get, too."""
     try:
-        os.environ["RLHF_CWD"] = (
-            os.getcwd()
-        )  # where a reward's module lies; notebooks run elsewhere
+        os.environ["RLHF_CWD"] = os.getcwd()  # where a reward's module lies
     except OSError:
         raise RunError("The folder that you are in has gone: cd to another.") from None
     if outputs := os.environ.get("RLHF_OUTPUTS"):
@@ -75,17 +73,7 @@ def set_environment() -> None:
 # --- the parser
 
 
-OPTIONS = (
-    "--run",
-    "--profile",
-    "--from",
-    "--only",
-    "--overwrite",
-    "--dry-run",
-    "--debug",
-    "--at",
-    "-p",
-)
+OPTIONS = ("--run", "--profile", "--from", "--only", "--overwrite", "--dry-run", "--debug", "--at")
 
 
 class Parser(argparse.ArgumentParser):
@@ -123,10 +111,10 @@ def make_parser() -> argparse.ArgumentParser:
     add_run_options(command("run", run_notebooks, "execute the notebooks into outputs/RUN/"))
     again = command("resume", resume, "go on with a stopped run, with all its parameters", "RUN")
     add_dry_run(again)
-    what = "all runs: when, profile, stages done, time, result, and whether they run or failed"
+    what = "all runs: when, profile, stages done, time, result, state"
     for name in ("runs", "list"):
         command(name, lambda options: print(runs.list_runs()), what)
-    what = "runs beside each other: parameters, results, curves, answers; finished or not"
+    what = "runs beside each other, finished or not: parameters, results, curves, answers"
     compared = command("compare", compare, what)
     compared.add_argument("RUN", nargs="+", help="two or more")
     what = "steer a run that is in the loop of 04: pause, resume, stop, set or sample"
@@ -207,13 +195,18 @@ def run_notebooks(options: argparse.Namespace) -> int:
         asked |= {"parameters": state.merged(known, given, stages), "asked": before["asked"]}
         if options.profile is None:
             asked |= {name: before[name] for name in ("profile", "profile_gave")}
-        if not any(name.rpartition(".")[2] in ("reward", "annotator") for name in given):
-            asked["cwd"] = before["cwd"]
+        asked["cwd"] = module_folder(before, given)
         told = "".join(f", {name}={value}" for name, value in asked["parameters"].items())
         print(printable(f"Run {run.name!r} with profile {asked['profile']}{told}"), flush=True)
     if not (options.overwrite or options.dry_run):
         refuse_to_lose(run, stages, goes_on, given)
     return carry_out(run, asked, stages, options.dry_run, is_new=True)
+
+
+def module_folder(before: dict, given: dict) -> str:
+    """Where the module of a reward or an annotator lies: here, if one is given now."""
+    anew = any(name.rpartition(".")[2] in ("reward", "annotator") for name in given)
+    return os.environ["RLHF_CWD"] if anew else before["cwd"]
 
 
 def refuse_to_lose(run: Path, stages: list[str], goes_on: bool, given: dict) -> None:
@@ -267,10 +260,12 @@ def branch(options: argparse.Namespace) -> int:
     from ..lab.branch import RUNS, make_branch
 
     run, new = runs.existing(options.RUN), run_dir(options.NEW)
-    given = parse_parameters(options.parameters, list(RUNS))
-    asked = make_branch(run, new, options.at, known_state(run), given)
+    given = parse_parameters(options.parameters, RUNS)
+    known = known_state(run)
+    known["cwd"] = module_folder(known, given)
+    asked = make_branch(run, new, options.at, known, given)
     try:
-        return carry_out(new, asked, list(RUNS), dry=False, is_new=False)
+        return carry_out(new, asked, RUNS, dry=False, is_new=False)
     except ExplainedError:  # of the checks: nothing was executed
         shutil.rmtree(new, ignore_errors=True)
         raise

@@ -10,7 +10,7 @@ from ..errors import DataError, RunError
 from ..files import printable, read_json, write_text
 from ..show.text import clock, headline, is_number, result_text, result_words
 from .execute import how_far, one_line
-from .lock import RunLock
+from .lock import RunLock, at_work
 from .parameters import near
 from .paths import STAGES, notebook_path, run_dir
 from .plan import table
@@ -55,11 +55,12 @@ def results_of(run: Path) -> dict:
     results = {}
     for stage in STAGES:
         results |= manifest_of(run, stage).get("results", {})
-    known = {name: value for name, value in results.items() if isinstance(value, (int, float))}
-    for name, value in results.items():
-        if name.endswith("_ci") and isinstance(value, list) and all(map(is_number, value)):
-            known[name] = value
-    return known
+    return {
+        name: value
+        for name, value in results.items()
+        if isinstance(value, (int, float))
+        or (name.endswith("_ci") and isinstance(value, list) and all(map(is_number, value)))
+    }
 
 
 def told_of(results: dict) -> list[tuple[str, str]]:
@@ -96,7 +97,7 @@ def list_runs() -> str:
         done = f"{sum(map(bool, manifests))} of {len(STAGES)}"
         time = clock(seconds) if seconds else "–"
         profile = Path(asked_of(run)[0]).stem
-        state = printable(state_of(run), 120) + lineage_of(run, "; {}")
+        state = "; ".join(filter(None, (printable(state_of(run), 120), lineage_of(run))))
         rows.append((name, last_made(run) or "–", profile, done, time, result_of(run), state))
     return table(rows, "")
 
@@ -127,7 +128,7 @@ def state_of(run: Path) -> str:
         return "finished"
     notebook = STAGES[undone[0]][0]
     far = how_far(run / undone[0] / "progress.json")
-    if RunLock.holder(run):
+    if RunLock.holder(run) or (far and at_work(run)):
         return f"running {notebook}{far}"
     if error := error_in(run / f"{notebook}.ipynb"):
         return f"failed in {notebook}: {error}"
@@ -145,15 +146,15 @@ def error_in(notebook: Path) -> str:
         return ""
 
 
-def lineage_of(run: Path, form: str = "{}") -> str:
-    """Which run's checkpoint the run branched from, in the form; empty for any other run."""
+def lineage_of(run: Path) -> str:
+    """Which run's checkpoint the run branched from; empty for any other run."""
     origin = manifest_of(run, "ppo").get("branched_from")
     if not origin and (states := sorted(run.glob("ppo/checkpoints/update-*/state.json"))):
         with contextlib.suppress(DataError):
             origin = read_json(states[-1]).get("branched_from")
     if not isinstance(origin, dict) or "run" not in origin:
         return ""
-    return form.format(f"branch of {origin['run']} at update {origin.get('update')}")
+    return printable(f"branch of {origin['run']} at update {origin.get('update')}", 120)
 
 
 def parameters_of(run: Path) -> dict:

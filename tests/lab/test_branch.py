@@ -53,7 +53,8 @@ def test_what_differs_holds_from_the_branch_on(parent, branch):
     values = {name.removeprefix("ppo."): value for name, value in given.items()}
     found = Loop(new / "ppo", resume=True, **values).go(every=3)
     before, after = parent[1].log.rows, found.log.rows
-    assert after[:2] == before[:2] and len(after) == 6
+    assert after[0] == before[0] and len(after) == 6
+    assert after[1]["steered"] == {"learning_rate": before[1]["steered"]["learning_rate"]}
     assert [row["objective/kl_coef"] for row in after] == [0.05, 0.5] + [0.2] * 4
     assert after[2]["lr"] == 2e-3 * (1 - 2 / 6), "what was set of another parameter stays"
     assert after[2]["policy/clipfrac_avg"] != before[2]["policy/clipfrac_avg"]
@@ -61,6 +62,24 @@ def test_what_differs_holds_from_the_branch_on(parent, branch):
         Loop(new / "ppo", resume=True, **values | {"cliprange": 0.3})
     again = Loop(new / "ppo", resume=True, **values)
     assert again.stage.lineage == {"run": "mine", "update": 2}
+
+
+def test_a_branch_that_asks_for_the_parents_own_value_is_not_steered(branch):
+    new, _ = branch(kl_coef=0.05)
+    assert Loop(new / "ppo", resume=True).steering.value("kl_coef") == 0.05
+
+
+def test_a_log_that_was_changed_is_told_and_nothing_is_left(parent, branch, tmp_path):
+    log = parent[0] / "ppo/metrics.jsonl"
+    whole = log.read_text()
+    try:
+        for harm in (lambda: log.write_text("{" + whole), log.unlink):
+            harm()
+            with pytest.raises(PPOError, match="first 2 rows of metrics.jsonl are not those"):
+                branch()
+            assert not (tmp_path / "new").exists()
+    finally:
+        log.write_text(whole)
 
 
 def test_weights_are_shared_until_one_of_them_is_written_anew(parent, branch):
@@ -111,7 +130,7 @@ def test_the_command_refuses_in_one_sentence(parent, tmp_path, monkeypatch, caps
     assert not (parent[0].parent / "new").exists()
 
 
-def test_the_command_goes_on_with_04_and_05(parent, monkeypatch, capsys):
+def test_the_command_goes_on_with_04_and_05(parent, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RLHF_OUTPUTS", str(parent[0].parent))
     calls = []
 
@@ -120,8 +139,14 @@ def test_the_command_goes_on_with_04_and_05(parent, monkeypatch, capsys):
         return 0
 
     monkeypatch.setattr(cli, "execute_stages", never)
-    assert call(capsys, "branch", "mine", "new", "--at", "4", "-p", "lam=0.9")[0] == 0
-    ((stages, given),) = calls
+    monkeypatch.setenv("RLHF_CWD", "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def letters(completions, **columns):\n    return []\n")
+    for name, given in (("new", "lam=0.9"), ("paid", "reward=mine.py:letters")):
+        assert call(capsys, "branch", "mine", name, "--at", "4", "-p", given)[0] == 0
+    folders = [state.read_state(parent[0].parent / name)["cwd"] for name in ("new", "paid")]
+    assert folders == ["", str(tmp_path)], "a reward's module lies where it was given"
+    (stages, given), _ = calls
     assert stages == ["ppo", "evaluation"] and given["resume"] is True and given["run"] == "new"
     assert given["more"] == {"lam": 0.9} and given["kl_coef"] == 0.05
     assert state.read_state(parent[0].parent / "new")["parameters"]["ppo.lam"] == 0.9

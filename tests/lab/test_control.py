@@ -40,6 +40,22 @@ def test_a_stopped_run_leaves_a_checkpoint_and_goes_on_as_if_it_had_not_stopped(
 def test_a_stop_before_the_first_update_waits_for_one(tmp_path):
     found = Loop(tmp_path).go({0: [("stop",)]})
     assert len(found.log.rows) == 1 and found.steering.stopped
+    short = Loop(tmp_path / "short", total_episodes=16).go({0: [("stop",)]})
+    assert short.replies() == ["The loop has ended."], "a reply, though there was only one update"
+
+
+def test_a_stop_keeps_what_was_set_just_before_and_may_be_interrupted(tmp_path, monkeypatch):
+    found = Loop(tmp_path)
+    monkeypatch.setattr(found.saved, "save", lambda update: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        found.go({2: [("set", "kl_coef=0.5"), ("stop",)]})
+    monkeypatch.undo()
+    found.go()
+    told = ["kl_coef 0.05 → 0.5", "stopped after it"]
+    assert found.steering.stopped and found.log.rows[1]["interventions"] == told
+    again = Loop(tmp_path, resume=True)
+    assert again.steering.value("kl_coef") == 0.5
+    assert again.go().log.rows[2]["objective/kl_coef"] == 0.5
 
 
 @pytest.mark.parametrize("target", [0.0, 2.0])
@@ -154,6 +170,10 @@ def test_hostile_and_damaged_lines_harm_nothing_and_get_a_reply(tmp_path):
     commands.ask(tmp_path / "b", "stop")
     again.go()
     assert again.steering.stopped
+    # nor does a file that was begun anew
+    (tmp_path / "b" / commands.COMMANDS).unlink()
+    commands.ask(tmp_path / "b", "set", "kl_coef=0.5")
+    assert again.steering.obey(1)["steered"] == {"kl_coef": [0.05, 0.5]}
 
 
 def test_commands_of_an_earlier_start_are_not_obeyed_and_none_twice(tmp_path):

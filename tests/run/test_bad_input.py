@@ -193,7 +193,7 @@ BAD_PROFILES = [
 
 BAD_CALLS = [
     ("no-command", [], "required: COMMAND"),
-    ("unknown-command", ["walk"], "There is no 'walk'; there are run, resume, list"),
+    ("unknown-command", ["walk"], "There is no 'walk'; there are run, resume, runs"),
     ("command-misspelt", ["resum", "done"], "did you mean resume?"),
     ("unknown-option", ["run", "--form", "ppo"], "did you mean --from?"),
     ("option-for-a-parameter", ["run", "--kl-coef=0.1"], "did you mean -p kl_coef=VALUE?"),
@@ -241,7 +241,7 @@ BAD_CALLS = [
     ("resume-without-its-profile", ["resume", "lost"], "There is no profile file "),
     ("resume-outside", ["resume", "../x"], "is no run name"),
     ("resume-with-parameters", ["resume", "half", "-p", "seed=1"], "unrecognized arguments: -p"),
-    ("compare-one", ["compare", "done"], "the following arguments are required: B"),
+    ("compare-one", ["compare", "done"], "done alone can't be compared"),
     ("compare-nothing", ["compare", "done", "nothing"], "There is no run 'nothing'"),
     ("open-nothing", ["open", "nothing"], "There is no run 'nothing'"),
     ("open-unfinished", ["open", "half"], "has no report yet"),

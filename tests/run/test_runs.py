@@ -8,7 +8,9 @@ import nbformat
 import pytest
 from helpers_run import begin, call, finish
 
+from rlhf_utils.files import write_json
 from rlhf_utils.run import runs
+from rlhf_utils.run.lock import share_lock
 from rlhf_utils.run.paths import STAGES
 
 RESULTS = {
@@ -65,6 +67,16 @@ def test_runs(two, capsys):
     assert "5 of 5" in lines["demo"] and "3.80 → 4.42" in lines["demo"] and "5 min" in lines["demo"]
     assert "2020-01-02 09:53" in lines["demo"] and "3 of 5" in lines["mine"]
     assert "damaged" in lines["cut"] and "0 of 5" in lines["cut"]
+
+
+def test_a_notebook_at_work_by_hand_is_running_and_not_stopped(outputs):
+    run = outputs / "mine"
+    finish(run, "sft", "preferences", "reward_model")
+    write_json(run / "ppo/progress.json", {"what": "update", "done": 5, "total": 13})
+    held = share_lock(run)
+    assert runs.state_of(run) == "running 04_ppo after update 5 of 13"
+    held.close()
+    assert runs.state_of(run) == "stopped in 04_ppo after update 5 of 13"
 
 
 def test_runs_without_runs(outputs, capsys):
