@@ -1,10 +1,13 @@
 """Tests leave the user's outputs/ alone, and never go to the network."""
 
 import os
+import signal
 
 import pytest
 import torch
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

@@ -149,7 +149,7 @@ def live_panel(
 def _frame() -> dict:
     """The layout of a run that has not begun: plotly takes long to make it."""
     names = [name for name, _, _ in PANELS]
-    fig = figure(names, rows=4, height=250, head=" ", bottom=88, between=124)
+    fig = figure(names, rows=4, height=250, head=" ", bottom=104, between=124)
     fig.update_layout(margin_t=fig.layout.margin.t + 24)
     for panel, (_, axis, curves) in enumerate(PANELS, 1):
         layout = {f"yaxis{panel}": axis | {"hoverformat": ".3~g"}}
