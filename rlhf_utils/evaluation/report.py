@@ -46,9 +46,11 @@ SAID = {  # result → what stands after its number in the pipeline
     "ppo.kl": "nats from π_SFT",
     "eval.prompts": "held-out prompts",
 }
-ACCURACIES = {  # 03's results that stand beside each other
+ACCURACIES = {  # of 03's results
     "accuracy": "reward model",
     "accuracy_ood": "… in categories that it never saw",
+}
+BESIDE = {  # what stands beside the reward model, in grey
     "bag_of_words": "rule: single words",
     "longer": "rule: the longer one",
     "ceiling": "ceiling by label noise",
@@ -98,6 +100,7 @@ def html_page(
         parts=parts,
         steps=steps(results, manifests),
         accuracies=accuracies(results),
+        beside=BESIDE.values(),
         machine=next(reversed(manifests.values()), {}),
         is_number=is_number,
         number=value_text,
@@ -136,7 +139,7 @@ def steps(results: dict, manifests: dict[str, dict]) -> list[dict]:
 def accuracies(results: dict) -> list[tuple]:
     """(who, accuracy, interval or None) of the reward model, of simple rules, and the ceiling."""
     found = []
-    for name, who in ACCURACIES.items():
+    for name, who in (ACCURACIES | BESIDE).items():
         if is_number(value := results.get(f"reward_model.{name}")):
             found.append((who, value, results.get(f"reward_model.{name}_ci")))
     return found

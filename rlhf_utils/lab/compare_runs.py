@@ -17,10 +17,11 @@ from ..run import runs
 from ..run.plan import table
 from ..show.comparison import curves
 from ..show.page import render
-from ..show.text import marked, result_text, result_words, value_text
+from ..show.text import headline, marked, result_text, result_words, value_text
 
 ANSWERS = 16  # prompts on the page
-MORE = ("preferences.agreement", "reward_model.accuracy", "reward_model.ceiling")
+MORE = ("sft.loss_heldout", "preferences.agreement", "reward_model.accuracy")
+MORE += ("reward_model.ceiling", "ppo.reward_gain")
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Run:
     def numbers(self) -> dict[str, str]:
         """Plain words → the number, with its interval where one is known."""
         own = {name: value for name, value in self.results.items() if name not in MORE}
-        found = dict(runs.told_of(own))  # the accuracy's words there would name the run's ceiling
+        found = dict(headline(own))  # the accuracy's words there would name the run's ceiling
         for name in MORE:
             if name in self.results:
                 found[result_words(name)] = result_text(name, self.results[name])

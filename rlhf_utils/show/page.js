@@ -126,9 +126,17 @@ function stack(plot) {
   const layout = plot.layout, ids = [];
   for (const key in layout) if (/^xaxis/.test(key)) ids.push(key.slice(5));
   if (ids.length < 2) return;
-  const { t, b } = layout.margin;  // which may hold a slider
+  const change = {}, { t } = layout.margin;  // which may hold a slider
+  let { b } = layout.margin;
+  layout.annotations.forEach((note, place) => {  // a line below all panels gets several
+    if (note.xref !== "paper" || note.yref !== "paper" || !note.text.includes("; ")) return;
+    const text = note.text.replaceAll("; ", "<br>");
+    const look = { text, align: "left", xshift: -40, "font.size": 10 };
+    for (const key in look) change[`annotations[${place}].${key}`] = look[key];
+    change["margin.b"] = b += 30;
+  });
   const height = 300 * ids.length + Math.max(t - 34, 0) + Math.max(b - 60, 0);
-  const inside = height - t - b, change = { height };
+  const inside = height - t - b;
   ids.forEach((id, place) => {
     const top = 1 - place * 300 / inside, low = Math.max(top - 190 / inside, 0);
     change[`xaxis${id}.domain`] = [0, 1];
@@ -140,7 +148,7 @@ function stack(plot) {
       change[`legend${id}.y`] = low - 44 / inside;
     }
   });
-  Plotly.relayout(plot, change);
+  Plotly.relayout(plot, { ...change, height });
 }
 
 const plots = [], note = document.querySelector(".no-script");
@@ -156,9 +164,9 @@ async function fill() {
   document.head.append(script);
   const [figures, fragments] = JSON.parse(read("packed"));
   for (const place of document.querySelectorAll("[data-figure]")) {
-    const { data, layout, frames } = figures[place.dataset.figure];
+    const { data, layout } = figures[place.dataset.figure];
     const config = { displaylogo: false, responsive: true };
-    plots.push(await Plotly.newPlot(place, { data, layout, frames, config }));
+    plots.push(await Plotly.newPlot(place, { data, layout, config }));
     if (innerWidth < 640) stack(place);
   }
   for (const place of document.querySelectorAll("[data-fragment]")) {
@@ -174,10 +182,10 @@ requestAnimationFrame(() => setTimeout(() => fill().catch((error) => {
   note.hidden = false;
 }).finally(() => { document.documentElement.dataset.ready = ""; })));  // the texts come first
 
-// On paper all is open, and figures are as wide as the page.
+// On paper all is open, and figures are as wide as the page: page.css shrinks them.
 addEventListener("beforeprint", () => {
   for (const part of document.querySelectorAll("details")) part.open = true;
-  for (const plot of plots) Plotly.relayout(plot, { autosize: false, width: 660 });
+  for (const plot of plots) Plotly.relayout(plot, { autosize: false, width: 846 });
 });
 addEventListener("afterprint", () => {
   for (const plot of plots) Plotly.relayout(plot, { autosize: true, width: null });

@@ -181,6 +181,11 @@ def test_shares_and_intervals_become_bars():
     page = page_of()
     row = page.split("two annotators order a pair alike")[1].split("<tr>")[0]
     assert "width:75.0%" in row and "left:70.0%;width:10.0%" in row and "70–80%" in row
+    judge = page.split("accuracy on held-out pairs, with")[1].split("</table>")[0].split("<tr>")[1:]
+    assert [("reward model" in row, "share-bar grey" in row) for row in judge] == [
+        (True, False),
+        (False, True),  # the ceiling
+    ]
     assert "asked again" not in page and "shown first wins" not in page  # nothing was counted
 
 
@@ -385,7 +390,7 @@ def test_a_browser_shows_the_report_on_a_phone_and_on_paper(opened):
     assert tall["height"] == 900  # three panels
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("details:not([open])").count() == 0
-    assert page.evaluate("plots.every(plot => plot.layout.width == 660)")
+    assert page.evaluate("plots.every(plot => plot.layout.width == 846)")
     assert noticed == []
 
 

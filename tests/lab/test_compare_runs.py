@@ -84,6 +84,16 @@ def test_compare_prints_what_differs_and_writes_the_page_into_outputs(three, cap
     assert (three / "compare-good-bad-new.html").is_file()
 
 
+def test_a_finished_run_shows_its_loss_beside_one_that_has_only_begun(outputs):
+    loss = {"sft.loss_heldout": 2.5}
+    finish(outputs / "done", "sft", results=loss)
+    finish(outputs / "done", "evaluation", results=RESULTS)
+    finish(outputs / "begun", "sft", results=loss)
+    found = compare_runs.results(compare_runs.load(["done", "begun"]))
+    rows = {name: cells for name, *cells in found}
+    assert rows["held-out loss after, nats a token"] == ["2.50", "2.50"]
+
+
 def test_what_differs_in_the_same_way_in_several_stages_stands_once(outputs):
     for name, seed in (("a", 0), ("b", 1)):
         finish(outputs / name, parameters={"seed": seed, "same": 1})
