@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 from rlhf_utils.show import notebook
 from rlhf_utils.show.whatif import figure
 
-REPORT = Path(__file__).parents[2] / "rlhf_utils/evaluation/report.html"
+PAGE = Path(__file__).parents[2] / "rlhf_utils/show/page.js"
 OUTSIDE = """plot => {
   const frame = plot.getBoundingClientRect();
   return [...plot.querySelectorAll('text')].filter(text => {
@@ -85,9 +85,10 @@ def test_a_browser_moves_all_markers_and_says_their_numbers(chromium, width):
 
 def test_a_browser_as_small_as_a_phone_shows_panels_below_each_other(chromium):
     """By the report's own script; the slider still works, and covers nothing."""
-    script = REPORT.read_text(encoding="utf-8")
-    stack = re.search(r"function stack\(plot\) \{.*?\n\}\n", script, re.DOTALL).group()
-    start = f"{stack} document.querySelectorAll('.plotly-graph-div').forEach(stack);"
+    script = PAGE.read_text(encoding="utf-8")
+    stack = re.search(r"function stack\(plot\) \{.*?\n\}\n?", script, re.DOTALL).group()
+    start = f"{stack} const plot = document.querySelector('.plotly-graph-div');"
+    start += "plot.style.height = 'auto'; stack(plot);"  # it has no height of its own there
     page = open_page(chromium, figure(data()), 380, f"onload = () => {{ {start} }}")
     page.wait_for_function("document.querySelector('.plotly-graph-div').layout.height > 900")
     plot = page.locator(".plotly-graph-div")
