@@ -17,7 +17,7 @@ from .commands import SETTABLE, ask
 from .control import Steering
 
 HERE = Path(__file__).parent
-PATIENCE = 15.0  # seconds that a front end has to say that its messages arrive
+PATIENCE = 20.0  # seconds that a front end has to say that its messages arrive
 LINES = 6  # of what was done
 ASKED = "asked: "
 
