@@ -7,6 +7,15 @@ import pytest
 
 from rlhf_utils.show.pictures import BROWSERS
 
+# the texts of a plotly figure that lie outside it
+OUTSIDE = """plot => {
+  const frame = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll('text')].filter(text => {
+    const box = text.getBoundingClientRect();
+    return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1
+      || box.top < frame.top - 1 || box.bottom > frame.bottom + 1);
+  }).map(text => text.textContent);
+}"""
 MISSING = (
     "No Chromium on the PATH: install it from your system's packages (Debian, Ubuntu: apt install "
     "chromium), then run `make test` again."

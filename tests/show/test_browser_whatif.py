@@ -6,20 +6,13 @@ from pathlib import Path
 
 import plotly.io as pio
 import pytest
+from browser import OUTSIDE
 from plotly.offline import get_plotlyjs
 
 from rlhf_utils.show import notebook
 from rlhf_utils.show.whatif import figure
 
 PAGE = Path(__file__).parents[2] / "rlhf_utils/show/page.js"
-OUTSIDE = """plot => {
-  const frame = plot.getBoundingClientRect();
-  return [...plot.querySelectorAll('text')].filter(text => {
-    const box = text.getBoundingClientRect();
-    return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1
-      || box.top < frame.top - 1 || box.bottom > frame.bottom + 1);
-  }).map(text => text.textContent);
-}"""
 
 
 def row(number: int, gold: bool = True, **columns) -> dict:

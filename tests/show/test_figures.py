@@ -5,6 +5,7 @@ import html
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
+from browser import OUTSIDE
 from helpers_evaluation import comparisons_of
 
 from rlhf_utils.data.rows import Prompt
@@ -99,17 +100,7 @@ def test_a_browser_draws_every_figure(chromium, scheme):
         shown = plot.locator("svg.main-svg").first
         assert shown.evaluate("svg => svg.style.background") == "rgba(0, 0, 0, 0)", name
         # the panels' titles, the axes' words and the legend lie inside the figure
-        outside = plot.evaluate(
-            """plot => {
-              const frame = plot.getBoundingClientRect();
-              return [...plot.querySelectorAll('text')].filter(text => {
-                const box = text.getBoundingClientRect();
-                return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1
-                  || box.top < frame.top - 1 || box.bottom > frame.bottom + 1);
-              }).map(text => text.textContent);
-            }"""
-        )
-        assert outside == [], name
+        assert plot.evaluate(OUTSIDE) == [], name
     assert errors == []
     page.close()
 
